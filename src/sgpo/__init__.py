@@ -1,0 +1,1 @@
+"""Strategy-Guided Policy Optimization (arXiv:2606.24064)."""

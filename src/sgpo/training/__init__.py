@@ -1,0 +1,1 @@
+"""Sampling, verifying, assembling and optimising."""
