@@ -44,5 +44,5 @@ class TrainingSequence:
     prompt_ids: list[int]
     completion_ids: list[int]
     weights: list[float]  # one a completion token
-    old_logprobs: list[float]  # log pi_old of each completion token given prompt_ids
+    old_logprobs: list[float] | None = None  # log pi_old of each completion token; None: pi_old is the present policy
     teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)

@@ -1,0 +1,1 @@
+"""Scores without strategies: avg@k."""

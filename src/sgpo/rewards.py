@@ -1,0 +1,191 @@
+"""Reward functions with TRL's signature, and how several of them become one number for each completion.
+
+A reward function is called as ``f(prompts=..., completions=..., **columns)``, every column a list as long as
+the completions, and returns one float for each completion, or ``None`` where it does not apply. Completions
+are texts or, for conversational data, lists of chat messages. So functions written for TRL work here and the
+reverse.
+
+A function that raises ends the run with its own traceback: a reward that turned into a silent zero would
+train the policy on noise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sgpo.problems import Problem
+from sgpo.verification import verify_many
+
+RewardFunction = Callable[..., Sequence[float | None]]
+Completion = str | Sequence[Mapping[str, Any]]
+
+
+def math_reward(
+    completions: Sequence[Completion], answer: Sequence[str], **columns: Any
+) -> list[float | None]:
+    r"""Return 1.0 for each completion whose last ``\boxed{...}`` equals its answer, else 0.0.
+
+    Raises ``ValueError`` when the lengths differ or a gold answer cannot be parsed.
+    """
+    if len(completions) != len(answer):
+        raise ValueError(f"math_reward got {len(completions)} completions but {len(answer)} answers")
+    pairs = [
+        (completion_text(completion), gold) for completion, gold in zip(completions, answer, strict=True)
+    ]
+    return [1.0 if verdict.correct else 0.0 for verdict in verify_many(pairs)]
+
+
+def completion_text(completion: Completion) -> str:
+    """Return a completion's text: itself, or the content of its last assistant message.
+
+    Raises ``ValueError`` for messages without an assistant's or with content that is not text.
+    """
+    if isinstance(completion, str):
+        return completion
+    for message in reversed(completion):
+        if message.get("role") == "assistant":
+            content = message.get("content")
+            if not isinstance(content, str):
+                raise ValueError(f"the assistant message's content must be text, not {content!r}")
+            return content
+    raise ValueError(f"a completion of chat messages needs an assistant message: {completion!r}")
+
+
+def score(
+    reward_functions: Sequence[RewardFunction],
+    weights: Sequence[float],
+    prompts: Sequence[Any],
+    completions: Sequence[Completion],
+    columns: Mapping[str, Sequence[Any]],
+) -> list[float]:
+    """Return the weighted sum of the functions' rewards for each completion, without those that are ``None``.
+
+    Raises ``ValueError`` for lengths that do not fit, a reward that is not finite, and a sample to which no
+    function applies. Exceptions of the functions travel unchanged.
+    """
+    _check_lengths(reward_functions, weights, prompts, completions, columns)
+    rewards = [
+        _rewards_of(function, prompts=prompts, completions=completions, **columns)
+        for function in reward_functions
+    ]
+    totals = []
+    for index in range(len(completions)):
+        applied = [
+            weight * of_function[index]
+            for weight, of_function in zip(weights, rewards, strict=True)
+            if of_function[index] is not None
+        ]
+        if not applied:
+            names = ", ".join(_name(function) for function in reward_functions)
+            raise ValueError(
+                f"no reward function applies to sample {index} (prompt {_short(prompts[index])}): "
+                f"all of {names} returned None"
+            )
+        totals.append(math.fsum(applied))
+    return totals
+
+
+def _check_lengths(
+    reward_functions: Sequence[RewardFunction],
+    weights: Sequence[float],
+    prompts: Sequence[Any],
+    completions: Sequence[Completion],
+    columns: Mapping[str, Sequence[Any]],
+) -> None:
+    if not reward_functions:
+        raise ValueError("at least one reward function is needed, for example sgpo.rewards:math_reward")
+    if len(weights) != len(reward_functions):
+        raise ValueError(f"{len(reward_functions)} reward functions need as many weights, not {len(weights)}")
+    if len(prompts) != len(completions):
+        raise ValueError(f"{len(completions)} completions need as many prompts, not {len(prompts)}")
+    for name, values in columns.items():
+        if len(values) != len(completions):
+            raise ValueError(f"column {name!r} has {len(values)} values for {len(completions)} completions")
+
+
+def _rewards_of(function: RewardFunction, **arguments: Any) -> list[Any]:
+    values = function(**arguments)
+    expected = len(arguments["completions"])
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise ValueError(
+            f"reward function {_name(function)} must return a list of {expected} numbers or None, "
+            f"not {_short(values)}"
+        )
+    if len(values) != expected:
+        raise ValueError(
+            f"reward function {_name(function)} returned {len(values)} rewards for {expected} completions"
+        )
+    for index, value in enumerate(values):
+        if value is not None and not math.isfinite(value):
+            prompt = _short(arguments["prompts"][index])
+            raise ValueError(
+                f"reward function {_name(function)} returned {value} for sample {index} (prompt {prompt})"
+            )
+    return [None if value is None else float(value) for value in values]
+
+
+def _name(function: RewardFunction) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def reward_columns(problems: Sequence[Problem]) -> dict[str, list[Any]]:
+    """The columns that reward functions get, a value for each completion."""
+    names = {name for problem in problems for name in problem.extra}
+    columns: dict[str, list[Any]] = {name: [p.extra.get(name) for p in problems] for name in sorted(names)}
+    columns["answer"] = [p.answer for p in problems]
+    return columns
+
+
+def load_reward(name: str) -> RewardFunction:
+    """Return the function that ``package.module:function`` or ``path/to/file.py:function`` names.
+
+    Raises ``ValueError`` that says what is missing. The file or module is executed, as by ``import``;
+    exceptions that it raises itself travel unchanged.
+    """
+    where, _, attribute = name.rpartition(":")
+    if not where or not attribute:
+        raise ValueError(
+            f"{name!r} names no reward: write package.module:function or path/to/file.py:function"
+        )
+    module = _load_file(Path(where)) if where.endswith(".py") else _import_module(where)
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        problem = (
+            "has no function" if function is None else "has something that is no function under the name"
+        )
+        raise ValueError(f"reward {name!r}: {where} {problem} {attribute!r}")
+    return function
+
+
+def _load_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ValueError(f"there is no file {path} to take a reward function from (looked in {Path.cwd()})")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be loaded as a Python module")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # found, but something that it imports is not
+        raise ValueError(
+            f"there is no module {name!r} to take a reward function from: install it, "
+            "or give the file as path/to/file.py:function"
+        ) from error

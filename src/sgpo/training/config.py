@@ -1,0 +1,115 @@
+"""The configuration of a training run: transformers' TrainingArguments and what the method adds.
+
+Defaults are those of the paper (arXiv:2606.24064, section 4 and Appendix E). What cannot work is refused before a model
+is loaded, with what to write instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from sgpo.prompts import SYSTEM_PROMPT
+from sgpo.training.methods import METHODS
+
+
+@dataclass
+class SGPOConfig(TrainingArguments):
+    """Arguments of `SGPOTrainer`.
+
+    One *rollout batch* of ``problems_per_rollout`` problems is sampled, verified and cut into ``updates_per_rollout``
+    parts; each part is one optimizer update. ``max_steps``, ``save_steps`` and ``logging_steps`` count updates.
+
+    Raises:
+        ValueError: an unknown method, or values that exclude each other.
+    """
+
+    method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo or grpo."})
+    num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
+    num_guided: int = field(
+        default=4, metadata={"help": "G2: completions with the strategy; grpo samples G1 + G2 autonomous ones."}
+    )
+    problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
+    updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
+
+    max_completion_length: int = field(default=16384, metadata={"help": "Tokens a completion may have."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})
+    sampler_batch_tokens: int = field(
+        default=262_144, metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."}
+    )
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+
+    eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
+    eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
+    delta: float = field(default=1.0, metadata={"help": "Tokens of larger divergence are left out (Eq. 5), nats."})
+    alpha_scale: float = field(default=0.5, metadata={"help": "a0 of the adaptive weight (Eq. 6)."})
+    alpha_smoothing: float = field(default=0.1, metadata={"help": "gamma of the adaptive weight (Eq. 6)."})
+    alpha_max: float = field(default=0.8, metadata={"help": "a_max of the adaptive weight (Eq. 6)."})
+    target_score: str = field(
+        default="sum",
+        metadata={"help": "Target selection by the 'sum' of log-probabilities (Eq. 4), or their 'mean' a token."},
+    )
+    without_strategy: str = field(
+        default="autonomous",
+        metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
+    )
+
+    max_tokens_per_microbatch: int = field(
+        default=16_384, metadata={"help": "Tokens of a forward and backward pass, padding included."}
+    )
+
+    eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
+    eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})
+    eval_top_p: float = field(default=0.95, metadata={"help": "Nucleus of the evaluation."})
+
+    # Defaults of TrainingArguments that differ here.
+    learning_rate: float = 1e-6
+    lr_scheduler_type: str = "constant"
+    num_train_epochs: float = 10.0
+    logging_steps: float = 1
+    logging_nan_inf_filter: bool = False  # a loss that is not a number must be seen
+    remove_unused_columns: bool | None = False
+
+    def __post_init__(self) -> None:
+        self._check()
+        # What transformers calls the batch of one update.
+        self.per_device_train_batch_size = self.problems_per_rollout // self.updates_per_rollout
+        super().__post_init__()
+        if self.world_size > 1 or self.n_gpu > 1:
+            raise ValueError(
+                "training runs in one process on one device for now; set CUDA_VISIBLE_DEVICES to one device and start "
+                "without a distributed launcher"
+            )
+
+    def _check(self) -> None:
+        choices = {
+            "method": (self.method, sorted(METHODS)),
+            "target_score": (self.target_score, ["sum", "mean"]),
+            "without_strategy": (self.without_strategy, ["autonomous", "drop"]),
+        }
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
+        if self.num_autonomous < 2:
+            raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
+        if self.method == "sgpo" and self.num_guided < 1:
+            raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
+        if self.updates_per_rollout < 1 or self.problems_per_rollout % self.updates_per_rollout:
+            raise ValueError(
+                f"problems_per_rollout ({self.problems_per_rollout}) must be a multiple of updates_per_rollout "
+                f"({self.updates_per_rollout}): each update takes an equal part of the rollout batch"
+            )
+        if self.gradient_accumulation_steps != 1:
+            raise ValueError(
+                "gradient_accumulation_steps must be 1: an update already accumulates over its micro-batches; set "
+                "problems_per_rollout and max_tokens_per_microbatch instead"
+            )
+        if self.delta <= 0:
+            raise ValueError("delta must be positive; for no clipping write delta: .inf")
+        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % self.updates_per_rollout:
+            raise ValueError(
+                f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout "
+                f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
+            )

@@ -1,0 +1,36 @@
+"""What a method is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+
+if TYPE_CHECKING:
+    from sgpo.training.config import SGPOConfig
+
+# (prompt ids, completion ids) of several sequences -> log-probability of each completion token under the policy that
+# sampled, without gradients.
+Scorer = Callable[[Sequence[tuple[list[int], list[int]]]], list[list[float]]]
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """The training sequences of one update, and alpha of each problem (empty for methods without it)."""
+
+    sequences: list[TrainingSequence]
+    alphas: list[float] = field(default_factory=list)
+    targets: list[bool] = field(default_factory=list)  # whether the problem has a distillation target
+
+
+@dataclass(frozen=True)
+class Method:
+    group_sizes: Callable[[bool, SGPOConfig], tuple[int, int]]
+    assemble: Callable[[Sequence[ProblemRollouts], Scorer, SGPOConfig], Assembly]
+
+
+def pass_rate(rewards: Sequence[float]) -> float:
+    """Share of completions that are correct: of full reward, 1. An empty group has rate 0."""
+    return sum(reward >= 1.0 for reward in rewards) / len(rewards) if rewards else 0.0

@@ -1,0 +1,45 @@
+"""GRPO on autonomous completions alone, as many as SGPO samples in all (the paper's "SFT+GRPO").
+
+    J = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho, 1 - eps_low, 1 + eps_high) A_i)     (Eq. 1)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from sgpo.training.methods.base import Assembly, Scorer
+from sgpo.training.objectives import group_advantages
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+
+if TYPE_CHECKING:
+    from sgpo.training.config import SGPOConfig
+
+
+def group_sizes(has_strategy: bool, config: SGPOConfig) -> tuple[int, int]:
+    return config.num_autonomous + config.num_guided, 0
+
+
+def assemble(groups: Sequence[ProblemRollouts], scorer: Scorer, config: SGPOConfig) -> Assembly:
+    return Assembly([row for group in groups for row in surrogate_rows(group, num_problems=len(groups))])
+
+
+def surrogate_rows(group: ProblemRollouts, *, num_problems: int) -> list[TrainingSequence]:
+    """The autonomous group with the weights A_i / (B G1 |o_i|) of Eq. 1; equal rewards weigh nothing."""
+    rewards = torch.tensor([rollout.reward for rollout in group.autonomous], dtype=torch.float64)
+    advantages = group_advantages(rewards).tolist()
+    rows = []
+    for rollout, advantage in zip(group.autonomous, advantages, strict=True):
+        length = len(rollout.completion_ids)
+        weight = advantage / (num_problems * len(group.autonomous) * length)
+        rows.append(
+            TrainingSequence(
+                term="surrogate",
+                prompt_ids=group.prompt_ids,
+                completion_ids=rollout.completion_ids,
+                weights=[weight] * length,
+            )
+        )
+    return rows

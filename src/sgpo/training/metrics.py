@@ -1,0 +1,41 @@
+"""What is measured of one update. Means over nothing are left out, never NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgpo.training.methods import Assembly
+from sgpo.training.methods.base import pass_rate
+from sgpo.training.rollouts import ProblemRollouts, Rollout
+
+
+def mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> dict[str, float]:
+    """Rewards, lengths and decisions of the problems of one update."""
+    autonomous = [rollout for group in groups for rollout in group.autonomous]
+    guided = [rollout for group in groups for rollout in group.guided]
+    equal = [len({rollout.reward for rollout in group.autonomous}) == 1 for group in groups]
+    weighted = [alpha for alpha, has_target in zip(assembly.alphas, assembly.targets, strict=True) if has_target]
+    values = {
+        **_rollout_metrics("autonomous", autonomous),
+        **_rollout_metrics("guided", guided),
+        "zero_variance_share": mean([float(flag) for flag in equal]),
+        "alpha": mean(assembly.alphas),
+        "alpha_with_target": mean(weighted),
+        "target_share": mean([float(flag) for flag in assembly.targets]),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _rollout_metrics(group: str, rollouts: Sequence[Rollout]) -> dict[str, float | None]:
+    if not rollouts:
+        return {}
+    return {
+        f"reward/{group}": mean([rollout.reward for rollout in rollouts]),
+        f"pass_rate/{group}": pass_rate([rollout.reward for rollout in rollouts]),
+        f"length/{group}": mean([float(len(rollout.completion_ids)) for rollout in rollouts]),
+        f"truncated/{group}": mean([float(rollout.truncated) for rollout in rollouts]),
+    }

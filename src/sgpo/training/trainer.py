@@ -1,0 +1,300 @@
+"""`SGPOTrainer`: transformers' Trainer with a training step of its own.
+
+    problems -> sample -> verify -> assemble -> micro-batches -> weighted sum over tokens -> backward
+
+Optimizer, schedule, checkpoints, resuming and callbacks are Trainer's. A rollout batch is sampled when its first update
+begins and kept for the updates after it; each update optimises its own part of the problems.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+from sgpo.evaluation.evaluate import evaluate
+from sgpo.problems import Problem, problems_from
+from sgpo.prompts import encode_prompts, guided_messages, student_messages
+from sgpo.rewards import RewardFunction, math_reward, reward_columns, score
+from sgpo.training.batching import collate, split_by_token_budget
+from sgpo.training.callbacks import ShortProgressCallback
+from sgpo.training.config import SGPOConfig
+from sgpo.training.data import RolloutBatchSampler
+from sgpo.training.loss import LossSums, completion_logprobs, microbatch_loss
+from sgpo.training.methods import METHODS
+from sgpo.training.metrics import group_metrics, mean
+from sgpo.training.objectives import Thresholds
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
+from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
+
+
+class SGPOTrainer(Trainer):
+    """Train a causal language model on problems with checkable answers, with strategies (arXiv:2606.24064).
+
+    Args:
+        model: a model, or the name or folder of a checkpoint.
+        args: the configuration; its ``method`` decides what is sampled and optimised.
+        train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
+        eval_dataset: problems for avg@k without strategies.
+        reward_funcs: functions of TRL's reward signature; 1 means correct. Default: `math_reward`.
+        reward_weights: one for each reward function; default 1.
+        processing_class: the tokenizer, if it is not that of the checkpoint. It needs a chat template.
+        sampler: an engine that samples from the model being trained; default `TransformersSampler`.
+        **kwargs: further arguments of `transformers.Trainer` (callbacks, optimizers).
+
+    Raises:
+        ValueError: problems, tokenizer or configuration that cannot be trained with, before training starts.
+    """
+
+    args: SGPOConfig
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: SGPOConfig,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        reward_funcs: RewardFunction | Sequence[RewardFunction] = math_reward,
+        reward_weights: Sequence[float] | None = None,
+        processing_class: Any = None,
+        sampler: Sampler | None = None,
+        **kwargs: Any,
+    ) -> None:
+        problems = problems_from(train_dataset) if train_dataset is not None else None
+        eval_problems = problems_from(eval_dataset) if eval_dataset is not None else None
+        if problems is not None:
+            problems = _check_strategies(problems, args)
+        if isinstance(model, str):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
+        check_tokenizer(tokenizer)
+        super().__init__(
+            model,
+            args,
+            data_collator=list,
+            train_dataset=problems,
+            eval_dataset=eval_problems,
+            processing_class=tokenizer,
+            **kwargs,
+        )
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        if not args.disable_tqdm:
+            self.add_callback(ShortProgressCallback)
+        self.method = METHODS[args.method]
+        self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+        self.reward_weights = list(reward_weights or [1.0] * len(self.reward_funcs))
+        self.sampler = sampler or TransformersSampler(
+            self.model, end_token_ids(self.model, tokenizer), pad_token_id(tokenizer), args.sampler_batch_tokens
+        )
+        self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
+        self._updates: list[list[TrainingSequence]] = []
+        self._update_metrics: list[dict[str, float]] = []
+        self._logged: dict[str, list[float]] = {}
+
+    # One step
+
+    def training_step(self, model: nn.Module, inputs: list[Problem], num_items_in_batch: Any = None) -> Tensor:
+        """One update: the first of a rollout batch samples, verifies and assembles for those after it too."""
+        update = self.state.global_step % self.args.updates_per_rollout
+        if update == 0:
+            with self._timed("sample"):
+                groups = self._sample(inputs)
+            with self._timed("verify"):
+                groups = self._verify(groups)
+            with self._timed("assemble"):
+                self._assemble(groups)
+        with self._timed("optimise"):
+            loss = self._optimise(model, self._updates[update])
+        self._record(self._update_metrics[update])
+        return loss
+
+    def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
+        """Both groups of all problems in one call of the engine."""
+        args, system = self.args, self.args.system_prompt
+        prompts = encode_prompts(self.processing_class, [student_messages(p.prompt, system) for p in problems])
+        guided = {
+            p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy is not None
+        }
+        guided_ids = dict(zip(guided, encode_prompts(self.processing_class, list(guided.values())), strict=True))
+        sizes = [self.method.group_sizes(p.strategy is not None, args) for p in problems]
+        requests = [SampleRequest(ids, size) for ids, (size, _) in zip(prompts, sizes, strict=True)]
+        requests += [SampleRequest(guided_ids[p.id], n) for p, (_, n) in zip(problems, sizes, strict=True) if n]
+        sampling = SamplingConfig(args.max_completion_length, args.temperature, args.top_p)
+        rollouts = iter(self.sampler.sample(requests, sampling, seed=self._sampling_seed()))
+        autonomous = [next(rollouts) for _ in problems]
+        return [
+            ProblemRollouts(p, ids, guided_ids.get(p.id), auto, next(rollouts) if size[1] else [])
+            for p, ids, auto, size in zip(problems, prompts, autonomous, sizes, strict=True)
+        ]
+
+    def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
+        """Give every rollout its reward; a truncated one gets 0."""
+        rollouts = [(group, rollout) for group in groups for rollout in (*group.autonomous, *group.guided)]
+        texts = self.processing_class.batch_decode([r.completion_ids for _, r in rollouts], skip_special_tokens=True)
+        problems = [group.problem for group, _ in rollouts]
+        rewards = score(
+            self.reward_funcs, self.reward_weights, [p.prompt for p in problems], texts, reward_columns(problems)
+        )
+        rewarded = iter(
+            replace(rollout, reward=0.0 if rollout.truncated else reward)
+            for (_, rollout), reward in zip(rollouts, rewards, strict=True)
+        )
+        return [
+            replace(g, autonomous=[next(rewarded) for _ in g.autonomous], guided=[next(rewarded) for _ in g.guided])
+            for g in groups
+        ]
+
+    def _assemble(self, groups: Sequence[ProblemRollouts]) -> None:
+        """The training sequences of each update of this rollout batch."""
+        size = len(groups) // self.args.updates_per_rollout
+        parts = [groups[start : start + size] for start in range(0, len(groups), size)]
+        assemblies = [self.method.assemble(part, self._completion_logprobs, self.args) for part in parts]
+        self._updates = [assembly.sequences for assembly in assemblies]
+        self._update_metrics = [group_metrics(part, a) for part, a in zip(parts, assemblies, strict=True)]
+        # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass.
+        self._updates[1:] = [self._with_old_logprobs(sequences) for sequences in self._updates[1:]]
+
+    def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
+        """Forward and backward over the micro-batches; returns the loss of the update."""
+        model.train()
+        loss = torch.zeros((), device=self.args.device)
+        sums = LossSums()
+        for rows in split_by_token_budget(sequences, self.args.max_tokens_per_microbatch):
+            batch = collate(rows, pad_token_id(self.processing_class), self.args.device)
+            with self.compute_loss_context_manager():
+                part = microbatch_loss(model, batch, self.thresholds, sums)
+            self.accelerator.backward(part)
+            loss += part.detach()
+        self._record(sums.metrics())
+        return loss
+
+    # What a step needs
+
+    def _completion_logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+        with self.compute_loss_context_manager():
+            return completion_logprobs(
+                self.model,
+                sequences,
+                max_tokens=self.args.max_tokens_per_microbatch,
+                pad_token_id=pad_token_id(self.processing_class),
+            )
+
+    def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
+        """Sequences of later updates: pi_old is the policy before the first, recomputed by the training engine."""
+        asked = [row for row in sequences if row.term == "surrogate" and any(row.weights)]
+        found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
+        wanted = {id(row) for row in asked}
+        return [
+            replace(row, old_logprobs=next(found)) if id(row) in wanted else row
+            for row in sequences
+            if any(row.weights)
+        ]
+
+    def _sampling_seed(self) -> int:
+        """Follows from the seed and the number of the rollout batch alone."""
+        return self.args.seed * 1_000_003 + self.state.global_step // self.args.updates_per_rollout
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("training needs a train_dataset")
+        sampler = RolloutBatchSampler(
+            len(self.train_dataset),
+            self.args.problems_per_rollout,
+            self.args.updates_per_rollout,
+            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+        )
+        return self.accelerator.prepare(
+            DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
+        )
+
+    # Evaluation and logging
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """avg@k of the policy on the evaluation problems, without strategies."""
+        problems = problems_from(eval_dataset) if eval_dataset is not None else self.eval_dataset
+        if problems is None:
+            raise ValueError("evaluation needs an eval_dataset")
+        result = evaluate(
+            self.sampler,
+            self.processing_class,
+            problems,
+            SamplingConfig(self.args.max_completion_length, self.args.eval_temperature, self.args.eval_top_p),
+            k=self.args.eval_samples,
+            seed=self.args.seed,
+            system_prompt=self.args.system_prompt,
+            reward_funcs=self.reward_funcs,
+            reward_weights=self.reward_weights,
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _record(self, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._logged.setdefault(name, []).append(value)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._record({f"seconds/{phase}": time.perf_counter() - start})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds the means since the last log, and appends a line to metrics.jsonl."""
+        if "loss" in logs:
+            logs |= {name: value for name, values in self._logged.items() if (value := mean(values)) is not None}
+            self._logged.clear()
+        super().log(logs, start_time)
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir) / "metrics.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(self.state.log_history[-1]) + "\n")
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
+        self._logged.clear()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step if checkpoint else 0)
+
+
+def cut_metrics(path: Path, last_step: int) -> None:
+    """Keep the lines up to a step: what a run that is repeated from there had logged later is gone."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= last_step]
+        path.write_text("".join(f"{line}\n" for line in lines if last_step))
+
+
+def _check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
+    """The problems to train on; says how many have a strategy where the method uses it."""
+    if args.method == "grpo":
+        return problems
+    with_strategy = [problem for problem in problems if problem.strategy]
+    print(f"{len(with_strategy)} of {len(problems)} problems have a strategy.")
+    if not with_strategy:
+        raise ValueError(
+            f"method {args.method} needs strategies, and no problem has one; fill the column 'strategy', or use "
+            "method: grpo"
+        )
+    return with_strategy if args.without_strategy == "drop" else problems
+
+

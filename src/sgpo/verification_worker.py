@@ -1,0 +1,137 @@
+r"""The process that compares answers symbolically, and its killable workers.
+
+Math-Verify can run for ever or fill the memory on one hostile answer (a tower of powers is enough), inside C
+code that no signal handler interrupts. Only the end of the process helps, so comparisons run in workers of
+Pebble's ``ProcessPool``, which kills and replaces a worker that exceeds its time; an address-space limit ends
+those that grow.
+
+The pool lives in a fresh interpreter of its own, started by ``sgpo.verification``, and not in the caller's
+process, because of the start methods: ``fork`` is unsafe in a process with torch's threads and would inherit
+gigabytes of address space against which no limit could be set; ``spawn`` and ``forkserver`` import the
+caller's main script again, which breaks scripts without a ``__main__`` guard. Here ``fork`` is right: the
+process is small, has imported nothing but Math-Verify, and a replaced worker is there in milliseconds instead
+of the second that importing SymPy takes.
+
+Only LaTeX extraction is used, never Math-Verify's plain expressions: those go through SymPy's ``parse_expr``,
+which evaluates text. This module must stay quick to import: no torch, no transformers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import math_verify
+from pebble import ProcessExpired, ProcessFuture, ProcessPool
+
+ADDRESS_SPACE = 2 * 1024**3  # bytes; an ordinary comparison needs about 0.2 GiB
+TASKS_PER_WORKER = 1000  # then it is replaced, so that SymPy's caches and a fragmented heap do not pile up
+BAD_GOLD = "bad gold"
+
+_EXTRACTION = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+def judge(gold: str, extracted: str) -> str:
+    """Compare an extracted answer with the gold one: 'correct', 'wrong', 'unparsed' or ``BAD_GOLD``."""
+    parsed_gold = _parse(gold)
+    if not parsed_gold:
+        return BAD_GOLD
+    parsed = _parse(extracted)
+    if parsed and math_verify.verify(parsed_gold, parsed, timeout_seconds=None):
+        return "correct"
+    # Math-Verify adds the text itself as a last resort: text alone means that it could not be read as
+    # mathematics.
+    return "wrong" if any(not isinstance(item, str) for item in parsed) else "unparsed"
+
+
+def parses(gold: str) -> bool:
+    """Tell whether Math-Verify can read the gold answer."""
+    return bool(_parse(gold))
+
+
+def _parse(answer: str) -> list[Any]:
+    # Bare LaTeX is rejected for 18% of real golds, boxed for none. The library's own timeouts use SIGALRM,
+    # which does not interrupt C code; the pool's limit replaces them.
+    return math_verify.parse(rf"\boxed{{{answer}}}", _EXTRACTION, parsing_timeout=None)
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {"judge": judge, "parses": parses}
+
+
+def serve(descriptor: int, workers: int) -> None:
+    """Answer requests from the connection until it closes or ``None`` arrives, then end every worker.
+
+    A request is ``(number, function name, arguments, timeout)``; its reply is ``(number, kind, value)`` with
+    kind 'done' (value: what the function returned), 'limit' (out of time or memory) or 'error' (value: a
+    message). Replies come in the order of completion.
+    """
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
+    connection = Connection(descriptor)
+    judge(r"\frac{1}{2}", "0.5")  # fills the caches of compiled patterns that the workers inherit
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPool(workers, TASKS_PER_WORKER, _limit_worker, (os.getpid(),), context)
+    sending = threading.Lock()
+    try:
+        while (request := _receive(connection)) is not None:
+            number, name, arguments, timeout = request
+            future = pool.schedule(FUNCTIONS[name], args=arguments, timeout=timeout)
+            future.add_done_callback(_replier(connection, sending, number))
+    finally:
+        pool.stop()
+        pool.join()
+
+
+def _receive(connection: Connection) -> Any:
+    try:
+        return connection.recv()
+    except (EOFError, ConnectionResetError):  # the caller ended, perhaps killed: nobody waits for answers
+        return None
+
+
+def _replier(connection: Connection, sending: threading.Lock, number: int) -> Callable[[ProcessFuture], None]:
+    def reply(future: ProcessFuture) -> None:
+        message = (number, *_outcome(future))
+        with sending:
+            try:
+                connection.send(message)
+            except (BrokenPipeError, ConnectionResetError):
+                return  # the caller ended; the receiving loop notices and closes the pool
+
+    return reply
+
+
+def _outcome(future: ProcessFuture) -> tuple[str, Any]:
+    if future.cancelled():
+        return "error", "the comparison was cancelled"
+    error = future.exception()
+    if error is None:
+        return "done", future.result()
+    if isinstance(error, TimeoutError | MemoryError):
+        return "limit", None
+    if isinstance(error, ProcessExpired) and error.exitcode is not None and error.exitcode < 0:
+        return "limit", None  # ended by a signal: stack overflow, or the system ran out of memory
+    return "error", f"{type(error).__name__}: {error}"
+
+
+def _limit_worker(server: int) -> None:
+    # Pebble's own SIGTERM handler never runs inside C code; without it a stuck worker ends at once, not after
+    # 3 s.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = ADDRESS_SPACE if hard == resource.RLIM_INFINITY else min(ADDRESS_SPACE, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # a stuck worker must not outlive a killed server
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != server:
+            os._exit(1)

@@ -1,0 +1,174 @@
+"""Problems from files and data sets, and the refusals that say what to write instead."""
+
+from __future__ import annotations
+
+import json
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from sgpo.problems import Problem, load_problems, problems_from, problems_to_dataset, save_problems
+
+FULL = [
+    Problem("a", "1+1?", "2", r"\boxed{2}", "Problem type: sum", {"level": 1, "tags": ["easy"]}),
+    Problem("b", "Größe von 3·4?", "12", None, None, {"level": 2, "tags": []}),
+]
+
+
+def write_lines(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_saved_problems_come_back(tmp_path, suffix):
+    path = tmp_path / "new" / f"problems{suffix}"
+    save_problems(FULL, path)
+    save_problems(FULL, path)
+    assert load_problems(path) == FULL
+    assert load_problems(str(path), limit=1) == FULL[:1]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_datasets_and_rows_come_back():
+    dataset = problems_to_dataset(FULL)
+    assert dataset.column_names == ["id", "prompt", "answer", "response", "strategy", "level", "tags"]
+    assert dataset[1]["level"] == 2
+    assert problems_from(dataset) == FULL
+    assert problems_from(FULL) == FULL
+    assert problems_from([dict(row) for row in dataset]) == FULL
+
+
+def test_missing_texts_keep_their_type():
+    dataset = problems_to_dataset([Problem("a", "p", "1")])
+    assert dataset.features["strategy"] == datasets.Value("string")
+    assert problems_from(dataset) == [Problem("a", "p", "1")]
+
+
+def test_aliases_numbers_and_row_numbers(tmp_path):
+    path = write_lines(
+        tmp_path / "data.jsonl",
+        [{"problem": "p0", "solution": 7, "strategy": "", "level": 3}, {"problem": "p1", "solution": "8"}],
+    )
+    assert load_problems(path) == [Problem("0", "p0", "7", extra={"level": 3}), Problem("1", "p1", "8")]
+
+
+def test_answer_comes_before_its_alias(tmp_path):
+    path = write_lines(
+        tmp_path / "data.jsonl", [{"id": 5, "question": "p", "solution": "long", "answer": "7"}]
+    )
+    assert load_problems(path) == [Problem("5", "p", "7", extra={"solution": "long"})]
+
+
+def test_columns_are_mapped_in_parquet(tmp_path):
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table({"prompt": ["ignored"], "q": ["p"], "final": [4], "key": ["k"]}), path)
+    mapping = {"prompt": "q", "answer": "final", "id": "key"}
+    assert load_problems(path, columns=mapping) == [Problem("k", "p", "4")]
+
+
+def test_prompt_of_chat_messages(tmp_path):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
+    path = tmp_path / "data.json"
+    path.write_text(json.dumps([{"prompt": messages, "answer": "2"}]))
+    assert load_problems(path) == [Problem("0", "1+1?", "2")]
+    dataset = datasets.Dataset.from_list([{"prompt": messages, "answer": "2"}])
+    assert problems_from(dataset) == [Problem("0", "1+1?", "2")]
+
+
+def test_other_sources_go_through_datasets(monkeypatch):
+    def load_dataset(name, *, split):
+        assert (name, split) == ("someone/math", "test")
+        return datasets.Dataset.from_dict({"question": ["p", "q"], "answer": ["1", "2"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    assert load_problems("someone/math", split="test", limit=1) == [Problem("0", "p", "1")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (
+            [{"text": "p", "answer": "1"}],
+            None,
+            r"row 0: no prompt: pass columns=\{'prompt': '...'\} .*has the columns text, answer",
+        ),
+        (
+            [{"prompt": "p", "answer": "1"}, {"prompt": "q"}],
+            None,
+            r"row 1: no answer: pass columns=\{'answer': '...'\} .*columns prompt, answer",
+        ),
+        ([{"prompt": "p", "answer": " "}], None, r"row 0: the answer is empty: remove the row"),
+        ([{"prompt": "", "answer": "1"}], None, r"row 0: the prompt is empty: remove the row"),
+        ([{"prompt": "p", "answer": 0.5}], None, r"row 0: answer must be a text or a whole number, not 0\.5"),
+        (
+            [{"prompt": "p", "answer": True}],
+            None,
+            r"row 0: answer must be a text or a whole number, not True",
+        ),
+        ([{"prompt": "p", "answer": ["1"]}], None, r"row 0: answer must be a text or a whole number"),
+        ([{"prompt": 3, "answer": "1"}], None, r"row 0: prompt must be a text or a list of chat messages"),
+        (
+            [{"prompt": [{"role": "assistant", "content": "hello"}], "answer": "1"}],
+            None,
+            r"row 0: a prompt of chat messages needs exactly one user turn",
+        ),
+        ([{"prompt": "p", "answer": "1", "strategy": 4}], None, r"row 0: strategy must be a text or nothing"),
+        (
+            [{"id": "a", "prompt": "p", "answer": "1"}, {"id": "a", "prompt": "q", "answer": "2"}],
+            None,
+            r"row 1: the id 'a' is already that of row 0; make ids different",
+        ),
+        (
+            [{"prompt": "p", "answer": "1"}],
+            {"answer": "gold"},
+            r"no column 'gold' for 'answer'; the data has",
+        ),
+        ([{"prompt": "p", "answer": "1"}], {"gold": "answer"}, r"the fields of a problem are id, prompt"),
+        ([], None, "has no rows"),
+    ],
+)
+def test_refusals_name_source_row_and_remedy(tmp_path, rows, columns, message):
+    path = write_lines(tmp_path / "data.jsonl", rows)
+    with pytest.raises(ValueError, match=message) as error:
+        load_problems(path, columns=columns)
+    assert "data.jsonl" in str(error.value) or "fields of a problem" in str(error.value)
+    with pytest.raises(ValueError, match=message):
+        problems_from(rows, columns=columns)
+
+
+def test_refusals_of_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file nowhere\.jsonl with problems"):
+        load_problems("nowhere.jsonl")
+    table = tmp_path / "data.csv"
+    table.write_text("prompt,answer\n")
+    with pytest.raises(ValueError, match=r"read from \.parquet, \.jsonl, \.json files, not '\.csv'"):
+        load_problems(table)
+    broken = tmp_path / "data.jsonl"
+    broken.write_text('{"prompt": "p", "answer": "1"}\n{"prompt"\n')
+    with pytest.raises(ValueError, match=r"data\.jsonl, line 2: not valid JSON"):
+        load_problems(broken)
+    broken.write_text("[1]\n")
+    with pytest.raises(ValueError, match=r"line 1: expected one JSON object"):
+        load_problems(broken)
+    single = tmp_path / "data.json"
+    single.write_text('{"prompt": "p"}')
+    with pytest.raises(ValueError, match="one list of objects"):
+        load_problems(single)
+    with pytest.raises(ValueError, match="limit must be at least 1"):
+        load_problems(single, limit=0)
+    with pytest.raises(ValueError, match=r"saved as \.jsonl or \.parquet"):
+        save_problems(FULL, tmp_path / "data.csv")
+
+
+def test_refusals_of_records():
+    with pytest.raises(ValueError, match=r"list of problems, row 1: the answer is empty"):
+        problems_from([Problem("a", "p", "1"), Problem("b", "p", " ")])
+    with pytest.raises(ValueError, match="the id 'a' is already that of row 0"):
+        problems_from([Problem("a", "p", "1"), Problem("a", "q", "1")])
+    with pytest.raises(ValueError, match="not a mixture"):
+        problems_from([Problem("a", "p", "1"), {"prompt": "p", "answer": "1"}])
+    with pytest.raises(ValueError, match="extra may not hold answer"):
+        problems_to_dataset([Problem("a", "p", "1", extra={"answer": "2"})])

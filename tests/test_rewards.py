@@ -1,0 +1,130 @@
+"""Rewards: TRL's signature, weights, None, and functions named on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from sgpo.rewards import load_reward, math_reward, score
+
+
+def length_reward(completions, **columns):
+    return [len(completion) / 10 for completion in completions]
+
+
+def only_first(completions, **columns):
+    return [2.0] + [None] * (len(completions) - 1)
+
+
+def never(completions, **columns):
+    return [None] * len(completions)
+
+
+def test_math_reward_on_texts_and_messages():
+    chat = [
+        {"role": "user", "content": r"is it \boxed{1}?"},
+        {"role": "assistant", "content": r"\boxed{2}"},
+        {"role": "user", "content": r"sure? \boxed{4}"},
+        {"role": "assistant", "content": r"\boxed{3}"},
+    ]
+    completions = [r"\boxed{7}", r"\boxed{8}", "7", chat]
+    assert math_reward(completions, ["7", "7", "7", "3"], prompts=["?"] * 4) == [1.0, 0.0, 0.0, 1.0]
+
+
+def test_math_reward_refuses_what_it_cannot_read():
+    with pytest.raises(ValueError, match="2 completions but 1 answers"):
+        math_reward(["a", "b"], ["1"])
+    with pytest.raises(ValueError, match="needs an assistant message"):
+        math_reward([[{"role": "user", "content": "a"}]], ["1"])
+    with pytest.raises(ValueError, match="content must be text"):
+        math_reward([[{"role": "assistant", "content": None}]], ["1"])
+
+
+def test_score_weighs_and_leaves_none_out():
+    completions = [r"\boxed{7}", r"\boxed{81}"]
+    functions = [math_reward, length_reward, only_first]
+    scores = score(functions, [1.0, 0.5, 0.25], ["p", "q"], completions, {"answer": ["7", "8"]})
+    # 1 + 0.5 * 0.9 + 0.25 * 2 and 0 + 0.5 * 1.0
+    assert scores == pytest.approx([1.95, 0.5], abs=1e-12)
+
+
+def test_score_hands_over_prompts_and_columns():
+    seen = {}
+
+    def spy(prompts, completions, **columns):
+        seen.update(prompts=prompts, completions=completions, **columns)
+        return [True, 0]
+
+    assert score([spy], [3.0], ["p", "q"], ["a", "b"], {"level": [1, 2]}) == [3.0, 0.0]
+    assert seen == {"prompts": ["p", "q"], "completions": ["a", "b"], "level": [1, 2]}
+
+
+def test_score_names_the_sample_without_a_reward():
+    with pytest.raises(ValueError, match=r"sample 1 \(prompt 'q'\): all of only_first, never returned None"):
+        score([only_first, never], [1, 1], ["p", "q"], ["a", "b"], {})
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "reward function broken returned 1 rewards for 2 completions"),
+        (1.0, r"broken must return a list of 2 numbers or None, not 1\.0"),
+        ([0.0, float("nan")], r"broken returned nan for sample 1 \(prompt 'q'\)"),
+    ],
+)
+def test_score_refuses_wrong_returns(returned, message):
+    def broken(completions, **columns):
+        return returned
+
+    with pytest.raises(ValueError, match=message):
+        score([broken], [1.0], ["p", "q"], ["a", "b"], {})
+
+
+def test_score_refuses_lengths_that_do_not_fit():
+    with pytest.raises(ValueError, match="at least one reward function"):
+        score([], [], ["p"], ["a"], {})
+    with pytest.raises(ValueError, match="1 reward functions need as many weights, not 2"):
+        score([never], [1, 2], ["p"], ["a"], {})
+    with pytest.raises(ValueError, match="1 completions need as many prompts, not 2"):
+        score([never], [1], ["p", "q"], ["a"], {})
+    with pytest.raises(ValueError, match="column 'answer' has 2 values for 1 completions"):
+        score([never], [1], ["p"], ["a"], {"answer": ["1", "2"]})
+
+
+def test_exceptions_travel_unchanged():
+    def raises(completions, **columns):
+        raise KeyError("level")
+
+    with pytest.raises(KeyError, match="level"):
+        score([raises], [1.0], ["p"], ["a"], {})
+
+
+def test_load_reward_from_module_and_file(tmp_path):
+    assert load_reward("sgpo.rewards:math_reward") is math_reward
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n"
+    )
+    assert score([load_reward(f"{file}:shout")], [2.0], ["p", "q"], ["A", "a"], {}) == [2.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("math_reward", "write package.module:function"),
+        ("sgpo.rewards:", "write package.module:function"),
+        ("sgpo.rewards:missing", "sgpo.rewards has no function 'missing'"),
+        ("sgpo.rewards:annotations", "no function under the name 'annotations'"),
+        ("sgpo.nowhere:reward", "no module 'sgpo.nowhere'.*path/to/file.py:function"),
+        ("nowhere/mine.py:reward", "no file nowhere/mine.py"),
+    ],
+)
+def test_load_reward_says_what_is_missing(name, message):
+    with pytest.raises(ValueError, match=message):
+        load_reward(name)
+
+
+def test_load_reward_passes_on_errors_of_the_module(tmp_path, monkeypatch):
+    (tmp_path / "reward_with_missing_import.py").write_text("import sgpo_no_such_module\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="sgpo_no_such_module"):
+        load_reward("reward_with_missing_import:reward")
