@@ -170,20 +170,14 @@ def measure(entries: dict[str, Callable[[int], list[int]]], repeats: int, limit:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint directory; default: a random model")
-    parser.add_argument(
-        "--prompts", type=Path, help="with --model: JSON lines [prompt, prompt with strategy]"
-    )
+    parser.add_argument("--prompts", type=Path, help="with --model: JSON lines [prompt, prompt with strategy]")
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--top-p", type=float, default=0.95)
-    parser.add_argument(
-        "--weight-scale", type=float, default=0.15, help="of the random model; smaller is flatter"
-    )
+    parser.add_argument("--weight-scale", type=float, default=0.15, help="of the random model; smaller is flatter")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -209,9 +203,7 @@ def main() -> None:
         requests = random_requests(arguments.problems)
         model, eos, pad = random_model(sampling, requests, arguments.weight_scale), [EOS], PAD
     model.to(arguments.device)
-    results = measure(
-        contenders(model, requests, sampling, eos, pad), arguments.repeats, sampling.max_new_tokens
-    )
+    results = measure(contenders(model, requests, sampling, eos, pad), arguments.repeats, sampling.max_new_tokens)
     ours, *others = (result["median_s"] for result in results.values())
     ratio = min(others) / ours
     for name, result in results.items():

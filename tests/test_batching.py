@@ -43,9 +43,7 @@ def padded_tokens(rows: list[TrainingSequence]) -> int:
 
 def test_split_by_hand() -> None:
     rows = [row(2, 3), row(2, 8), row(2, 4), row(2, 2), row(2, 6)]  # lengths 5, 10, 6, 4, 8
-    lengths = [
-        [len(r.prompt_ids + r.completion_ids) for r in batch] for batch in split_by_token_budget(rows, 16)
-    ]
+    lengths = [[len(r.prompt_ids + r.completion_ids) for r in batch] for batch in split_by_token_budget(rows, 16)]
     assert lengths == [[10], [8, 6], [5, 4]]
 
 
@@ -179,9 +177,7 @@ def sequences() -> list[TrainingSequence]:
     for index in range(12):
         prompt, completion = ids(6), ids(9)
         distilled = index % 3 == 0
-        weight = (
-            0.0 if index == 5 else source.uniform(0.1, 1.0) * (1 if distilled else source.choice([-1, 1]))
-        )
+        weight = 0.0 if index == 5 else source.uniform(0.1, 1.0) * (1 if distilled else source.choice([-1, 1]))
         rows.append(
             TrainingSequence(
                 term="distillation" if distilled else "surrogate",
@@ -243,21 +239,15 @@ def one_by_one(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> tu
         else:
             start = len(sequence.teacher_prompt_ids)
             with torch.no_grad():
-                teacher = model(torch.tensor([sequence.teacher_prompt_ids + sequence.completion_ids])).logits[
-                    0
-                ]
+                teacher = model(torch.tensor([sequence.teacher_prompt_ids + sequence.completion_ids])).logits[0]
                 fixed = teacher[start - 1 : -1].log_softmax(-1)
             divergence = (fixed.exp() * (fixed - logprobs)).sum(-1)
             total = total + (weights * (divergence <= THRESHOLDS.delta) * divergence).sum()
     total.backward()
-    return total.item(), torch.cat(
-        [p.grad.flatten().clone() for p in model.parameters() if p.grad is not None]
-    )
+    return total.item(), torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
 
 
-def test_loss_does_not_depend_on_the_budget(
-    model: Qwen2ForCausalLM, sequences: list[TrainingSequence]
-) -> None:
+def test_loss_does_not_depend_on_the_budget(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:
     expected = one_by_one(model, sequences)
     assert expected[1].abs().max() > 1e-2
     numbers = set()
@@ -269,9 +259,7 @@ def test_loss_does_not_depend_on_the_budget(
     assert len(numbers) >= 4
 
 
-def test_loss_does_not_depend_on_the_order(
-    model: Qwen2ForCausalLM, sequences: list[TrainingSequence]
-) -> None:
+def test_loss_does_not_depend_on_the_order(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:
     expected = loss_and_gradient(model, split_by_token_budget(sequences, 60))
     for seed in range(3):
         shuffled = random.Random(seed).sample(sequences, len(sequences))
@@ -299,9 +287,7 @@ def test_padding_has_no_effect(model: Qwen2ForCausalLM, sequences: list[Training
     """A row says the same alone as among longer prompts and completions, whatever the padding token is."""
     for teacher in (None, 15):
         wide = row(12, 15, weight=0.0, teacher=teacher)
-        rows = [
-            sequence for sequence in sequences if (sequence.teacher_prompt_ids is None) == (teacher is None)
-        ]
+        rows = [sequence for sequence in sequences if (sequence.teacher_prompt_ids is None) == (teacher is None)]
         for sequence in rows:
             expected = loss_and_gradient(model, [[sequence]])
             for pad_token_id in (PAD, 7):

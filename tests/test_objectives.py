@@ -61,9 +61,7 @@ def test_equal_rewards_have_exactly_no_advantage(rewards: list[float]) -> None:
 )
 def test_surrogate_by_hand(ratio: float, advantage: float, value: float, gradient: float) -> None:
     logprobs = torch.tensor([math.log(ratio) - 1.5], dtype=F64, requires_grad=True)
-    surrogate = clipped_surrogate(
-        logprobs, torch.tensor([-1.5], dtype=F64), torch.tensor([advantage], dtype=F64)
-    )
+    surrogate = clipped_surrogate(logprobs, torch.tensor([-1.5], dtype=F64), torch.tensor([advantage], dtype=F64))
     (actual_gradient,) = torch.autograd.grad(surrogate.sum(), logprobs)
     close(surrogate, [value])
     close(actual_gradient, [gradient])
@@ -336,9 +334,7 @@ def weighted_sum_loss(problems: list[ToyProblem], *, alpha_factor: float = 1.0) 
         correct = [j for j, reward in enumerate(problem.guided_rewards) if reward == 1]
         if not correct:
             continue
-        sums = [
-            token_logprobs(problem.unguided_logits[j], problem.guided_ids[j]).sum().item() for j in correct
-        ]
+        sums = [token_logprobs(problem.unguided_logits[j], problem.guided_ids[j]).sum().item() for j in correct]
         target = correct[select_target(sums)]
         p_auto = sum(problem.rewards) / len(problem.rewards)
         alpha = alpha_factor * adaptive_weight(p_auto, len(correct) / len(problem.guided_rewards))

@@ -56,9 +56,7 @@ def test_aliases_numbers_and_row_numbers(tmp_path):
 
 
 def test_answer_comes_before_its_alias(tmp_path):
-    path = write_lines(
-        tmp_path / "data.jsonl", [{"id": 5, "question": "p", "solution": "long", "answer": "7"}]
-    )
+    path = write_lines(tmp_path / "data.jsonl", [{"id": 5, "question": "p", "solution": "long", "answer": "7"}])
     assert load_problems(path) == [Problem("5", "p", "7", extra={"solution": "long"})]
 
 

@@ -101,9 +101,7 @@ def test_exceptions_travel_unchanged():
 def test_load_reward_from_module_and_file(tmp_path):
     assert load_reward("sgpo.rewards:math_reward") is math_reward
     file = tmp_path / "mine.py"
-    file.write_text(
-        "def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n"
-    )
+    file.write_text("def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n")
     assert score([load_reward(f"{file}:shout")], [2.0], ["p", "q"], ["A", "a"], {}) == [2.0, 0.0]
 
 

@@ -150,9 +150,7 @@ def exact_sequences(model: Any, prompt: list[int], sampling: SamplingConfig) -> 
     def next_probs(ids: list[int]) -> list[float]:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([ids])).logits[:, -1]
-        scores = TopPLogitsWarper(sampling.top_p)(
-            None, TemperatureLogitsWarper(sampling.temperature)(None, logits)
-        )
+        scores = TopPLogitsWarper(sampling.top_p)(None, TemperatureLogitsWarper(sampling.temperature)(None, logits))
         return scores.softmax(-1)[0].tolist()
 
     exact: dict[tuple[int, ...], float] = {}
@@ -192,9 +190,7 @@ def test_frequencies_match_enumeration() -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 0.95), (0.6, 0.8), (1.0, 1.0), (1.5, 0.95)])
-def test_logprobs_equal_teacher_forcing_at_temperature_one(
-    name: str, temperature: float, top_p: float
-) -> None:
+def test_logprobs_equal_teacher_forcing_at_temperature_one(name: str, temperature: float, top_p: float) -> None:
     model = tiny_model(name, eos_bias=2.0)
     sampling = SamplingConfig(max_new_tokens=12, temperature=temperature, top_p=top_p)
     rollouts = TransformersSampler(model, [EOS], PAD).sample(requests(), sampling, seed=3)
@@ -266,9 +262,7 @@ def test_cutting_into_batches_has_no_effect(temperature: float) -> None:
     sampling = SamplingConfig(max_new_tokens=10, temperature=temperature)
     whole = TransformersSampler(model, [EOS], PAD).sample(requests(), sampling, seed=4)
     for limit in (24, 50, 100):
-        cut = TransformersSampler(model, [EOS], PAD, max_batch_tokens=limit).sample(
-            requests(), sampling, seed=4
-        )
+        cut = TransformersSampler(model, [EOS], PAD, max_batch_tokens=limit).sample(requests(), sampling, seed=4)
         assert token_ids(cut) == token_ids(whole)
 
 
@@ -334,9 +328,7 @@ def test_bad_input_is_refused_with_the_remedy() -> None:
     with pytest.raises(ValueError, match="eos_token_ids is empty; give"):
         TransformersSampler(model, [], PAD)
     sampler = TransformersSampler(model, [EOS], PAD)
-    with pytest.raises(
-        ValueError, match=r"request 1: 5 prompt tokens \+ 60 new ones .* lower max_new_tokens"
-    ):
+    with pytest.raises(ValueError, match=r"request 1: 5 prompt tokens \+ 60 new ones .* lower max_new_tokens"):
         sampler.sample([SampleRequest([2], 1), SampleRequest([3] * 5, 1)], SamplingConfig(60), seed=0)
     small = TransformersSampler(model, [EOS], PAD, max_batch_tokens=40)
     with pytest.raises(ValueError, match="max_batch_tokens = 40; set it to 45 or more"):

@@ -67,9 +67,7 @@ def load_problems(
             raise FileNotFoundError(f"there is no file {path} with problems (looked in {Path.cwd()})")
         rows: Iterable[Row] = _read_file(path)
     elif path.is_file():
-        raise ValueError(
-            f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}"
-        )
+        raise ValueError(f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}")
     else:
         import datasets
 
@@ -91,9 +89,7 @@ def problems_from(
         _refuse_duplicates(rows, "the list of problems")
         return rows
     if not all(isinstance(row, Mapping) for row in rows):
-        raise ValueError(
-            "problems must be all Problem records or all dicts (rows), not a mixture or something else"
-        )
+        raise ValueError("problems must be all Problem records or all dicts (rows), not a mixture or something else")
     return _problems(rows, "the data set", columns)
 
 
@@ -154,9 +150,7 @@ def _read_file(path: Path) -> Iterator[Row]:
 def _json_object(text: str, where: str) -> Row:
     row = _parse_json(text, where)
     if not isinstance(row, dict):
-        raise ValueError(
-            f"{where}: expected one JSON object with the columns of a problem, not {_short(row)}"
-        )
+        raise ValueError(f"{where}: expected one JSON object with the columns of a problem, not {_short(row)}")
     return row
 
 
@@ -184,8 +178,7 @@ class _Place:
     def missing(self, name: str) -> ValueError:
         has = ", ".join(self.columns) or "none"
         return self.error(
-            f"no {name}: pass columns={{{name!r}: '...'}} with the name of its column; "
-            f"the data has the columns {has}"
+            f"no {name}: pass columns={{{name!r}: '...'}} with the name of its column; the data has the columns {has}"
         )
 
 
@@ -204,13 +197,9 @@ def _find_columns(names: Sequence[str], source: str, columns: Mapping[str, str])
     has = ", ".join(names)
     for name, column in columns.items():
         if name not in FIELDS:
-            raise ValueError(
-                f"columns={{{name!r}: {column!r}}}: the fields of a problem are {', '.join(FIELDS)}"
-            )
+            raise ValueError(f"columns={{{name!r}: {column!r}}}: the fields of a problem are {', '.join(FIELDS)}")
         if column not in names:
-            raise ValueError(
-                f"{source}: there is no column {column!r} for {name!r}; the data has the columns {has}"
-            )
+            raise ValueError(f"{source}: there is no column {column!r} for {name!r}; the data has the columns {has}")
     found = dict(columns)
     for name in FIELDS:
         for candidate in (name, *ALIASES.get(name, ())):
@@ -258,9 +247,7 @@ def _prompt(value: Any, place: _Place) -> str:
         turns = [message.get("content") for message in value if message.get("role") == "user"]
         if len(turns) == 1 and isinstance(turns[0], str):
             return turns[0]
-        raise place.error(
-            f"a prompt of chat messages needs exactly one user turn with text, not {_short(value)}"
-        )
+        raise place.error(f"a prompt of chat messages needs exactly one user turn with text, not {_short(value)}")
     raise place.error(f"prompt must be a text or a list of chat messages, not {_short(value)}")
 
 

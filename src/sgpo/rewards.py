@@ -26,18 +26,14 @@ RewardFunction = Callable[..., Sequence[float | None]]
 Completion = str | Sequence[Mapping[str, Any]]
 
 
-def math_reward(
-    completions: Sequence[Completion], answer: Sequence[str], **columns: Any
-) -> list[float | None]:
+def math_reward(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
     r"""Return 1.0 for each completion whose last ``\boxed{...}`` equals its answer, else 0.0.
 
     Raises ``ValueError`` when the lengths differ or a gold answer cannot be parsed.
     """
     if len(completions) != len(answer):
         raise ValueError(f"math_reward got {len(completions)} completions but {len(answer)} answers")
-    pairs = [
-        (completion_text(completion), gold) for completion, gold in zip(completions, answer, strict=True)
-    ]
+    pairs = [(completion_text(completion), gold) for completion, gold in zip(completions, answer, strict=True)]
     return [1.0 if verdict.correct else 0.0 for verdict in verify_many(pairs)]
 
 
@@ -71,8 +67,7 @@ def score(
     """
     _check_lengths(reward_functions, weights, prompts, completions, columns)
     rewards = [
-        _rewards_of(function, prompts=prompts, completions=completions, **columns)
-        for function in reward_functions
+        _rewards_of(function, prompts=prompts, completions=completions, **columns) for function in reward_functions
     ]
     totals = []
     for index in range(len(completions)):
@@ -114,19 +109,14 @@ def _rewards_of(function: RewardFunction, **arguments: Any) -> list[Any]:
     expected = len(arguments["completions"])
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ValueError(
-            f"reward function {_name(function)} must return a list of {expected} numbers or None, "
-            f"not {_short(values)}"
+            f"reward function {_name(function)} must return a list of {expected} numbers or None, not {_short(values)}"
         )
     if len(values) != expected:
-        raise ValueError(
-            f"reward function {_name(function)} returned {len(values)} rewards for {expected} completions"
-        )
+        raise ValueError(f"reward function {_name(function)} returned {len(values)} rewards for {expected} completions")
     for index, value in enumerate(values):
         if value is not None and not math.isfinite(value):
             prompt = _short(arguments["prompts"][index])
-            raise ValueError(
-                f"reward function {_name(function)} returned {value} for sample {index} (prompt {prompt})"
-            )
+            raise ValueError(f"reward function {_name(function)} returned {value} for sample {index} (prompt {prompt})")
     return [None if value is None else float(value) for value in values]
 
 
@@ -155,15 +145,11 @@ def load_reward(name: str) -> RewardFunction:
     """
     where, _, attribute = name.rpartition(":")
     if not where or not attribute:
-        raise ValueError(
-            f"{name!r} names no reward: write package.module:function or path/to/file.py:function"
-        )
+        raise ValueError(f"{name!r} names no reward: write package.module:function or path/to/file.py:function")
     module = _load_file(Path(where)) if where.endswith(".py") else _import_module(where)
     function = getattr(module, attribute, None)
     if not callable(function):
-        problem = (
-            "has no function" if function is None else "has something that is no function under the name"
-        )
+        problem = "has no function" if function is None else "has something that is no function under the name"
         raise ValueError(f"reward {name!r}: {where} {problem} {attribute!r}")
     return function
 

@@ -24,5 +24,3 @@ def check_tokenizer(tokenizer: Any) -> None:
         )
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: nothing would end a completion; set tokenizer.eos_token")
-
-

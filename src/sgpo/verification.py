@@ -83,8 +83,7 @@ def verify_many(pairs: Iterable[tuple[str, str]], *, timeout: float = 5.0) -> li
         if isinstance(item, _Comparison)
     }
     return [
-        _verdict(item, asked[index]) if isinstance(item, _Comparison) else item
-        for index, item in enumerate(decided)
+        _verdict(item, asked[index]) if isinstance(item, _Comparison) else item for index, item in enumerate(decided)
     ]
 
 
@@ -184,9 +183,7 @@ class _Comparison:
 def _decide(response: str, answer: str) -> Verdict | _Comparison:
     gold = _gold_text(answer)
     if not gold:
-        raise ValueError(
-            f"the gold answer {answer!r} is empty: give every problem an answer, or leave it out"
-        )
+        raise ValueError(f"the gold answer {answer!r} is empty: give every problem an answer, or leave it out")
     extracted = last_boxed(response)
     if extracted is None or len(extracted) > MAX_ANSWER_LENGTH:
         return Verdict("unparsed", None)
@@ -278,9 +275,7 @@ class _Server:
             self._waiting.clear()
             self.connection.close()
         for future in abandoned:
-            message = (
-                "the verification process ended while answers were being compared; its error output says why"
-            )
+            message = "the verification process ended while answers were being compared; its error output says why"
             future.set_exception(RuntimeError(message))
 
 

@@ -94,7 +94,9 @@ def evaluate(
     if guided and (missing := [p.id for p in problems if not p.strategy]):
         raise ValueError(f"a guided evaluation needs strategies; {len(missing)} problems have none, e.g. {missing[0]}")
     conversations = [
-        guided_messages(p.prompt, p.strategy or "", system_prompt) if guided else student_messages(p.prompt, system_prompt)
+        guided_messages(p.prompt, p.strategy or "", system_prompt)
+        if guided
+        else student_messages(p.prompt, system_prompt)
         for p in problems
     ]
     requests = [SampleRequest(ids, k) for ids in encode_prompts(tokenizer, conversations)]
@@ -104,7 +106,13 @@ def evaluate(
     weights = list(reward_weights or [1.0] * len(reward_funcs))
     rewards = score(reward_funcs, weights, [p.prompt for p in asked], texts, reward_columns(asked))
     samples = [
-        Sample(problem, text, 0.0 if rollout.truncated else reward, rollout.truncated, len(rollout.completion_ids))
+        Sample(
+            problem,
+            text,
+            0.0 if rollout.truncated else reward,
+            rollout.truncated,
+            len(rollout.completion_ids),
+        )
         for problem, text, rollout, reward in zip(asked, texts, rollouts, rewards, strict=True)
     ]
     return Evaluation(samples, k)

@@ -135,3 +135,18 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir
     model.generation_config.update(temperature=1.0, top_p=0.95, do_sample=True)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
+
+
+def pretrain_with_progress(output_dir: str | Path, *, seed: int, steps: int) -> None:
+    """`pretrain` with a progress bar."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeRemainingColumn()) as progress:
+        task = progress.add_task("Pretraining", total=steps)
+
+        def show(step: int, loss: float) -> None:
+            progress.update(task, completed=step + 1, description=f"Pretraining (loss {loss:.3f})")
+
+        pretrain(output_dir, seed=seed, steps=steps, log=show)
+    print(f"Written to {output_dir}")

@@ -57,11 +57,7 @@ class MicroBatch:
     @property
     def teacher_inputs(self) -> dict[str, Tensor] | None:
         """Arguments of the model for the fixed side, with the strategy; None for a term without that side."""
-        if (
-            self.teacher_input_ids is None
-            or self.teacher_attention_mask is None
-            or self.teacher_position_ids is None
-        ):
+        if self.teacher_input_ids is None or self.teacher_attention_mask is None or self.teacher_position_ids is None:
             return None
         return {
             "input_ids": self.teacher_input_ids,
@@ -70,9 +66,7 @@ class MicroBatch:
         }
 
 
-def split_by_token_budget(
-    sequences: Sequence[TrainingSequence], max_tokens: int
-) -> list[list[TrainingSequence]]:
+def split_by_token_budget(sequences: Sequence[TrainingSequence], max_tokens: int) -> list[list[TrainingSequence]]:
     """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
 
     A row longer than the budget is a micro-batch of its own. A row whose weights are all zero is left out: it
@@ -98,9 +92,7 @@ def _fill(rows: list[TrainingSequence], max_tokens: int) -> list[list[TrainingSe
         # Prompts and completions are padded apart, so a row that is shorter in sum can still widen the block.
         prompt_width = max(prompt_width, _prompt_length(row))
         completion_width = max(completion_width, len(row.completion_ids))
-        fits = bool(micro_batches) and (
-            (len(micro_batches[-1]) + 1) * (prompt_width + completion_width) <= max_tokens
-        )
+        fits = bool(micro_batches) and ((len(micro_batches[-1]) + 1) * (prompt_width + completion_width) <= max_tokens)
         if fits:
             micro_batches[-1].append(row)
         else:
@@ -153,9 +145,7 @@ def collate(
 
 
 def _check(sequences: Sequence[TrainingSequence]) -> None:
-    kinds = {
-        (row.term, row.teacher_prompt_ids is not None, row.old_logprobs is not None) for row in sequences
-    }
+    kinds = {(row.term, row.teacher_prompt_ids is not None, row.old_logprobs is not None) for row in sequences}
     if len(kinds) != 1:
         raise ValueError(
             "a micro-batch holds rows of one term, all with a teacher prompt or all without, all with old "
@@ -168,9 +158,7 @@ def _check(sequences: Sequence[TrainingSequence]) -> None:
             len(row.completion_ids if row.old_logprobs is None else row.old_logprobs),
         )
         if len(set(lengths)) != 1:
-            raise ValueError(
-                f"completion tokens, weights and old log-probabilities differ in number: {lengths}"
-            )
+            raise ValueError(f"completion tokens, weights and old log-probabilities differ in number: {lengths}")
         if not row.prompt_ids or (row.teacher_prompt_ids is not None and not row.teacher_prompt_ids):
             raise ValueError("a prompt is empty: nothing would predict the first token of the completion")
 

@@ -28,7 +28,8 @@ class SGPOConfig(TrainingArguments):
     method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo or grpo."})
     num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
     num_guided: int = field(
-        default=4, metadata={"help": "G2: completions with the strategy; grpo samples G1 + G2 autonomous ones."}
+        default=4,
+        metadata={"help": "G2: completions with the strategy; grpo samples G1 + G2 autonomous ones."},
     )
     problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
@@ -37,7 +38,8 @@ class SGPOConfig(TrainingArguments):
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})
     sampler_batch_tokens: int = field(
-        default=262_144, metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."}
+        default=262_144,
+        metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."},
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
 

@@ -74,9 +74,7 @@ def divergence_mask(divergence: Tensor, delta: float) -> Tensor:
     return ~(divergence.detach() > delta)
 
 
-def adaptive_weight(
-    p_auto: float, p_guide: float, *, a0: float = 0.5, gamma: float = 0.1, a_max: float = 0.8
-) -> float:
+def adaptive_weight(p_auto: float, p_guide: float, *, a0: float = 0.5, gamma: float = 0.1, a_max: float = 0.8) -> float:
     """alpha of Eq. 6, from the share of correct completions in the autonomous and in the guided group."""
     for name, rate in (("p_auto", p_auto), ("p_guide", p_guide)):
         if not 0.0 <= rate <= 1.0:
@@ -153,9 +151,7 @@ class TokenScores:
 def _surrogate(scores: TokenScores, weights: Tensor, thresholds: Thresholds) -> Tensor:
     logprobs = _needed(scores.logprobs, "logprobs")
     old_logprobs = _needed(scores.old_logprobs, "old_logprobs")
-    return surrogate_loss(
-        logprobs, old_logprobs, weights, eps_low=thresholds.eps_low, eps_high=thresholds.eps_high
-    )
+    return surrogate_loss(logprobs, old_logprobs, weights, eps_low=thresholds.eps_low, eps_high=thresholds.eps_high)
 
 
 def _distillation(scores: TokenScores, weights: Tensor, thresholds: Thresholds) -> Tensor:

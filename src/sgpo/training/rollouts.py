@@ -1,8 +1,8 @@
 """The records of one training step, from what was sampled to what is optimised.
 
-    Rollout           one completion and its reward
-    ProblemRollouts   both groups of one problem
-    TrainingSequence  one row of the update: tokens, a loss term, one weight a token
+Rollout           one completion and its reward
+ProblemRollouts   both groups of one problem
+TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 """
 
 from __future__ import annotations

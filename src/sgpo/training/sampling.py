@@ -75,9 +75,7 @@ class SampleRequest:
 class Sampler(Protocol):
     """An engine that samples from the current policy."""
 
-    def sample(
-        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int
-    ) -> list[list[Rollout]]:
+    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
         """``count`` rollouts, of reward 0, for each request, in order; equal seeds give equal rollouts."""
         ...
 
@@ -111,18 +109,14 @@ class TransformersSampler:
         max_batch_tokens: int = 65_536,
     ) -> None:
         if not eos_token_ids:
-            raise ValueError(
-                "eos_token_ids is empty; give the tokenizer's eos_token_id, or nothing ever ends"
-            )
+            raise ValueError("eos_token_ids is empty; give the tokenizer's eos_token_id, or nothing ever ends")
         self.model: Any = model
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
         self.max_batch_tokens = max_batch_tokens
 
     @torch.no_grad()  # not inference_mode: buffers that the model makes here must stay usable in training
-    def sample(
-        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int
-    ) -> list[list[Rollout]]:
+    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
         """Sample all requests, as many rows at once as ``max_batch_tokens`` allows.
 
         Raises:
@@ -148,9 +142,7 @@ class TransformersSampler:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         for i, request in enumerate(requests):
             length = len(request.prompt_ids) + sampling.max_new_tokens
-            asked = (
-                f"request {i}: {len(request.prompt_ids)} prompt tokens + {sampling.max_new_tokens} new ones"
-            )
+            asked = f"request {i}: {len(request.prompt_ids)} prompt tokens + {sampling.max_new_tokens} new ones"
             if positions is not None and length > positions:
                 raise ValueError(
                     f"{asked} exceed the model's {positions} positions (max_position_embeddings); "
@@ -161,9 +153,7 @@ class TransformersSampler:
                     f"{asked} exceed max_batch_tokens = {self.max_batch_tokens}; set it to {length} or more"
                 )
 
-    def _sample_batch(
-        self, prompts: list[list[int]], uniforms: Tensor, sampling: SamplingConfig
-    ) -> list[Rollout]:
+    def _sample_batch(self, prompts: list[list[int]], uniforms: Tensor, sampling: SamplingConfig) -> list[Rollout]:
         """One rollout a row; prompts: rows x token ids, uniforms: [rows, max_new_tokens] in [0, 1)."""
         device = self.model.device
         uniforms = uniforms.to(device)
@@ -228,9 +218,7 @@ def filtered_probs(logits: Tensor, temperature: float, top_p: float) -> tuple[Te
         [rows, vocabulary] and None if every token is a candidate in its own place.
     """
     if temperature != 1:
-        logits = (
-            logits - logits.amax(-1, keepdim=True)
-        ) / temperature  # never above 0, so it cannot overflow
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # never above 0, so it cannot overflow
     probs = logits.softmax(-1)
     if top_p == 1:
         return probs, None
@@ -266,9 +254,7 @@ class _KeyValueBuffer(DynamicLayer):
     def _set_views(self) -> None:
         self.keys, self.values = (buffer[: self.live, :, : self.length] for buffer in self.buffers)
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         end = self.length + key_states.shape[-2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[: self.live, :, self.length : end] = states
@@ -333,9 +319,7 @@ def _prefill(model: Any, prompts: list[list[int]], pad_token_id: int, steps: int
     index: dict[tuple[int, ...], int] = {}
     sources = torch.tensor([index.setdefault(tuple(ids), len(index)) for ids in prompts], device=device)
     width = max(map(len, index))
-    input_ids = torch.tensor(
-        [[pad_token_id] * (width - len(ids)) + list(ids) for ids in index], device=device
-    )
+    input_ids = torch.tensor([[pad_token_id] * (width - len(ids)) + list(ids) for ids in index], device=device)
     lengths = torch.tensor([len(ids) for ids in index], device=device)
     positions = torch.arange(width + steps, device=device) - (width - lengths)[:, None]
     mask, cache = positions >= 0, DynamicCache(config=model.config)
@@ -360,9 +344,7 @@ def _prefill(model: Any, prompts: list[list[int]], pad_token_id: int, steps: int
 def _rollouts(tokens: Tensor, logprobs: Tensor, is_end: Tensor) -> list[Rollout]:
     """Cut each row of [rows, steps] after its first end-of-sequence token; a row without one is truncated."""
     if not bool(logprobs.isfinite().all()):
-        raise FloatingPointError(
-            "the model's logits are not finite; look for NaN or infinities in its weights"
-        )
+        raise FloatingPointError("the model's logits are not finite; look for NaN or infinities in its weights")
     ended = is_end.any(-1)
     lengths = torch.where(ended, is_end.int().argmax(-1) + 1, tokens.shape[1])
     columns = (tokens.tolist(), logprobs.tolist(), lengths.tolist(), ended.tolist())

@@ -26,6 +26,7 @@ from sgpo.evaluation.evaluate import evaluate
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, math_reward, reward_columns, score
+from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
 from sgpo.training.batching import collate, split_by_token_budget
 from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
@@ -36,7 +37,6 @@ from sgpo.training.metrics import group_metrics, mean
 from sgpo.training.objectives import Thresholds
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
-from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
 
 
 class SGPOTrainer(Trainer):
@@ -97,7 +97,10 @@ class SGPOTrainer(Trainer):
         self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
         self.reward_weights = list(reward_weights or [1.0] * len(self.reward_funcs))
         self.sampler = sampler or TransformersSampler(
-            self.model, end_token_ids(self.model, tokenizer), pad_token_id(tokenizer), args.sampler_batch_tokens
+            self.model,
+            end_token_ids(self.model, tokenizer),
+            pad_token_id(tokenizer),
+            args.sampler_batch_tokens,
         )
         self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
         self._updates: list[list[TrainingSequence]] = []
@@ -125,9 +128,7 @@ class SGPOTrainer(Trainer):
         """Both groups of all problems in one call of the engine."""
         args, system = self.args, self.args.system_prompt
         prompts = encode_prompts(self.processing_class, [student_messages(p.prompt, system) for p in problems])
-        guided = {
-            p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy is not None
-        }
+        guided = {p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy is not None}
         guided_ids = dict(zip(guided, encode_prompts(self.processing_class, list(guided.values())), strict=True))
         sizes = [self.method.group_sizes(p.strategy is not None, args) for p in problems]
         requests = [SampleRequest(ids, size) for ids, (size, _) in zip(prompts, sizes, strict=True)]
@@ -146,14 +147,22 @@ class SGPOTrainer(Trainer):
         texts = self.processing_class.batch_decode([r.completion_ids for _, r in rollouts], skip_special_tokens=True)
         problems = [group.problem for group, _ in rollouts]
         rewards = score(
-            self.reward_funcs, self.reward_weights, [p.prompt for p in problems], texts, reward_columns(problems)
+            self.reward_funcs,
+            self.reward_weights,
+            [p.prompt for p in problems],
+            texts,
+            reward_columns(problems),
         )
         rewarded = iter(
             replace(rollout, reward=0.0 if rollout.truncated else reward)
             for (_, rollout), reward in zip(rollouts, rewards, strict=True)
         )
         return [
-            replace(g, autonomous=[next(rewarded) for _ in g.autonomous], guided=[next(rewarded) for _ in g.guided])
+            replace(
+                g,
+                autonomous=[next(rewarded) for _ in g.autonomous],
+                guided=[next(rewarded) for _ in g.guided],
+            )
             for g in groups
         ]
 
@@ -242,7 +251,7 @@ class SGPOTrainer(Trainer):
         )
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def _record(self, values: dict[str, float]) -> None:
@@ -296,5 +305,3 @@ def _check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem
             "method: grpo"
         )
     return with_strategy if args.without_strategy == "drop" else problems
-
-

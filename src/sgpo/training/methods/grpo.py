@@ -1,6 +1,6 @@
 """GRPO on autonomous completions alone, as many as SGPO samples in all (the paper's "SFT+GRPO").
 
-    J = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho, 1 - eps_low, 1 + eps_high) A_i)     (Eq. 1)
+J = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho, 1 - eps_low, 1 + eps_high) A_i)     (Eq. 1)
 """
 
 from __future__ import annotations

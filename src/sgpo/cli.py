@@ -1,0 +1,112 @@
+"""The command line. Heavy libraries are imported by the commands that need them, so `sgpo --help` is immediate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sgpo import __version__
+
+COMMANDS = {
+    "quickstart": "the whole method on the embedded mini-world, in minutes",
+    "miniworld": "create its problems and base model, or pretrain the base model from nothing",
+    "sft": "supervised warm-up on strong-model responses",
+    "train": "SGPO or GRPO on problems with checkable answers",
+    "eval": "avg@k of a checkpoint, without strategies",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, or 2 for input that cannot be worked with."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    overview = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="sgpo",
+        usage="sgpo COMMAND [options]",
+        description=f"Strategy-Guided Policy Optimization.\n\ncommands:\n{overview}",
+        epilog="sgpo COMMAND --help shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sgpo {__version__}")
+    parser.add_argument("command", metavar="COMMAND", choices=list(COMMANDS))
+    command = parser.parse_args(arguments[:1] or ["--help"]).command
+    run: dict[str, Callable[[list[str]], None]] = {
+        "quickstart": _quickstart,
+        "miniworld": _miniworld,
+        "sft": _sft,
+        "train": _train,
+        "eval": _eval,
+    }
+    try:
+        run[command](arguments[1:])
+    except UsageError as error:
+        print(f"sgpo {command}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+class UsageError(Exception):
+    """Input that cannot be worked with, said in one line."""
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """While a command reads its input, a ValueError or a missing file is the user's to mend, without a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _quickstart(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sgpo quickstart")
+    parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for all results")
+    parser.add_argument("--seed", type=int, default=0, help="of problems, sampling and training")
+    parser.add_argument("--fast", action="store_true", help="a few steps of everything: to see that it runs")
+    options = parser.parse_args(argv)
+    from sgpo.quickstart import quickstart
+
+    quickstart(options.output, seed=options.seed, fast=options.fast)
+
+
+def _miniworld(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sgpo miniworld")
+    actions = parser.add_subparsers(dest="action", required=True)
+    create = actions.add_parser("create", help="write the base model and the problem sets")
+    pretrain = actions.add_parser("pretrain", help="pretrain the base model from nothing")
+    for action, folder in ((create, "runs/miniworld"), (pretrain, "runs/miniworld/base")):
+        action.add_argument("--output", type=Path, default=Path(folder), help=f"default {folder}")
+        action.add_argument("--seed", type=int, default=0)
+    create.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
+    pretrain.add_argument("--steps", type=int, default=None, help="updates of 64 documents")
+    options = parser.parse_args(argv)
+    if options.action == "create":
+        from sgpo.miniworld.world import BASE_MODEL, create_world
+
+        with usage_errors():
+            print(f"Written to {create_world(options.output, seed=options.seed, base=options.base or BASE_MODEL)}")
+        return
+    from sgpo.miniworld.pretrain import STEPS, pretrain_with_progress
+
+    pretrain_with_progress(options.output, seed=options.seed, steps=options.steps or STEPS)
+
+
+def _sft(argv: list[str]) -> None:
+    from sgpo.commands import sft
+
+    sft(argv)
+
+
+def _train(argv: list[str]) -> None:
+    from sgpo.commands import train
+
+    train(argv)
+
+
+def _eval(argv: list[str]) -> None:
+    from sgpo.commands import evaluate
+
+    evaluate(argv)
