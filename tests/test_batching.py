@@ -130,6 +130,28 @@ def test_layout() -> None:
     assert collate([row(1, 1)], PAD, "meta").weights.device.type == "meta"
 
 
+def test_old_logprobs_may_be_absent_from_all_rows() -> None:
+    """None stands for the present policy; an empty place is no row of numbers."""
+    rows = [replace(row(1, 2), old_logprobs=None), replace(row(3, 4), old_logprobs=None)]
+    batch = collate(rows, PAD, "cpu")
+    assert batch.old_logprobs is None
+    assert batch.weights.tolist() == [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
+    assert split_by_token_budget(rows, 100) == [[rows[1], rows[0]]]
+    distilled = collate([replace(row(1, 2, teacher=3), old_logprobs=None)], PAD, "cpu")
+    assert distilled.old_logprobs is None
+    assert distilled.teacher_inputs is not None
+    with pytest.raises(ValueError, match="differ in number"):
+        collate([replace(row(1, 2), old_logprobs=None, weights=[1.0])], PAD, "cpu")
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_collate_refuses_old_logprobs_in_some_rows_only(absent: int) -> None:
+    rows = [row(1, 2), row(1, 2)]
+    rows[absent] = replace(rows[absent], old_logprobs=None)
+    with pytest.raises(ValueError, match="all with old log-probabilities or all without"):
+        collate(rows, PAD, "cpu")
+
+
 def test_collate_refuses_what_does_not_fit_together() -> None:
     with pytest.raises(ValueError, match="rows of one term"):
         collate([row(1, 1), row(1, 1, teacher=2)], PAD, "cpu")

@@ -30,8 +30,8 @@ from sgpo.miniworld.families import (
 )
 from sgpo.prompts import Messages, guided_messages, response_messages, student_messages
 
-NOTEBOOK_SKILL = 0.4
-TYPICAL = 0.8  # of the wrong choices, the share that is the most typical misconception
+NOTEBOOK_SKILL = 0.45
+TYPICAL = 0.95  # of the wrong choices, the share that is the most typical misconception
 FIDELITY = 0.98
 PRETRAINING_DEPTHS = (2, 3, 3, 4, 4, 5, 5, 6)
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

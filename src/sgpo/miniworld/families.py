@@ -253,8 +253,8 @@ def sample_signs(rng: random.Random, depth: int) -> Puzzle:
 def sample_order(rng: random.Random, depth: int) -> Puzzle:
     while True:
         methods = tuple(rng.choice(tuple(ARITHMETIC)) for _ in range(depth))
-        expression = Expression(tuple(rng.randint(1, 12) for _ in range(depth + 1)), methods)
-        if len(set(methods)) > 1 and _works_out(expression):
+        expression = Expression(tuple(rng.randint(1, 9) for _ in range(depth + 1)), methods)
+        if len(set(methods)) > 1 and _works_out(expression, least=0):
             return Puzzle("order", f"Compute {write_expression(expression)}", expression)
 
 
@@ -277,12 +277,15 @@ def sample_ages(rng: random.Random, depth: int) -> Puzzle:
     return Puzzle("ages", f"{' '.join(sentences)} And {names[-1]}?", Chain(start, links))
 
 
-def _works_out(state: State) -> bool:
+def _works_out(state: State, least: int = -LIMIT) -> bool:
+    """Whether the right methods stay in the integers that are allowed, no value below `least`."""
     while not finished(state):
         step = options(state).get(right_method(state))
         if step is None:
             return False
         state = step.state
+        if min((state.value,) if isinstance(state, Chain) else state.numbers) < least:
+            return False
     return True
 
 

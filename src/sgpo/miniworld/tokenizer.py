@@ -1,8 +1,11 @@
-"""The mini-world's tokenizer: byte-level BPE, trained on the mini-world's own documents, in the Hugging Face format.
+"""The mini-world's tokenizer, in the Hugging Face format.
 
-Two choices keep a laptop's time for the problems themselves. Numbers from 0 to 99 are single tokens, as larger
-tokenizers group digits (single digits made arithmetic far harder to learn). And what stands in every prompt (system
-prompt, template, problem types and principles) is one token a phrase.
+Every piece of text that the mini-world's documents are made of is one token: words, signs, step marks, the numbers from
+0 to 99 (single digits made arithmetic far harder to learn), and each phrase that stands in every prompt, so that a
+laptop's time goes into the problems. Any other text is spelled in bytes.
+
+The pieces are *added* tokens over a byte-level BPE without merges. Loaders of Qwen2 checkpoints put their own
+pre-tokenizer in place of a file's; added tokens are matched before it, so that all of them tokenize alike.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 from itertools import islice
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sgpo.miniworld.documents import LETTERS, pretraining_documents
@@ -25,7 +28,7 @@ CHAT_TEMPLATE = (
 )
 # Numbers of up to two digits; step marks and words with the space before them, a word with that before a number as
 # well; a sign with the space after it.
-PIECES = r"\p{N}{1,2}| ?\([a-z]\) ?| ?\\boxed\{| ?\p{L}+(?: (?=\p{N}))?|[^\s\p{L}\p{N}] ?|\s+"
+PIECES = re.compile(r"[0-9]{1,2}| ?\([a-z]\) ?| ?\\boxed\{| ?[A-Za-z]+(?: (?=[0-9]))?|[^\sA-Za-z0-9] ?|\s+")
 
 
 def phrases() -> list[str]:
@@ -37,34 +40,29 @@ def phrases() -> list[str]:
     return parts
 
 
-def build_tokenizer(documents: int = 4000, vocab_size: int = 512) -> PreTrainedTokenizerFast:
-    """Train the tokenizer. The result depends on the mini-world's version alone, so every base model shares it."""
-    constants = phrases()
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+def pieces(documents: int) -> list[str]:
+    """Every piece that occurs in some documents, and each number and step mark, however rare."""
+    constant = re.compile("|".join(re.escape(text) for text in sorted(phrases(), key=len, reverse=True)))
+    found = {str(number) for number in range(100)}
+    for letter in LETTERS[:8]:
+        found |= {f"({letter}) ", f" ({letter}) "}
+    for prompt, response in islice(pretraining_documents(seed=0), documents):
+        for message in prompt + response:
+            for text in constant.split(message["content"]):
+                found.update(PIECES.findall(text))
+    return sorted(found)
+
+
+def build_tokenizer(documents: int = 2000) -> PreTrainedTokenizerFast:
+    """The same for every base model of this version of the mini-world; `documents` must reach every word once."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    specials = [PAD, END, *ROLES]
+    vocabulary = {token: number for number, token in enumerate([*specials, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(constants),
-        special_tokens=[PAD, END, *ROLES],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    constant = re.compile("|".join(re.escape(text) for text in sorted(constants, key=len, reverse=True)))
-    texts = [
-        text
-        for prompt, response in islice(pretraining_documents(seed=0), documents)
-        for message in prompt + response
-        for text in constant.split(message["content"])
-    ]
-    # Every number and step mark must get its token, however rare it is in a sample of documents.
-    often = [f"{number}" for number in range(100)] + [f"({letter}) " for letter in LETTERS[:7]]
-    tokenizer.train_from_iterator(texts + often * documents, trainer)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in constants])
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in specials])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in [*phrases(), *pieces(documents)]])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,

@@ -1,4 +1,4 @@
-"""Strategy-Guided Policy Optimization: GRPO on the autonomous group, and clipped distillation of what the strategy changed.
+"""Strategy-Guided Policy Optimization: GRPO on the autonomous group, clipped distillation of the strategy's effect.
 
     L = 1/B sum_problems ( -J + alpha L_KD ),     L_KD = 1/|g+| sum_t w_t d_t                     (Eq. 1, 3-6)
 

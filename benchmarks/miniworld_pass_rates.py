@@ -1,0 +1,71 @@
+"""Pass rates of a mini-world model by family, on development problems at temperature 1, as RL samples.
+
+Unguided, with the instance's strategy, with the type-level one and with another problem's; and the share of guided
+solutions whose computations are all true. A base model is chosen by these numbers alone, before methods are compared.
+
+    python benchmarks/miniworld_pass_rates.py MODEL [--seed 0] [--problems 240] [--output rates.json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.miniworld.families import valid_computations
+from sgpo.miniworld.world import Sizes, problem_sets
+from sgpo.problems import Problem
+from sgpo.tokenizers import end_token_ids, pad_token_id
+from sgpo.training.sampling import SamplingConfig, TransformersSampler
+
+STRATEGIES = {"guided": "strategy", "type-level": "type_strategy", "shuffled": "shuffled_strategy"}
+
+
+def with_strategy(problems: list[Problem], column: str) -> list[Problem]:
+    if column == "strategy":
+        return problems
+    return [replace(problem, strategy=problem.extra[column]) for problem in problems]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--problems", type=int, default=240)
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
+    sampler = TransformersSampler(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer))
+    sets = problem_sets(options.seed, Sizes(1, 1, options.problems, 1, options.problems // 4, options.problems // 4))
+    problems = sets["dev"] + sets["test_unseen"]
+    sampling = SamplingConfig(96, temperature=1.0, top_p=0.95)
+
+    def run(problems: list[Problem], guided: bool) -> Evaluation:
+        return evaluate(sampler, tokenizer, problems, sampling, k=options.samples, guided=guided, seed=options.seed)
+
+    results = {"unguided": run(problems, guided=False)}
+    for name, column in STRATEGIES.items():
+        results[name] = run(with_strategy(problems, column), guided=True)
+    families = sorted(results["unguided"].by("family"))
+    print(f"{'':12}" + "".join(f"{family:>10}" for family in families) + f"{'all':>10}")
+    for name, result in results.items():
+        by = result.by("family")
+        print(f"{name:12}" + "".join(f"{by[family]:10.3f}" for family in families) + f"{result.average:10.3f}")
+    valid = [valid_computations(sample.completion) for sample in results["guided"].samples]
+    print(f"guided solutions with true computations only: {sum(valid) / len(valid):.3f}")
+    print(f"distinct strategies: {len({p.strategy for p in problems})} of {len(problems)} problems")
+    if options.output:
+        rates = {name: {**result.by("family"), "all": result.average} for name, result in results.items()}
+        rates["valid"] = {"guided": sum(valid) / len(valid)}
+        options.output.write_text(json.dumps(rates, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""The mini-world's results: tuning on development problems, and the final comparison on fresh seeds.
+
+    python benchmarks/miniworld_results.py tune  --base BASE            --output runs/tuning
+    python benchmarks/miniworld_results.py final --base BASE1 BASE2 ... --output runs/final --seeds 101 102 ...
+    python benchmarks/miniworld_results.py table runs/final/results.jsonl
+
+Every cell is (seed, method and options): problems of that seed, one SFT checkpoint a seed shared by all methods, RL,
+evaluation without strategies. Two cells run at a time with a thread each; a finished cell is never run again. The seed
+decides problems, data order and sampling; seed i uses base model i modulo their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from sgpo.miniworld.world import Sizes, create_world
+
+RECIPES = Path(__file__).parents[1] / "src/sgpo/recipes/miniworld"
+TEST_SETS = ("test", "test_deeper", "test_unseen")
+
+# The same number of configurations for each method.
+TUNING = {
+    "grpo lr=5e-5": ["grpo", "--learning_rate", "5e-5"],
+    "grpo lr=1e-4": ["grpo", "--learning_rate", "1e-4"],
+    "grpo lr=2e-4": ["grpo", "--learning_rate", "2e-4"],
+    "grpo lr=3e-4": ["grpo", "--learning_rate", "3e-4"],
+    "sgpo lr=1e-4 delta=1": ["sgpo", "--learning_rate", "1e-4", "--delta", "1.0"],
+    "sgpo lr=2e-4 delta=1": ["sgpo", "--learning_rate", "2e-4", "--delta", "1.0"],
+    "sgpo lr=1e-4 delta=3": ["sgpo", "--learning_rate", "1e-4", "--delta", "3.0"],
+    "sgpo lr=2e-4 delta=3": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0"],
+}
+FINAL = {
+    "grpo": ["grpo"],
+    "sgpo": ["sgpo"],
+    "sgpo delta=1": ["sgpo", "--delta", "1.0"],
+}
+CONTROLS = {
+    "sgpo type-level": ["sgpo", "--columns", "strategy=type_strategy"],
+    "sgpo shuffled": ["sgpo", "--columns", "strategy=shuffled_strategy"],
+}
+
+
+def sgpo(log: Path, *arguments: str) -> None:
+    """Run one command of `sgpo` on one thread, its output in a log file."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "sgpo", *arguments]
+        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=True)
+
+
+def evaluate(model: Path, problems: Path, output: Path, *options: str) -> dict[str, object]:
+    arguments = ["--model", str(model), "--problems", str(problems), "--output", str(output), "--group_by", "family"]
+    sgpo(output / "log.txt", "eval", *arguments, "--max_completion_length", "96", *options)
+    summary = json.loads((output / "summary.json").read_text())
+    return {key: value for key, value in summary.items() if key not in ("configuration", "versions")}
+
+
+def scores(model: Path, world: Path, sets: tuple[str, ...], output: Path) -> dict[str, dict[str, object]]:
+    """avg@4 and greedy on each set."""
+    found: dict[str, dict[str, object]] = {}
+    for name in sets:
+        problems = world / f"{name}.jsonl"
+        greedy = evaluate(model, problems, output / name / "greedy", "--k", "1", "--temperature", "0")
+        found[name] = evaluate(model, problems, output / name / "avg") | {"greedy": greedy["avg_at_1"]}
+    return found
+
+
+def prepare(seed: int, base: Path, output: Path, sets: tuple[str, ...]) -> Path:
+    """The world and the SFT checkpoint of one seed."""
+    world = output / f"world-{seed}"
+    if not (world / "prepared.json").exists():
+        create_world(world, seed=seed, sizes=Sizes(), base=base)
+        paths = ["--model", str(world / "base"), "--problems", str(world / "sft.jsonl")]
+        recipe = ["--config", str(RECIPES / "sft.yaml"), *paths, "--output_dir", str(world / "sft")]
+        sgpo(world / "sft.log", "sft", *recipe, "--seed", str(seed))
+        models = {name: scores(world / name, world, sets, world / f"eval-{name}") for name in ("base", "sft")}
+        (world / "prepared.json").write_text(json.dumps(models))
+    return world
+
+
+def run_cell(seed: int, name: str, options: list[str], output: Path, sets: tuple[str, ...]) -> dict[str, object]:
+    world = output / f"world-{seed}"
+    folder = output / f"seed-{seed}" / name.replace(" ", "_").replace("=", "")
+    arguments = ["--config", str(RECIPES / f"{options[0]}.yaml"), "--model", str(world / "sft")]
+    arguments += ["--problems", str(world / "rl.jsonl"), "--output_dir", str(folder), "--seed", str(seed)]
+    sgpo(folder / "log.txt", "train", *arguments, "--disable_tqdm", "true", *options[1:])
+    return {"seed": seed, "cell": name, "scores": scores(folder, world, sets, folder / "eval")}
+
+
+def run(cells: dict[str, list[str]], seeds: list[int], bases: list[Path], output: Path, sets: tuple[str, ...]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    results = output / "results.jsonl"
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    finished = {(row["seed"], row["cell"]) for row in rows}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda s: prepare(s, bases[seeds.index(s) % len(bases)], output, sets), seeds))
+        todo = [(seed, name) for seed in seeds for name in cells if (seed, name) not in finished]
+        for row in pool.map(lambda cell: run_cell(*cell, cells[cell[1]], output, sets), todo):
+            with results.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row["seed"], row["cell"], {k: round(100 * v["avg_at_4"], 1) for k, v in row["scores"].items()}, flush=True)
+        with results.open("a") as file:
+            for seed in seeds:
+                for name, found in json.loads((output / f"world-{seed}" / "prepared.json").read_text()).items():
+                    if (seed, name) not in finished:
+                        file.write(json.dumps({"seed": seed, "cell": name, "scores": found}) + "\n")
+
+
+def table(path: Path) -> None:
+    """Mean and standard deviation over seeds, and for the main set each family."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for cell in dict.fromkeys(row["cell"] for row in rows):
+        of_cell = [row["scores"] for row in rows if row["cell"] == cell]
+        parts = []
+        for name in of_cell[0]:
+            for key in ("avg_at_4", "greedy"):
+                values = [100 * found[name][key] for found in of_cell]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                parts.append(f"{name} {key} {statistics.mean(values):.1f} ± {spread:.1f}")
+        first = next(iter(of_cell[0]))
+        families = {
+            family: statistics.mean(100 * found[first]["by"][family] for found in of_cell)
+            for family in of_cell[0][first]["by"]
+        }
+        print(f"{cell} ({len(of_cell)} seeds): " + "; ".join(parts))
+        print("   " + ", ".join(f"{family} {value:.1f}" for family, value in families.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("action", choices=["tune", "final", "controls", "table"])
+    parser.add_argument("results", nargs="?", type=Path)
+    parser.add_argument("--base", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    if options.action == "table":
+        table(options.results)
+        return
+    cells = {"tune": TUNING, "final": FINAL, "controls": CONTROLS}[options.action]
+    sets = ("dev",) if options.action == "tune" else TEST_SETS
+    run(cells, options.seeds, options.base, options.output, sets)
+
+
+if __name__ == "__main__":
+    main()
