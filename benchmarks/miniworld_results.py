@@ -1,7 +1,8 @@
 """The mini-world's results: tuning on development problems, and the final comparison on fresh seeds.
 
-    python benchmarks/miniworld_results.py tune  --base BASE            --output runs/tuning
-    python benchmarks/miniworld_results.py final --base BASE1 BASE2 ... --output runs/final --seeds 101 102 ...
+    python benchmarks/miniworld_results.py tune     --base BASE            --output runs/tuning
+    python benchmarks/miniworld_results.py final    --base BASE1 BASE2 ... --output runs/final --seeds 101 102 ...
+    python benchmarks/miniworld_results.py controls --base BASE1           --output runs/final --seeds 101
     python benchmarks/miniworld_results.py table runs/final/results.jsonl
 
 Every cell is (seed, method and options): problems of that seed, one SFT checkpoint a seed shared by all methods, RL,
@@ -17,60 +18,73 @@ import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sgpo.evaluation.evaluate import evaluate
 from sgpo.miniworld.world import Sizes, create_world
+from sgpo.problems import load_problems
+from sgpo.tokenizers import end_token_ids, pad_token_id
+from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 RECIPES = Path(__file__).parents[1] / "src/sgpo/recipes/miniworld"
 TEST_SETS = ("test", "test_deeper", "test_unseen")
 
-# The same number of configurations for each method.
+# The same number of configurations and seeds for each method.
 TUNING = {
-    "grpo lr=5e-5": ["grpo", "--learning_rate", "5e-5"],
     "grpo lr=1e-4": ["grpo", "--learning_rate", "1e-4"],
     "grpo lr=2e-4": ["grpo", "--learning_rate", "2e-4"],
     "grpo lr=3e-4": ["grpo", "--learning_rate", "3e-4"],
-    "sgpo lr=1e-4 delta=1": ["sgpo", "--learning_rate", "1e-4", "--delta", "1.0"],
     "sgpo lr=2e-4 delta=1": ["sgpo", "--learning_rate", "2e-4", "--delta", "1.0"],
-    "sgpo lr=1e-4 delta=3": ["sgpo", "--learning_rate", "1e-4", "--delta", "3.0"],
     "sgpo lr=2e-4 delta=3": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0"],
+    "sgpo lr=3e-4 delta=3": ["sgpo", "--learning_rate", "3e-4", "--delta", "3.0"],
 }
-FINAL = {
-    "grpo": ["grpo"],
-    "sgpo": ["sgpo"],
-    "sgpo delta=1": ["sgpo", "--delta", "1.0"],
-}
+FINAL = {"grpo": ["grpo"], "sgpo": ["sgpo"]}
 CONTROLS = {
+    "sgpo delta=1": ["sgpo", "--delta", "1.0"],
     "sgpo type-level": ["sgpo", "--columns", "strategy=type_strategy"],
     "sgpo shuffled": ["sgpo", "--columns", "strategy=shuffled_strategy"],
 }
+CELLS = {"tune": TUNING, "final": FINAL, "controls": CONTROLS}
 
 
-def sgpo(log: Path, *arguments: str) -> None:
-    """Run one command of `sgpo` on one thread, its output in a log file."""
+def run_logged(log: Path, *command: str) -> None:
+    """Run one command on one thread, its output in a log file."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        command = [sys.executable, "-m", "sgpo", *arguments]
-        subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=True)
+        subprocess.run([sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, env=environment, check=True)
 
 
-def evaluate(model: Path, problems: Path, output: Path, *options: str) -> dict[str, object]:
-    arguments = ["--model", str(model), "--problems", str(problems), "--output", str(output), "--group_by", "family"]
-    sgpo(output / "log.txt", "eval", *arguments, "--max_completion_length", "96", *options)
-    summary = json.loads((output / "summary.json").read_text())
-    return {key: value for key, value in summary.items() if key not in ("configuration", "versions")}
+def score(model: Path, world: Path, sets: Sequence[str], output: Path) -> dict[str, Any]:
+    """Scores of a checkpoint on some sets, in a process of its own."""
+    run_logged(output.with_suffix(".log"), __file__, "score", str(output), "--base", str(model), str(world), *sets)
+    return json.loads(output.read_text())
 
 
-def scores(model: Path, world: Path, sets: tuple[str, ...], output: Path) -> dict[str, dict[str, object]]:
-    """avg@4 and greedy on each set."""
-    found: dict[str, dict[str, object]] = {}
+def score_here(model: Path, world: Path, sets: Sequence[str]) -> dict[str, Any]:
+    """avg@4 as `sgpo eval` has it, by family, and greedy; without strategies."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    sampler = TransformersSampler(policy, end_token_ids(policy, tokenizer), pad_token_id(tokenizer))
+    scores = {}
     for name in sets:
-        problems = world / f"{name}.jsonl"
-        greedy = evaluate(model, problems, output / name / "greedy", "--k", "1", "--temperature", "0")
-        found[name] = evaluate(model, problems, output / name / "avg") | {"greedy": greedy["avg_at_1"]}
-    return found
+        problems = load_problems(str(world / f"{name}.jsonl"))
+        found = evaluate(sampler, tokenizer, problems, SamplingConfig(96, 0.6, 0.95), k=4)
+        greedy = evaluate(sampler, tokenizer, problems, SamplingConfig(96, 0.0), k=1)
+        scores[name] = {
+            **found.metrics(),
+            "by": found.by("family"),
+            "greedy": greedy.average,
+            "greedy_by": greedy.by("family"),
+            "rates": found.rates,
+        }
+    return scores
 
 
 def prepare(seed: int, base: Path, output: Path, sets: tuple[str, ...]) -> Path:
@@ -80,19 +94,19 @@ def prepare(seed: int, base: Path, output: Path, sets: tuple[str, ...]) -> Path:
         create_world(world, seed=seed, sizes=Sizes(), base=base)
         paths = ["--model", str(world / "base"), "--problems", str(world / "sft.jsonl")]
         recipe = ["--config", str(RECIPES / "sft.yaml"), *paths, "--output_dir", str(world / "sft")]
-        sgpo(world / "sft.log", "sft", *recipe, "--seed", str(seed))
-        models = {name: scores(world / name, world, sets, world / f"eval-{name}") for name in ("base", "sft")}
+        run_logged(world / "sft.log", "-m", "sgpo", "sft", *recipe, "--seed", str(seed))
+        models = {name: score(world / name, world, sets, world / f"scores-{name}.json") for name in ("base", "sft")}
         (world / "prepared.json").write_text(json.dumps(models))
     return world
 
 
-def run_cell(seed: int, name: str, options: list[str], output: Path, sets: tuple[str, ...]) -> dict[str, object]:
+def run_cell(seed: int, name: str, options: list[str], output: Path, sets: tuple[str, ...]) -> dict[str, Any]:
     world = output / f"world-{seed}"
     folder = output / f"seed-{seed}" / name.replace(" ", "_").replace("=", "")
     arguments = ["--config", str(RECIPES / f"{options[0]}.yaml"), "--model", str(world / "sft")]
     arguments += ["--problems", str(world / "rl.jsonl"), "--output_dir", str(folder), "--seed", str(seed)]
-    sgpo(folder / "log.txt", "train", *arguments, "--disable_tqdm", "true", *options[1:])
-    return {"seed": seed, "cell": name, "scores": scores(folder, world, sets, folder / "eval")}
+    run_logged(folder / "log.txt", "-m", "sgpo", "train", *arguments, "--disable_tqdm", "true", *options[1:])
+    return {"seed": seed, "cell": name, "scores": score(folder, world, sets, folder / "scores.json")}
 
 
 def run(cells: dict[str, list[str]], seeds: list[int], bases: list[Path], output: Path, sets: tuple[str, ...]) -> None:
@@ -106,7 +120,8 @@ def run(cells: dict[str, list[str]], seeds: list[int], bases: list[Path], output
         for row in pool.map(lambda cell: run_cell(*cell, cells[cell[1]], output, sets), todo):
             with results.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(row["seed"], row["cell"], {k: round(100 * v["avg_at_4"], 1) for k, v in row["scores"].items()}, flush=True)
+            shown = {key: round(100 * value["avg_at_4"], 1) for key, value in row["scores"].items()}
+            print(row["seed"], row["cell"], shown, flush=True)
         with results.open("a") as file:
             for seed in seeds:
                 for name, found in json.loads((output / f"world-{seed}" / "prepared.json").read_text()).items():
@@ -136,18 +151,21 @@ def table(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=["tune", "final", "controls", "table"])
+    parser.add_argument("action", choices=[*CELLS, "table", "score"])
     parser.add_argument("results", nargs="?", type=Path)
-    parser.add_argument("--base", type=Path, nargs="+")
+    parser.add_argument("--base", type=Path, nargs="+", help="base models (score: checkpoint, world, names of sets)")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     if options.action == "table":
         table(options.results)
         return
-    cells = {"tune": TUNING, "final": FINAL, "controls": CONTROLS}[options.action]
+    if options.action == "score":
+        model, world, *sets = options.base
+        options.results.write_text(json.dumps(score_here(model, world, [str(name) for name in sets])))
+        return
     sets = ("dev",) if options.action == "tune" else TEST_SETS
-    run(cells, options.seeds, options.base, options.output, sets)
+    run(CELLS[options.action], options.seeds, options.base, options.output, sets)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,17 @@ def _quickstart(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder for all results")
     parser.add_argument("--seed", type=int, default=0, help="of problems, sampling and training")
     parser.add_argument("--fast", action="store_true", help="a few steps of everything: to see that it runs")
+    parser.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
     options = parser.parse_args(argv)
-    from sgpo.quickstart import quickstart
+    from sgpo.quickstart import BASE_MODEL, quickstart
+    from sgpo.quickstart_processes import StageFailed
 
-    quickstart(options.output, seed=options.seed, fast=options.fast)
+    try:
+        quickstart(options.output, seed=options.seed, fast=options.fast, base=options.base or BASE_MODEL)
+    except StageFailed as error:
+        raise SystemExit(f"sgpo quickstart: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def _miniworld(argv: list[str]) -> None:

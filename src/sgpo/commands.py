@@ -46,6 +46,7 @@ class EvalArguments(DataArguments):
     k: int = field(default=4, metadata={"help": "Samples a problem; 1 with temperature 0."})
     temperature: float = field(default=0.6, metadata={"help": "0 is greedy."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
+    greedy: bool = field(default=False, metadata={"help": "Also one answer a problem at temperature 0."})
     max_completion_length: int = field(default=32_768, metadata={"help": "Tokens, capped at the model's context."})
     guided: bool = field(default=False, metadata={"help": "With the strategy in the prompt, for reference."})
     group_by: str | None = field(default=None, metadata={"help": "Also average over each value of this column."})
@@ -56,7 +57,7 @@ class EvalArguments(DataArguments):
 def parse(prog: str, kinds: Sequence[Any], argv: list[str]) -> tuple[Any, ...]:
     """The command's arguments: those of --config, and over them those of the command line."""
     with usage_errors():
-        return TrlParser(list(kinds), prog=f"sgpo {prog}").parse_args_and_config(argv)
+        return TrlParser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False).parse_args_and_config(argv)
 
 
 def read_problems(data: DataArguments, source: str) -> list[Problem]:
@@ -104,10 +105,10 @@ def evaluate(argv: list[str]) -> None:
     (args,) = parse("eval", (EvalArguments,), argv)
     with usage_errors():
         problems = read_problems(args, args.problems)
-        evaluation = evaluate_checkpoint(args, problems)
-    print_evaluation(evaluation, args)
+        evaluation, greedy = evaluate_checkpoint(args, problems)
+    print_evaluation(evaluation, greedy, args)
     if args.output:
-        save_evaluation(evaluation, args)
+        save_evaluation(evaluation, greedy, args)
 
 
 def save_configuration(output_dir: str, *parts: Any) -> None:

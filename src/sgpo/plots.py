@@ -32,7 +32,7 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """One metric of one run. Example: ``Line("sgpo", "reward/guided", "SGPO, with strategy", SKY, dashed=True)``"""
+    """One metric of one run. Example: ``Line("sgpo", "reward/guided", "guided", SKY, dashed=True)``"""
 
     run: str
     metric: str
@@ -42,9 +42,14 @@ class Line:
 
 
 REWARDS = (
-    Line("sgpo", "reward/guided", "SGPO, guided", SKY, dashed=True),
+    Line("sgpo", "reward/guided", "SGPO\nguided", SKY, dashed=True),
     Line("sgpo", "reward/autonomous", "SGPO", BLUE),
     Line("grpo", "reward/autonomous", "GRPO", ORANGE),
+)
+TITLE = "SGPO and GRPO, trained from the same checkpoint on the same problems"
+CAPTION = (
+    "Dots: single steps. Lines: moving means. Guided completions have the strategy in their prompt; "
+    "all others see the bare problem."
 )
 ALPHA = (Line("sgpo", "alpha", "SGPO", BLUE),)
 ENTROPY = (
@@ -68,8 +73,8 @@ def series(rows: Rows, metric: str) -> tuple[list[float], list[float]]:
 
 
 def smoothed(values: Sequence[float]) -> list[float]:
-    """Means over a centred window of about an eighth of the run; centred, so that no rise seems to come late."""
-    half = len(values) // 16
+    """Means over a centred window of about a sixth of the run; centred, so that no rise seems to come late."""
+    half = len(values) // 12
     windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 
@@ -93,25 +98,23 @@ def training_plot(runs: Mapping[str, Path], output: Path) -> None:
     """
     import matplotlib  # half a second; reading metrics needs none of it
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows = {name: read_metrics(path) for name, path in runs.items()}
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(11, 5.6), dpi=160, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08, wspace=0.03, hspace=0.06)
-        axes = figure.subplot_mosaic([["reward", "alpha"], ["reward", "entropy"]], width_ratios=[1.75, 1])
-        _panel(axes["reward"], rows, REWARDS, "Reward on training problems", top=1.0)
-        _panel(axes["alpha"], rows, ALPHA, "Mean weight α of the distillation", labelled=False)
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03, hspace=0.06)
+        figure = Figure(figsize=(11, 5.6), dpi=160, layout=layout)
+        axes: dict[str, Any] = figure.subplot_mosaic(
+            [["reward", "alpha"], ["reward", "entropy"]], width_ratios=[1.75, 1]
+        )
+        _panel(axes["reward"], rows, REWARDS, "Reward on training problems", top=1.02)
+        _panel(axes["alpha"], rows, ALPHA, "Weight α of the distillation", labelled=False)
         _panel(axes["entropy"], rows, ENTROPY, "Entropy of the policy (nats a token)")
         axes["alpha"].tick_params(labelbottom=False)
         for name in ("reward", "entropy"):
             axes[name].set_xlabel("training step")
-        figure.suptitle(
-            "Learning without seeing the strategy: SGPO and GRPO from the same warm-up",
-            x=0.012,
-            ha="left",
-            fontsize=15,
-            fontweight="semibold",
-        )
+        figure.suptitle(TITLE, x=0.012, ha="left", fontsize=15, fontweight="bold")
+        figure.supxlabel(CAPTION, x=0.012, ha="left", fontsize=10, color=MUTED)
         for suffix in (".png", ".svg"):
             figure.savefig(output.with_suffix(suffix), facecolor="white")
 
@@ -132,7 +135,7 @@ def _panel(
         if not steps:
             continue
         mean = smoothed(values)
-        axes.plot(steps, values, ".", color=line.color, alpha=0.22, markersize=5, markeredgewidth=0)
+        axes.plot(steps, values, ".", color=line.color, alpha=0.3, markersize=5, markeredgewidth=0)
         axes.plot(
             steps,
             mean,
@@ -152,15 +155,16 @@ def _panel(
 
 def _label_ends(axes: Any, ends: Sequence[tuple[Line, float, float]]) -> None:
     low, high = axes.get_ylim()
+    last = max((step for _, step, _ in ends), default=0.0)
     heights = spread([height for _, _, height in ends], gap=(high - low) * 14 / (axes.bbox.height * 72 / 160))
-    for (line, step, _), height in zip(ends, heights, strict=True):
+    for (line, _, _), height in zip(ends, heights, strict=True):
         axes.annotate(
             line.label,
-            (step, height),
+            (last, height),
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
             color=line.color,
-            fontweight="semibold",
+            fontweight="bold",
             annotation_clip=False,
         )

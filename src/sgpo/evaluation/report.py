@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 
-def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> Evaluation:
-    """Sample and score; `args` are those of `sgpo eval`. The length limit is capped at the model's context."""
+def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> tuple[Evaluation, Evaluation | None]:
+    """Sample and score; `args` are those of `sgpo eval`. The length limit is capped at the model's context.
+
+    The second evaluation is the greedy one, with `args.greedy`.
+    """
     tokenizer: Any = AutoTokenizer.from_pretrained(args.model)
     check_tokenizer(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,27 +35,34 @@ def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> Evaluation:
     # 128 tokens are left for the chat template, the system turn and the frame of a guided prompt.
     room = getattr(model.config, "max_position_embeddings", args.max_completion_length) - longest - 128
     sampling = SamplingConfig(min(args.max_completion_length, room), args.temperature, args.top_p)
-    return evaluate(
-        sampler,
-        tokenizer,
-        problems,
-        sampling,
-        k=args.k,
-        seed=args.seed,
-        guided=args.guided,
-        system_prompt=args.system_prompt,
-    )
+
+    def run(sampling: SamplingConfig, k: int) -> Evaluation:
+        return evaluate(
+            sampler,
+            tokenizer,
+            problems,
+            sampling,
+            k=k,
+            seed=args.seed,
+            guided=args.guided,
+            system_prompt=args.system_prompt,
+        )
+
+    return run(sampling, args.k), run(replace(sampling, temperature=0.0), 1) if args.greedy else None
 
 
-def print_evaluation(evaluation: Evaluation, args: Any) -> None:
+def print_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any) -> None:
     table = Table(title=f"{args.model} on {args.problems}{' (guided)' if args.guided else ''}")
     table.add_column("problems")
-    table.add_column(f"avg@{evaluation.k} %", justify="right")
+    evaluations = [evaluation] if greedy is None else [evaluation, greedy]
+    for name in (f"avg@{evaluation.k} %", "greedy %")[: len(evaluations)]:
+        table.add_column(name, justify="right")
     if args.group_by:
-        for name, average in evaluation.by(args.group_by).items():
-            table.add_row(name, f"{100 * average:.1f}")
+        averages = [each.by(args.group_by) for each in evaluations]
+        for name in averages[0]:
+            table.add_row(name, *(f"{100 * average[name]:.1f}" for average in averages))
         table.add_section()
-    table.add_row("all", f"{100 * evaluation.average:.1f} ± {100 * evaluation.standard_error:.1f}")
+    table.add_row("all", *(f"{100 * each.average:.1f} ± {100 * each.standard_error:.1f}" for each in evaluations))
     Console().print(table)
     metrics = evaluation.metrics()
     print(
@@ -60,13 +71,13 @@ def print_evaluation(evaluation: Evaluation, args: Any) -> None:
     )
 
 
-def save_evaluation(evaluation: Evaluation, args: Any) -> None:
-    """summary.json and samples.jsonl in `args.output`."""
+def save_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any) -> None:
+    """summary.json and samples.jsonl in `args.output`; of the greedy evaluation the averages only."""
     output = Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
     summary = {
-        **evaluation.metrics(),
-        "by": evaluation.by(args.group_by) if args.group_by else {},
+        **_averages(evaluation, args),
+        **({} if greedy is None else {"greedy": _averages(greedy, args)}),
         "configuration": vars(args),
         "versions": {
             "sgpo": __version__,
@@ -86,3 +97,7 @@ def save_evaluation(evaluation: Evaluation, args: Any) -> None:
                 "length": sample.length,
             }
             file.write(json.dumps(row) + "\n")
+
+
+def _averages(evaluation: Evaluation, args: Any) -> dict[str, Any]:
+    return {**evaluation.metrics(), "by": evaluation.by(args.group_by) if args.group_by else {}}

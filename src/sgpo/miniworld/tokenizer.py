@@ -67,6 +67,7 @@ def build_tokenizer(documents: int = 2000) -> PreTrainedTokenizerFast:
         tokenizer_object=tokenizer,
         eos_token=END,
         pad_token=PAD,
+        unk_token=PAD,  # never used; without one, loaders of Qwen2 checkpoints add a token that the model does not have
         additional_special_tokens=list(ROLES),
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,

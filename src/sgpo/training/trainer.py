@@ -33,7 +33,7 @@ from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
 from sgpo.training.loss import LossSums, completion_logprobs, microbatch_loss
 from sgpo.training.methods import METHODS
-from sgpo.training.metrics import group_metrics, mean
+from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
 from sgpo.training.objectives import Thresholds
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
@@ -175,6 +175,7 @@ class SGPOTrainer(Trainer):
         self._update_metrics = [group_metrics(part, a) for part, a in zip(parts, assemblies, strict=True)]
         # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass.
         self._updates[1:] = [self._with_old_logprobs(sequences) for sequences in self._updates[1:]]
+        self._record(sampler_mismatch(groups, [row for rows in self._updates[1:] for row in rows]))
 
     def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update."""
@@ -202,15 +203,11 @@ class SGPOTrainer(Trainer):
             )
 
     def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
-        """Sequences of later updates: pi_old is the policy before the first, recomputed by the training engine."""
-        asked = [row for row in sequences if row.term == "surrogate" and any(row.weights)]
+        """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
+        rows = [row for row in sequences if any(row.weights)]
+        asked = [row for row in rows if row.term == "surrogate"]
         found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
-        wanted = {id(row) for row in asked}
-        return [
-            replace(row, old_logprobs=next(found)) if id(row) in wanted else row
-            for row in sequences
-            if any(row.weights)
-        ]
+        return [replace(row, old_logprobs=next(found)) if row.term == "surrogate" else row for row in rows]
 
     def _sampling_seed(self) -> int:
         """Follows from the seed and the number of the rollout batch alone."""
@@ -279,11 +276,15 @@ class SGPOTrainer(Trainer):
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
         self._logged.clear()
+        if not resume_from_checkpoint:
+            cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Trainer calls this when it resumes, and knows by then which step it resumes from."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step if checkpoint else 0)
+        if checkpoint:
+            cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step)
 
 
 def cut_metrics(path: Path, last_step: int) -> None:

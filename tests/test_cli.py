@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sgpo
+from sgpo.cli import COMMANDS, main
+from sgpo.miniworld.world import Sizes, create_world
+from sgpo.problems import load_problems
+
+RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    sizes = Sizes(sft=20, rl=12, dev=4, test=6, test_deeper=2, test_unseen=2)
+    folder = create_world(tmp_path_factory.mktemp("world"), seed=0, sizes=sizes, base=checkpoint)
+    # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
+    generation = folder / "base" / "generation_config.json"
+    ends = list(range(1, 400, 4))
+    generation.write_text(json.dumps({**json.loads(generation.read_text()), "eos_token_id": ends}))
+    return folder
+
+
+@pytest.fixture
+def recipe(world: Path, tmp_path: Path) -> Callable[[str], list[str]]:
+    """The command line of a recipe, its paths and sizes overridden."""
+
+    def arguments(name: str) -> list[str]:
+        common = ["--use_cpu", "true", "--disable_tqdm", "true", "--output_dir", str(tmp_path / name)]
+        source = ["--config", str(RECIPES / f"{name}.yaml"), "--model", str(world / "base")]
+        if name == "sft":
+            return [*source, *common, "--problems", str(world / "sft.jsonl")]
+        small = ["--max_steps", "2", "--problems_per_rollout", "4", "--max_completion_length", "10"]
+        data = ["--problems", str(world / "rl.jsonl"), "--eval_problems", str(world / "dev.jsonl")]
+        return [*source, *common, *data, *small]
+
+    return arguments
+
+
+# --- help, version, refusals ---------------------------------------------------------------------------------------
+
+
+def exit_status(arguments: list[str]) -> int | str | None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_help_lists_the_commands(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(arguments) == 0
+    out = capsys.readouterr().out
+    assert "usage: sgpo COMMAND" in out
+    for command, text in COMMANDS.items():
+        assert f"{command:<12}{text}" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["--version"]) == 0
+    assert capsys.readouterr().out == f"sgpo {sgpo.__version__}\n"
+
+
+def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status(["tarin"]) == 2
+    error = capsys.readouterr().err
+    assert "tarin" in error
+    assert "train" in error
+
+
+@pytest.mark.parametrize(("command", "option"), [("sft", "--validation_share"), ("train", "--alpha_max"), ("eval", "--k")])
+def test_help_of_a_command_lists_its_options(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_status([command, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert option in out
+    assert f"sgpo {command}" in out
+
+
+def error_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a refused command writes, after which it exits with status 2."""
+    capsys.readouterr()
+    try:
+        status = main(arguments)
+    except SystemExit as stopped:  # argparse's own refusals, with the usage before the line
+        status = stopped.code  # type: ignore[assignment]
+        assert status == 2
+        return capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2
+    error = capsys.readouterr().err
+    (line,) = [part for part in error.strip().splitlines() if part.startswith(f"sgpo {arguments[0]}: ")]
+    assert error.strip().endswith(line), "more than one line"
+    return line
+
+
+def test_unknown_key_of_a_recipe_is_named(
+    recipe: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, command in (("sgpo", "train"), ("sft", "sft")):
+        values = yaml.safe_load((RECIPES / f"{name}.yaml").read_text())
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump({**values, "learning_rat": 1e-4}))
+        arguments = [str(config) if argument.endswith(".yaml") else argument for argument in recipe(name)]
+        assert "learning_rat" in error_line([command, *arguments], capsys)
+    assert "--learning_rat" in error_line(["train", *recipe("sgpo"), "--learning_rat", "1"], capsys)
+    assert not (tmp_path / "sgpo").exists()
+
+
+def test_missing_files_are_named(
+    recipe: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "nothing.jsonl")
+    assert missing in error_line(["train", *recipe("sgpo"), "--problems", missing], capsys)
+    assert missing in error_line(["train", *recipe("sgpo"), "--eval_problems", missing], capsys)
+    assert missing in error_line(["sft", *recipe("sft"), "--problems", missing], capsys)
+    assert missing in error_line(["eval", "--model", "x", "--problems", missing], capsys)
+    missing = str(tmp_path / "nothing.yaml")
+    assert missing in error_line(["train", "--config", missing], capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--method", "ppo"], "choose one of grpo, sgpo"),
+        (["--problems_per_rollout", "5"], "must be a multiple of updates_per_rollout"),
+        (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
+        (["--columns", "answer=solution"], "there is no column 'solution'"),
+        (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
+        (["--limit", "0"], "limit must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused(
+    recipe: Callable[[str], list[str]], changes: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in error_line(["train", *recipe("sgpo"), *changes], capsys)
+
+
+def test_problems_without_responses_are_refused(
+    recipe: Callable[[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"prompt": "Compute 1+1", "answer": "2"}\n')
+    assert "fill the column 'response'" in error_line(["sft", *recipe("sft"), "--problems", str(bare)], capsys)
+
+
+# --- from warm-up to evaluation ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parity_reward(tmp_path: Path) -> str:
+    """The name of a reward function in a file of the user's."""
+    file = tmp_path / "reward.py"
+    file.write_text("def parity(completions, **columns):\n    return [float(len(c) % 2) for c in completions]\n")
+    return f"{file}:parity"
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_warm_up_training_and_evaluation(
+    recipe: Callable[[str], list[str]],
+    world: Path,
+    parity_reward: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["sft", *recipe("sft"), "--learning_rate", "0.003"]) == 0
+    warm = tmp_path / "sft"
+    assert (warm / "model.safetensors").read_bytes() != (world / "base" / "model.safetensors").read_bytes()
+    configuration = yaml.safe_load((warm / "config.yaml").read_text())
+    assert configuration["learning_rate"] == 0.003
+    assert configuration["num_train_epochs"] == 1
+
+    assert main(["train", *recipe("sgpo"), "--model", str(warm), "--rewards", parity_reward]) == 0
+    trained = tmp_path / "sgpo"
+    lines = lines_of(trained / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert {"reward/autonomous", "reward/guided", "alpha", "entropy", "divergence"} <= set(lines[0])
+    assert (trained / "model.safetensors").read_bytes() != (warm / "model.safetensors").read_bytes()
+    configuration = yaml.safe_load((trained / "config.yaml").read_text())
+    expected = {"method": "sgpo", "delta": 3.0, "problems_per_rollout": 4, "max_steps": 2, "model": str(warm)}
+    assert {name: configuration[name] for name in expected} == expected
+
+    capsys.readouterr()
+    output = tmp_path / "evaluation"
+    evaluated = ["eval", "--model", str(trained), "--problems", str(world / "test.jsonl"), "--k", "2"]
+    short = ["--max_completion_length", "10", "--group_by", "family", "--output", str(output)]
+    assert main([*evaluated, *short]) == 0
+    out = capsys.readouterr().out
+    assert "avg@2" in out
+    assert "6 problems" in out
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["problems"] == 6
+    assert summary["avg_at_2"] == 0.0  # nothing is learnt in two steps of ten tokens
+    problems = load_problems(world / "test.jsonl")
+    assert set(summary["by"]) == {problem.extra["family"] for problem in problems}
+    assert summary["configuration"]["k"] == 2
+    assert set(summary["versions"]) >= {"sgpo", "torch", "transformers"}
+    samples = lines_of(output / "samples.jsonl")
+    assert [sample["id"] for sample in samples] == [problem.id for problem in problems for _ in range(2)]
+    assert all(sample["length"] <= 10 for sample in samples)
+
+
+def test_grpo_and_its_saved_configuration(
+    recipe: Callable[[str], list[str]], parity_reward: str, tmp_path: Path
+) -> None:
+    """The saved configuration is a recipe of its own, which repeats the run."""
+    evaluation = ["--eval_strategy", "steps", "--eval_steps", "2", "--eval_samples", "1"]
+    assert main(["train", *recipe("grpo"), *evaluation, "--rewards", parity_reward]) == 0
+    saved = tmp_path / "grpo" / "config.yaml"
+    assert yaml.safe_load(saved.read_text())["method"] == "grpo"
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(saved), "--output_dir", str(again)]) == 0
+    first, second = (lines_of(folder / "metrics.jsonl") for folder in (tmp_path / "grpo", again))
+    for name in ("reward/autonomous", "length/autonomous", "entropy", "loss", "eval_avg_at_1"):
+        values = [line[name] for line in first if name in line]
+        assert any(values), name
+        assert values == pytest.approx([line[name] for line in second if name in line], rel=1e-5), name
+    assert not any("reward/guided" in line for line in first)
+
+
+def test_recipes_have_equal_samples_and_steps() -> None:
+    ours, other = (yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) for name in ("sgpo", "grpo"))
+    assert ours["num_autonomous"] + ours["num_guided"] == other["num_autonomous"] + other["num_guided"] == 12
+    for name in set(ours) - {"method", "delta", "output_dir"}:
+        assert ours[name] == other[name], name
+
+
+def test_import_needs_neither_torch_nor_transformers() -> None:
+    code = "import sys, sgpo, sgpo.cli; print(sorted({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    assert set(sgpo.__all__) <= set(dir(sgpo))
+    for name in sgpo.__all__:
+        assert getattr(sgpo, name).__name__ == name
+    with pytest.raises(AttributeError, match="module 'sgpo' has no attribute 'nothing'"):
+        sgpo.nothing  # noqa: B018

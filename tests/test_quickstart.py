@@ -1,0 +1,317 @@
+"""The quickstart's own parts by hand-made inputs, and the whole of it once, small."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sgpo.plots import read_metrics, series, smoothed, spread, training_plot
+from sgpo.quickstart import FAST, NORMAL, STAGES, StageBars, build_commands, prepare, progress_bars
+from sgpo.quickstart_processes import Command, StageFailed, run_commands
+from sgpo.quickstart_report import build_summary, difference, print_example, print_results, problem_rates
+
+MODELS = ("base", "sft", "grpo", "sgpo")
+
+
+# --- processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """`python -m sgpo NAME`, started in this folder, runs NAME.py in place of a command."""
+    (tmp_path / "sgpo").mkdir()
+    (tmp_path / "sgpo" / "__init__.py").touch()
+    (tmp_path / "sgpo" / "__main__.py").write_text(
+        "import runpy, sys\nrunpy.run_path(f'{sys.argv[1]}.py', run_name='__main__')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def wait_for(path: Path) -> str:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{path} was not written"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+LONG = """
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open("pids.part", "w").write(f"{os.getpid()} {child.pid}\\n")
+os.rename("pids.part", "pids")
+time.sleep(600)
+"""
+FAILING = """
+import os, sys, time
+while not os.path.exists("pids"):
+    time.sleep(0.02)
+for number in range(40):
+    print("line", number)
+sys.exit("what went wrong")
+"""
+
+
+def test_a_failure_shows_the_end_of_its_log_and_ends_the_others(scripts: Path) -> None:
+    (scripts / "long.py").write_text(LONG)
+    (scripts / "failing.py").write_text(FAILING)
+    commands = {"first": Command("long", {}), "second": Command("failing", {}), "third": Command("never", {})}
+    with pytest.raises(StageFailed) as caught:
+        run_commands(commands, scripts, lambda ended: None)
+    message = str(caught.value)
+    assert "second ended with exit status 1" in message
+    assert "| what went wrong" in message
+    assert "| line 39" in message
+    assert "| line 25\n" not in message
+    assert str(scripts / "second.log") in message
+    assert not any(is_alive(int(pid)) for pid in (scripts / "pids").read_text().split())
+    assert not (scripts / "third.log").exists()
+
+
+def test_commands_run_two_at_a_time_in_order(scripts: Path) -> None:
+    (scripts / "note.py").write_text(
+        "import sys, time\n"
+        "open('notes', 'a').write(f'start {sys.argv[3]}\\n'); time.sleep(0.5); open('notes', 'a').write('end\\n')\n"
+    )
+    commands = {f"c{i}": Command("note", {"number": i}) for i in range(4)}
+    seen: list[int] = []
+    run_commands(commands, scripts, lambda ended: seen.append(len(ended)))
+    notes = (scripts / "notes").read_text().split("\n")
+    running = [notes[: i + 1].count("end") for i in range(len(notes))]
+    started = [sum(note.startswith("start") for note in notes[: i + 1]) for i in range(len(notes))]
+    assert max(s - e for s, e in zip(started, running, strict=True)) == 2
+    assert seen == sorted(seen)
+    assert seen[-1] == 4
+    assert (scripts / "c2.log").read_text().startswith("$ ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_process(scripts: Path, number: signal.Signals) -> None:
+    (scripts / "long.py").write_text(LONG)
+    code = (
+        "from pathlib import Path\n"
+        "from sgpo.quickstart_processes import Command, ending_signals, run_commands\n"
+        "with ending_signals():\n"
+        "    run_commands({'long': Command('long', {})}, Path(), lambda ended: None)\n"
+    )
+    # -P: unlike the commands that it starts, the parent takes the real package.
+    parent = subprocess.Popen([sys.executable, "-P", "-c", code], cwd=scripts, stderr=subprocess.PIPE, text=True)
+    pids = [int(pid) for pid in wait_for(scripts / "pids").split()]
+    assert all(is_alive(pid) for pid in pids)
+    parent.send_signal(number)
+    _, errors = parent.communicate(timeout=20)
+    assert "KeyboardInterrupt" in errors
+    assert not any(is_alive(pid) for pid in pids)
+
+
+# --- commands -------------------------------------------------------------------------------------------------
+
+
+def test_both_methods_differ_in_nothing_but_the_recipe(tmp_path: Path) -> None:
+    """Same start, same samples a problem, same steps, same problems."""
+    commands = build_commands(tmp_path, 3, NORMAL)
+    sgpo, grpo = (commands[name].configuration() for name in ("sgpo", "grpo"))
+    assert {key for key in sgpo if sgpo[key] != grpo.get(key)} == {"config", "method", "delta", "output_dir"}
+    assert sgpo["num_autonomous"] + sgpo["num_guided"] == 12
+    assert sgpo["seed"] == 3
+    assert sgpo["model"] == commands["sft"].options["output_dir"]
+
+
+def test_stages_run_every_command_once(tmp_path: Path) -> None:
+    names = [name for _, names in STAGES.values() for name in names]
+    assert sorted(names) == sorted(build_commands(tmp_path, 0, NORMAL))
+
+
+def test_evaluations_are_unguided_but_for_the_reference(tmp_path: Path) -> None:
+    evaluations = {n: c.options for n, c in build_commands(tmp_path, 0, FAST).items() if c.name == "eval"}
+    assert {n for n, options in evaluations.items() if options.get("guided")} == {"eval-base-guided", "eval-sft-guided"}
+    unguided = [options for options in evaluations.values() if not options.get("guided")]
+    assert len(unguided) == 4
+    for options in unguided:
+        assert (options["k"], options["temperature"], options["top_p"], options["greedy"]) == (4, 0.6, 0.95, True)
+        assert options["problems"] == tmp_path / "miniworld" / "test.jsonl"
+
+
+def test_results_of_an_earlier_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    stale = [tmp_path / "sgpo" / "metrics.jsonl", tmp_path / "evaluation" / "sft" / "summary.json"]
+    kept = [tmp_path / "notes.txt", tmp_path / "sgpo" / "model.safetensors"]
+    for path in (*stale, *kept, tmp_path / "summary.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
+    prepare(tmp_path, {"sft": Command("sft", {"model": "a b", "seed": 1})})
+    assert not any(path.exists() for path in (*stale, tmp_path / "summary.json"))
+    assert all(path.exists() for path in kept)
+    assert (tmp_path / "commands.sh").read_text() == "sgpo sft --model 'a b' --seed 1\n"
+
+
+def test_without_a_terminal_lines_tell_the_progress(tmp_path: Path) -> None:
+    """A line for each quarter of the steps, not for each look."""
+    commands = {name: command for name, command in build_commands(tmp_path, 0, FAST).items() if name == "sgpo"}
+    console = Console(width=88, record=True, force_terminal=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    with progress_bars(console) as bars:
+        watcher = StageBars(bars, tmp_path, commands)
+        watcher.watch(set())
+        (tmp_path / "sgpo").mkdir()
+        with (tmp_path / "sgpo" / "metrics.jsonl").open("w") as file:
+            for step in (1, 2):
+                row = {"step": step, "reward/autonomous": step / 10, "reward/guided": 0.9, "alpha": 0.25}
+                print(json.dumps(row), file=file, flush=True)
+                watcher.watch(set())
+                watcher.watch(set())
+    said = [line for line in console.export_text().splitlines() if line.startswith("SGPO step")]
+    assert said == [
+        "SGPO step 1: reward 0.10  guided 0.90  alpha 0.25",
+        "SGPO step 2: reward 0.15  guided 0.90  alpha 0.25",
+    ]
+
+
+# --- summary --------------------------------------------------------------------------------------------------
+
+
+def write_evaluation(folder: Path, rewards: dict[str, list[float]], greedy: float) -> None:
+    folder.mkdir(parents=True)
+    values = [value for of_problem in rewards.values() for value in of_problem]
+    average = sum(values) / len(values)
+    averages = {"standard_error": 0.1, "truncated": 0.0, "by": {"order": average}}
+    summary = {"avg_at_4": average, **averages, "greedy": {"avg_at_1": greedy, **averages, "by": {"order": greedy}}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    rows = [{"id": name, "reward": value} for name, of_problem in rewards.items() for value in of_problem]
+    (folder / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def summary(tmp_path: Path) -> dict[str, Any]:
+    for name, second in zip(MODELS, ([0, 0], [0, 1], [1, 0], [1, 1]), strict=True):
+        write_evaluation(tmp_path / name, {"p": [0, 1], "q": [float(value) for value in second]}, greedy=0.5)
+    write_evaluation(tmp_path / "sft-guided", {"p": [1, 1], "q": [1, 0]}, greedy=1.0)
+    return build_summary(tmp_path, MODELS)
+
+
+def test_summary_by_hand(summary: dict[str, Any], tmp_path: Path) -> None:
+    averages = {name: score["avg_at_4"] for name, score in summary["scores"].items()}
+    assert averages == {"base": 0.25, "sft": 0.5, "grpo": 0.5, "sgpo": 0.75}
+    assert summary["scores"]["sgpo"]["greedy"] == 0.5
+    assert summary["scores"]["sgpo"]["by_family"] == {"order": {"avg_at_4": 0.75, "greedy": 0.5}}
+    assert summary["guided"] == {"sft": {"pass_rate": 0.75, "by_family": {"order": 0.75}}}
+    assert summary["problems"] == 2
+    assert set(summary["versions"]) == {"python", "sgpo", "torch", "transformers", "trl"}
+    assert problem_rates(tmp_path / "sgpo" / "samples.jsonl") == {"p": 0.5, "q": 1.0}
+    assert summary["sgpo_minus_grpo"]["mean"] == 0.25  # p: 0, q: 0.5
+
+
+def test_difference_pairs_problems() -> None:
+    """A constant advantage on every problem has no spread, however much the problems differ."""
+    found = difference({"a": 1.0, "b": 0.25, "c": 0.5}, {"c": 0.25, "b": 0.0, "a": 0.75})
+    assert found == {"mean": 0.25, "interval_95": [0.25, 0.25]}
+
+
+def test_interval_is_that_of_a_mean() -> None:
+    """1.96 standard errors to each side: differences of -1 and 1 in equal parts over 400 problems, 0.098."""
+    low, high = difference({str(i): float(i % 2) for i in range(400)}, {str(i): 1.0 - i % 2 for i in range(400)})[
+        "interval_95"
+    ]
+    assert low == pytest.approx(-0.098, abs=0.01)
+    assert high == pytest.approx(0.098, abs=0.01)
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_table_fits_a_terminal(summary: dict[str, Any], fast: bool) -> None:
+    console = Console(width=88, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    print_results(console, {**summary, "fast": fast})
+    text = console.export_text()
+    assert "75.0 / 50.0" in text
+    assert "+25.0 points" in text
+    assert ("only show that everything runs" in text) is fast
+    assert max(len(line) for line in text.splitlines()) <= 88
+
+
+def test_example_shows_problem_strategy_and_response(tmp_path: Path) -> None:
+    row = {
+        "id": "1",
+        "prompt": "2+[x]=3",
+        "answer": "1",
+        "strategy": "undo",
+        "response": "\\boxed{1}",
+        "family": "order",
+    }
+    (tmp_path / "rl.jsonl").write_text(json.dumps(row) + "\n")
+    console = Console(width=88, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    print_example(console, tmp_path / "rl.jsonl")
+    text = console.export_text()
+    assert all(part in text for part in ("2+[x]=3", "undo", "\\boxed{1}"))
+
+
+# --- plot -----------------------------------------------------------------------------------------------------
+
+
+def test_series_and_smoothing_by_hand() -> None:
+    rows = [{"step": 1, "alpha": 0.5}, {"step": 2}, {"step": 3, "alpha": 0.25}, {"train_runtime": 1.0}]
+    assert series(rows, "alpha") == ([1, 3], [0.5, 0.25])
+    assert smoothed([1.0, 2.0]) == [1.0, 2.0]  # too short for a window
+    assert smoothed([0.0] * 6 + [2.0] * 6) == [0.0] * 5 + [2 / 3, 4 / 3] + [2.0] * 5  # one neighbour to each side
+    assert spread([0.5, 0.52, 0.1], 0.1) == pytest.approx([0.5, 0.6, 0.1])
+
+
+def test_a_half_written_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1}\n{"st')
+    assert read_metrics(path) == [{"step": 1}]
+
+
+def test_plot_writes_both_files(tmp_path: Path) -> None:
+    rows = [{"step": i, "reward/autonomous": i / 20, "alpha": 0.4, "reward/guided": 0.9} for i in range(1, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    training_plot({"sgpo": tmp_path / "metrics.jsonl", "grpo": tmp_path / "missing.jsonl"}, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    svg = (tmp_path / "plot.svg").read_text()
+    assert "guided</" in svg
+    assert ">GRPO</" not in svg
+
+
+# --- everything -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.integration
+def test_quickstart_runs(tmp_path: Path) -> None:
+    output = tmp_path / "quickstart"
+    command = [sys.executable, "-m", "sgpo", "quickstart", "--fast", "--output", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((output / "summary.json").read_text())
+    families = set(summary["scores"]["base"]["by_family"])
+    assert len(families) >= 6
+    for name in MODELS:
+        score = summary["scores"][name]
+        assert 0 <= score["avg_at_4"] <= 1
+        assert 0 <= score["greedy"] <= 1
+        assert set(score["by_family"]) == families
+    assert set(summary["guided"]) == {"base", "sft"}
+    assert set(summary["seconds"]) == {"world", "warm_up", "training", "evaluation", "report", "total"}
+    assert summary["fast"] is True
+    assert summary["configuration"]["sgpo"]["method"] == "sgpo"
+    for name in ("sft", "grpo", "sgpo"):
+        assert (output / name / "model.safetensors").exists()
+    for name in ("grpo", "sgpo"):
+        assert read_metrics(output / name / "metrics.jsonl")[-1]["step"] == 4
+    for name in ("training.png", "training.svg", "commands.sh", "miniworld/test_deeper.jsonl", "logs/sgpo.log"):
+        assert (output / name).exists(), name
+    assert "only show that everything runs" in done.stdout
