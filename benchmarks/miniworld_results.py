@@ -33,6 +33,8 @@ from sgpo.tokenizers import end_token_ids, pad_token_id
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 RECIPES = Path(__file__).parents[1] / "src/sgpo/recipes/miniworld"
+# Two-sided 95% quantiles of the t distribution by degrees of freedom.
+T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 TEST_SETS = ("test", "test_deeper", "test_unseen")
 
 # The same number of configurations and seeds for each method.
@@ -130,23 +132,39 @@ def run(cells: dict[str, list[str]], seeds: list[int], bases: list[Path], output
 
 
 def table(path: Path) -> None:
-    """Mean and standard deviation over seeds, and for the main set each family."""
+    """Markdown: mean and standard deviation over seeds, and the paired difference to GRPO with a 95% t interval."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    for cell in dict.fromkeys(row["cell"] for row in rows):
-        of_cell = [row["scores"] for row in rows if row["cell"] == cell]
-        parts = []
-        for name in of_cell[0]:
-            for key in ("avg_at_4", "greedy"):
-                values = [100 * found[name][key] for found in of_cell]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                parts.append(f"{name} {key} {statistics.mean(values):.1f} ± {spread:.1f}")
-        first = next(iter(of_cell[0]))
-        families = {
-            family: statistics.mean(100 * found[first]["by"][family] for found in of_cell)
-            for family in of_cell[0][first]["by"]
-        }
-        print(f"{cell} ({len(of_cell)} seeds): " + "; ".join(parts))
-        print("   " + ", ".join(f"{family} {value:.1f}" for family, value in families.items()))
+    by_cell: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        by_cell.setdefault(row["cell"], {})[row["seed"]] = row["scores"]
+    names = sorted(by_cell, key=lambda name: (name not in ("base", "sft", "grpo"), name != "sgpo", name))
+    for set_name in next(iter(by_cell.values()))[rows[0]["seed"]]:
+        families = list(rows[0]["scores"][set_name]["by"])
+        print(f"\n### {set_name}\n\n| | seeds | avg@4 | greedy | {' | '.join(families)} | minus GRPO |")
+        print("|" + "---|" * (len(families) + 5))
+        for name in names:
+            found = {seed: scores[set_name] for seed, scores in by_cell[name].items()}
+            cells = [mean_and_spread([f["avg_at_4"] for f in found.values()])]
+            cells += [mean_and_spread([f["greedy"] for f in found.values()])]
+            cells += [f"{statistics.mean(100 * f['by'][family] for f in found.values()):.1f}" for family in families]
+            other = {seed: scores[set_name] for seed, scores in by_cell.get("grpo", {}).items()}
+            pairs = [f["avg_at_4"] - other[seed]["avg_at_4"] for seed, f in found.items() if seed in other]
+            cells.append("" if name == "grpo" else difference(pairs))
+            print(f"| {name} | {len(found)} | " + " | ".join(cells) + " |")
+
+
+def mean_and_spread(values: list[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
+
+
+def difference(pairs: list[float]) -> str:
+    """Mean of paired differences over seeds, with its 95% t interval."""
+    if len(pairs) < 2:
+        return f"{100 * pairs[0]:+.1f}" if pairs else ""
+    reach = T_95[len(pairs) - 1] * statistics.stdev(pairs) / len(pairs) ** 0.5
+    middle = statistics.mean(pairs)
+    return f"{100 * middle:+.1f} [{100 * (middle - reach):+.1f}, {100 * (middle + reach):+.1f}]"
 
 
 def main() -> None:

@@ -44,7 +44,7 @@ def recipe(world: Path, tmp_path: Path) -> Callable[[str], list[str]]:
     return arguments
 
 
-# --- help, version, refusals ---------------------------------------------------------------------------------------
+# --- help, version, refusals --------------------------------------------------------------------------------
 
 
 def exit_status(arguments: list[str]) -> int | str | None:
@@ -74,7 +74,9 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert "train" in error
 
 
-@pytest.mark.parametrize(("command", "option"), [("sft", "--validation_share"), ("train", "--alpha_max"), ("eval", "--k")])
+@pytest.mark.parametrize(
+    ("command", "option"), [("sft", "--validation_share"), ("train", "--alpha_max"), ("eval", "--k")]
+)
 def test_help_of_a_command_lists_its_options(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_status([command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -148,7 +150,7 @@ def test_problems_without_responses_are_refused(
     assert "fill the column 'response'" in error_line(["sft", *recipe("sft"), "--problems", str(bare)], capsys)
 
 
-# --- from warm-up to evaluation ----------------------------------------------------------------------------------------
+# --- from warm-up to evaluation -----------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ from sgpo.prompts import encode_prompts, guided_messages, response_messages, stu
 
 METHODS = ("add", "subtract", "multiply", "divide")
 
-# --- an independent check of every family: the text of the puzzle, Python's own arithmetic, exact fractions ------
+# --- an independent check of every family: the text of the puzzle, Python's own arithmetic, exact fractions -
 
 
 def evaluated(term: str, **names: Any) -> Any:
@@ -218,7 +218,7 @@ def test_valid_computations() -> None:
     assert not valid_computations("(a) add: 3+4=7 (b) subtract: 7-2=9")
 
 
-# --- strategies ---------------------------------------------------------------------------------------------------
+# --- strategies ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -240,7 +240,7 @@ def test_strategies_have_three_parts_and_no_number(family: str) -> None:
     assert len(types) == 1  # the rule alone: nothing of an instance
 
 
-# --- splits -------------------------------------------------------------------------------------------------------
+# --- splits -------------------------------------------------------------------------------------------------
 
 SIZES = Sizes(sft=36, rl=36, dev=36, test=36, test_deeper=18, test_unseen=18)
 
@@ -303,7 +303,7 @@ def test_columns_of_the_problems() -> None:
             assert verify(problem.response or "", problem.answer).correct
 
 
-# --- documents of pretraining -------------------------------------------------------------------------------------
+# --- documents of pretraining -------------------------------------------------------------------------------
 
 
 def binomial_error(rate: float, count: int) -> float:
@@ -359,7 +359,7 @@ def test_worksheets_follow_their_strategy_right_or_wrong() -> None:
     assert 0.5 - 4 * binomial_error(0.5, len(stream)) < share < 0.56 + 4 * binomial_error(0.5, len(stream))
 
 
-# --- tokenizer and base model ----------------------------------------------------------------------------------------
+# --- tokenizer and base model -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -418,9 +418,9 @@ def test_the_prompt_is_a_prefix_of_prompt_and_response(tokenizer: Any, documents
     """In token ids: supervised fine-tuning and sampling start from the same ones."""
     for prompt, response in documents:
         (ids,) = encode_prompts(tokenizer, [prompt])
-        whole = tokenizer(
-            tokenizer.apply_chat_template(prompt + response, tokenize=False), add_special_tokens=False
-        )["input_ids"]
+        whole = tokenizer(tokenizer.apply_chat_template(prompt + response, tokenize=False), add_special_tokens=False)[
+            "input_ids"
+        ]
         answer = tokenizer(response[0]["content"], add_special_tokens=False)["input_ids"]
         assert whole == [*ids, *answer, tokenizer.eos_token_id]
 

@@ -22,9 +22,9 @@ from sgpo.training.trainer import SGPOTrainer, cut_metrics
 
 F64 = torch.float64
 
-# --- eight problems with given rollouts -----------------------------------------------------------------------
+# --- eight problems with given rollouts ---------------------------------------------------------------------
 
-# (reward, tokens before the end token) of each completion; "cut" has no end token, and its text is that of a right answer
+# (reward, tokens before the end token) of each completion; "cut" has no end token, though its text is right
 Plan = list[tuple[int | str, int]]
 PLANS: list[tuple[Plan, Plan]] = [
     ([(1, 4), (0, 3), (0, 6)], [(1, 5), (1, 2)]),
@@ -159,7 +159,7 @@ def updates_of(trainer: SGPOTrainer, problems: list[Problem], tokenizer: Any) ->
     return [asked[start : start + size] for start in range(0, len(asked), size)]
 
 
-# --- the reference: method.md section 3 in plain float64, full logits, one sequence at a time -------------------
+# --- the reference: method.md section 3 in plain float64, full logits, one sequence at a time ---------------
 
 
 class Reference:
@@ -234,7 +234,7 @@ class Reference:
         return loss.item(), gradient_of(policy)
 
 
-# --- gradients -------------------------------------------------------------------------------------------------
+# --- gradients ----------------------------------------------------------------------------------------------
 
 
 def test_gradients_of_both_updates_equal_the_reference(
@@ -341,10 +341,12 @@ def test_updates_without_any_weight_change_nothing(make_trainer: MakeTrainer, pr
     assert all(math.isfinite(v) for entry in entries for v in entry.values())
 
 
-# --- sampling and verification -----------------------------------------------------------------------------------
+# --- sampling and verification ------------------------------------------------------------------------------
 
 
-def test_both_groups_are_sampled_in_one_call(make_trainer: MakeTrainer, problems: list[Problem], script: Script) -> None:
+def test_both_groups_are_sampled_in_one_call(
+    make_trainer: MakeTrainer, problems: list[Problem], script: Script
+) -> None:
     trainer = make_trainer(temperature=0.9, top_p=0.8, seed=7)
     groups = trainer._sample(problems)
     [(requests, sampling, seed)] = trainer.sampler.calls  # type: ignore[attr-defined]
@@ -363,6 +365,12 @@ def test_both_groups_are_sampled_in_one_call(make_trainer: MakeTrainer, problems
     assert trainer._sampling_seed() == seed  # the same rollout batch
     trainer.state.global_step = 2
     assert trainer._sampling_seed() != seed
+
+
+def test_an_empty_strategy_is_none(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
+    trainer = make_trainer()
+    (group,) = trainer._sample([trainer_module.replace(problems[3], strategy="")])
+    assert (len(group.autonomous), group.guided, group.guided_prompt_ids) == (5, [], None)
 
 
 def test_a_prompt_is_the_chat_template_and_nothing_more(
@@ -386,9 +394,7 @@ def test_rewards_are_those_of_the_plans(make_trainer: MakeTrainer, problems: lis
         assert [rollout.truncated for rollout in group.guided] == [plan[0] == "cut" for plan in plans[1]]
 
 
-def test_reward_functions_get_columns_and_weights(
-    make_trainer: MakeTrainer, problems: list[Problem]
-) -> None:
+def test_reward_functions_get_columns_and_weights(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
     seen: dict[str, list[Any]] = {}
 
     def level(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
@@ -408,7 +414,11 @@ def test_reward_functions_get_columns_and_weights(
 
 
 def test_reward_weights_are_given_to_the_constructor(
-    make_config: Callable[..., SGPOConfig], checkpoint: Path, problems: list[Problem], script: Script, scripted_sampler: Any
+    make_config: Callable[..., SGPOConfig],
+    checkpoint: Path,
+    problems: list[Problem],
+    script: Script,
+    scripted_sampler: Any,
 ) -> None:
     trainer = SGPOTrainer(
         str(checkpoint),
@@ -422,7 +432,7 @@ def test_reward_weights_are_given_to_the_constructor(
     assert [rollout.reward for rollout in group.autonomous] == [0.75, 0.0, 0.0]
 
 
-# --- metrics, evaluation, checkpoints ----------------------------------------------------------------------------
+# --- metrics, evaluation, checkpoints -----------------------------------------------------------------------
 
 
 def lines_of(trainer: SGPOTrainer) -> list[dict[str, Any]]:
@@ -430,7 +440,9 @@ def lines_of(trainer: SGPOTrainer) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_metrics_file_by_hand(make_trainer: MakeTrainer, problems: list[Problem], tokenizer: Any, script: Script) -> None:
+def test_metrics_file_by_hand(
+    make_trainer: MakeTrainer, problems: list[Problem], tokenizer: Any, script: Script
+) -> None:
     trainer, recorder = make_trainer(), Recorder()
     trainer.add_callback(recorder)
     trainer.train()
@@ -471,7 +483,9 @@ def test_metrics_file_by_hand(make_trainer: MakeTrainer, problems: list[Problem]
     assert 0.0 < first["entropy"] < math.log(len(tokenizer))
 
 
-def test_metrics_of_tokens_by_hand(make_trainer: MakeTrainer, problems: list[Problem], tokenizer: Any, script: Script) -> None:
+def test_metrics_of_tokens_by_hand(
+    make_trainer: MakeTrainer, problems: list[Problem], tokenizer: Any, script: Script
+) -> None:
     """One update of the two problems of which both terms have weight."""
     chosen = [problems[0], problems[4]]
     trainer = make_trainer(train_dataset=chosen, problems_per_rollout=2, updates_per_rollout=1, max_steps=1)
@@ -611,7 +625,7 @@ def test_cut_metrics(tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -626,7 +640,10 @@ def test_cut_metrics(tmp_path: Path) -> None:
         ({"updates_per_rollout": 0}, r"must be a multiple of updates_per_rollout \(0\)"),
         ({"gradient_accumulation_steps": 2}, r"gradient_accumulation_steps must be 1: .* max_tokens_per_microbatch"),
         ({"delta": 0.0}, r"delta must be positive; for no clipping write delta: .inf"),
-        ({"save_strategy": "steps", "save_steps": 3}, r"save_steps \(3\) must be a multiple of updates_per_rollout \(2\)"),
+        ({"problems_per_rollout": 0}, r"problems_per_rollout \(0\) must be a multiple"),
+        ({"save_strategy": "steps", "save_steps": 3}, r"save_steps \(3\) must be a multiple of updates_per_rollout"),
+        ({"save_strategy": "steps", "save_steps": 0.5}, r"save_steps \(0\.5\) must be a multiple"),
+        ({"max_steps": 3}, r"max_steps \(3\) must be a multiple of updates_per_rollout \(2\)"),
     ],
 )
 def test_configuration_refuses(make_config: Callable[..., SGPOConfig], changes: dict[str, Any], message: str) -> None:
@@ -638,7 +655,8 @@ def test_configuration_accepts_the_edges(make_config: Callable[..., SGPOConfig])
     make_config(method="grpo", num_guided=0)
     make_config(delta=math.inf)
     make_config(save_strategy="no", save_steps=3)
-    config = make_config(problems_per_rollout=12, updates_per_rollout=3)
+    make_config(save_strategy="steps", save_steps=4, max_steps=-1)
+    config = make_config(problems_per_rollout=12, updates_per_rollout=3, max_steps=6)
     assert config.per_device_train_batch_size == 4
 
 
@@ -674,7 +692,7 @@ def test_configuration_has_the_defaults_of_the_paper(tmp_path: Path) -> None:
 
 def test_problems_without_any_strategy_are_refused(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
     bare = [trainer_module.replace(p, strategy=None) for p in problems]
-    with pytest.raises(ValueError, match="method sgpo needs strategies, and no problem has one; .* method: grpo"):
+    with pytest.raises(ValueError, match=r"method sgpo needs strategies, and no problem has one; .* method: grpo"):
         make_trainer(train_dataset=bare)
     make_trainer(train_dataset=bare, method="grpo")
 
@@ -714,7 +732,7 @@ def test_what_was_not_given_is_asked_for(make_trainer: MakeTrainer) -> None:
         trainer.get_train_dataloader()
 
 
-# --- which problems form a rollout batch ----------------------------------------------------------------------------
+# --- which problems form a rollout batch --------------------------------------------------------------------
 
 
 def test_rollout_batches_repeat_for_their_updates() -> None:

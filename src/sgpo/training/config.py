@@ -98,7 +98,11 @@ class SGPOConfig(TrainingArguments):
             raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
         if self.method == "sgpo" and self.num_guided < 1:
             raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
-        if self.updates_per_rollout < 1 or self.problems_per_rollout % self.updates_per_rollout:
+        if (
+            self.updates_per_rollout < 1
+            or self.problems_per_rollout < 1
+            or self.problems_per_rollout % self.updates_per_rollout
+        ):
             raise ValueError(
                 f"problems_per_rollout ({self.problems_per_rollout}) must be a multiple of updates_per_rollout "
                 f"({self.updates_per_rollout}): each update takes an equal part of the rollout batch"
@@ -110,8 +114,13 @@ class SGPOConfig(TrainingArguments):
             )
         if self.delta <= 0:
             raise ValueError("delta must be positive; for no clipping write delta: .inf")
-        if self.save_strategy == "steps" and self.save_steps >= 1 and self.save_steps % self.updates_per_rollout:
+        if self.save_strategy == "steps" and (self.save_steps < 1 or self.save_steps % self.updates_per_rollout):
             raise ValueError(
                 f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout "
                 f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
+            )
+        if self.max_steps > 0 and self.max_steps % self.updates_per_rollout:
+            raise ValueError(
+                f"max_steps ({self.max_steps}) must be a multiple of updates_per_rollout ({self.updates_per_rollout}): "
+                "a run ends, and may be resumed, between two rollout batches"
             )

@@ -128,9 +128,9 @@ class SGPOTrainer(Trainer):
         """Both groups of all problems in one call of the engine."""
         args, system = self.args, self.args.system_prompt
         prompts = encode_prompts(self.processing_class, [student_messages(p.prompt, system) for p in problems])
-        guided = {p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy is not None}
+        guided = {p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy}
         guided_ids = dict(zip(guided, encode_prompts(self.processing_class, list(guided.values())), strict=True))
-        sizes = [self.method.group_sizes(p.strategy is not None, args) for p in problems]
+        sizes = [self.method.group_sizes(bool(p.strategy), args) for p in problems]
         requests = [SampleRequest(ids, size) for ids, (size, _) in zip(prompts, sizes, strict=True)]
         requests += [SampleRequest(guided_ids[p.id], n) for p, (_, n) in zip(problems, sizes, strict=True) if n]
         sampling = SamplingConfig(args.max_completion_length, args.temperature, args.top_p)
