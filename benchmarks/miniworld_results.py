@@ -106,7 +106,8 @@ def run_cell(seed: int, name: str, options: list[str], output: Path, sets: tuple
     world = output / f"world-{seed}"
     folder = output / f"seed-{seed}" / name.replace(" ", "_").replace("=", "")
     arguments = ["--config", str(RECIPES / f"{options[0]}.yaml"), "--model", str(world / "sft")]
-    arguments += ["--problems", str(world / "rl.jsonl"), "--output_dir", str(folder), "--seed", str(seed)]
+    arguments += ["--problems", str(world / "rl.jsonl"), "--eval_problems", str(world / "dev.jsonl")]
+    arguments += ["--output_dir", str(folder), "--seed", str(seed)]
     run_logged(folder / "log.txt", "-m", "sgpo", "train", *arguments, "--disable_tqdm", "true", *options[1:])
     return {"seed": seed, "cell": name, "scores": score(folder, world, sets, folder / "scores.json")}
 

@@ -54,10 +54,10 @@ class UsageError(Exception):
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """While a command reads its input, a ValueError or a missing file is the user's to mend, without a traceback."""
+    """While a command reads its input, a ValueError or something missing is the user's to mend, without a traceback."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # transformers says a missing checkpoint as OSError
         raise UsageError(str(error)) from error
 
 
@@ -86,7 +86,8 @@ def _miniworld(argv: list[str]) -> None:
     pretrain = actions.add_parser("pretrain", help="pretrain the base model from nothing")
     for action, folder in ((create, "runs/miniworld"), (pretrain, "runs/miniworld/base")):
         action.add_argument("--output", type=Path, default=Path(folder), help=f"default {folder}")
-        action.add_argument("--seed", type=int, default=0)
+    create.add_argument("--seed", type=int, default=0, help="of the problems")
+    pretrain.add_argument("--seed", type=int, default=None, help="default: that of the shipped model")
     create.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
     pretrain.add_argument("--steps", type=int, default=None, help="updates of 64 documents")
     options = parser.parse_args(argv)
@@ -96,9 +97,10 @@ def _miniworld(argv: list[str]) -> None:
         with usage_errors():
             print(f"Written to {create_world(options.output, seed=options.seed, base=options.base or BASE_MODEL)}")
         return
-    from sgpo.miniworld.pretrain import STEPS, pretrain_with_progress
+    from sgpo.miniworld.pretrain import SHIPPED_SEED, STEPS, pretrain_with_progress
 
-    pretrain_with_progress(options.output, seed=options.seed, steps=options.steps or STEPS)
+    seed = SHIPPED_SEED if options.seed is None else options.seed
+    pretrain_with_progress(options.output, seed=seed, steps=options.steps or STEPS)
 
 
 def _sft(argv: list[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from sgpo.cli import usage_errors
@@ -94,6 +95,8 @@ def train(argv: list[str]) -> None:
             eval_dataset=read_problems(data, data.eval_problems) if data.eval_problems else None,
             reward_funcs=[load_reward(name) for name in data.rewards] or [math_reward],
         )
+        if data.resume and (not Path(args.output_dir).is_dir() or get_last_checkpoint(args.output_dir) is None):
+            raise ValueError(f"there is no checkpoint in {args.output_dir} to resume from; leave out --resume")
     save_configuration(args.output_dir, data, args)
     trainer.train(resume_from_checkpoint=data.resume or None)
     trainer.save_model()

@@ -21,6 +21,7 @@ from sgpo.miniworld.documents import pretraining_documents
 from sgpo.miniworld.tokenizer import build_tokenizer
 from sgpo.prompts import Messages, encode_prompts
 
+SHIPPED_SEED = 101  # the base model in the package; chosen among seeds by its pass rates (docs/miniworld.md)
 STEPS, DOCUMENTS_PER_STEP, SORTED_BATCHES = 1200, 64, 8
 MUON_LEARNING_RATE, ADAMW_LEARNING_RATE = 4e-3, 4e-3
 

@@ -119,6 +119,11 @@ class SGPOConfig(TrainingArguments):
                 f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout "
                 f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
             )
+        if self.save_strategy == "best" and (self.eval_steps is None or self.eval_steps % self.updates_per_rollout):
+            raise ValueError(
+                f"with save_strategy best, eval_steps ({self.eval_steps}) must be a multiple of updates_per_rollout "
+                f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
+            )
         if self.max_steps > 0 and self.max_steps % self.updates_per_rollout:
             raise ValueError(
                 f"max_steps ({self.max_steps}) must be a multiple of updates_per_rollout ({self.updates_per_rollout}): "

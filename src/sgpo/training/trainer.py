@@ -73,8 +73,13 @@ class SGPOTrainer(Trainer):
     ) -> None:
         problems = problems_from(train_dataset) if train_dataset is not None else None
         eval_problems = problems_from(eval_dataset) if eval_dataset is not None else None
+        rewards = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+        weights = list(reward_weights or [1.0] * len(rewards))
+        if len(weights) != len(rewards):
+            raise ValueError(f"{len(rewards)} reward functions need as many reward_weights, not {len(weights)}")
         if problems is not None:
             problems = _check_strategies(problems, args)
+            _batch_sampler(problems, args)  # refuses too few problems before anything is loaded
         if isinstance(model, str):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
             model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -94,8 +99,7 @@ class SGPOTrainer(Trainer):
         if not args.disable_tqdm:
             self.add_callback(ShortProgressCallback)
         self.method = METHODS[args.method]
-        self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-        self.reward_weights = list(reward_weights or [1.0] * len(self.reward_funcs))
+        self.reward_funcs, self.reward_weights = rewards, weights
         self.sampler = sampler or TransformersSampler(
             self.model,
             end_token_ids(self.model, tokenizer),
@@ -216,12 +220,7 @@ class SGPOTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
-        sampler = RolloutBatchSampler(
-            len(self.train_dataset),
-            self.args.problems_per_rollout,
-            self.args.updates_per_rollout,
-            self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-        )
+        sampler = _batch_sampler(self.train_dataset, self.args)
         return self.accelerator.prepare(
             DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
         )
@@ -292,6 +291,11 @@ def cut_metrics(path: Path, last_step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= last_step]
         path.write_text("".join(f"{line}\n" for line in lines if last_step))
+
+
+def _batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    return RolloutBatchSampler(len(problems), args.problems_per_rollout, args.updates_per_rollout, seed)
 
 
 def _check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
