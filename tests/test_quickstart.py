@@ -45,6 +45,14 @@ def is_alive(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
+def wait_until_ended(pids: list[int]) -> None:
+    """A killed process is gone a moment after the signal was sent, not before."""
+    deadline = time.monotonic() + 10
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"still there: {alive}"
+        time.sleep(0.02)
+
+
 def wait_for(path: Path) -> str:
     deadline = time.monotonic() + 20
     while not (path.exists() and path.read_text().endswith("\n")):
@@ -82,7 +90,7 @@ def test_a_failure_shows_the_end_of_its_log_and_ends_the_others(scripts: Path) -
     assert "| line 39" in message
     assert "| line 25\n" not in message
     assert str(scripts / "second.log") in message
-    assert not any(is_alive(int(pid)) for pid in (scripts / "pids").read_text().split())
+    wait_until_ended([int(pid) for pid in (scripts / "pids").read_text().split()])
     assert not (scripts / "third.log").exists()
 
 

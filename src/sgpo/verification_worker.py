@@ -77,7 +77,10 @@ def serve(descriptor: int, workers: int) -> None:
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
     connection = Connection(descriptor)
-    judge(r"\frac{1}{2}", "0.5")  # fills the caches of compiled patterns that the workers inherit
+    # Workers inherit compiled patterns, and the modules that SymPy imports only when it first simplifies a difference:
+    # on a busy machine that import alone can take as long as a comparison may.
+    judge(r"\frac{1}{2}", "0.5")
+    judge("q - p", "p - q")
     context = multiprocessing.get_context("fork")
     pool = ProcessPool(workers, TASKS_PER_WORKER, _limit_worker, (os.getpid(),), context)
     sending = threading.Lock()

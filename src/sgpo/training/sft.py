@@ -41,11 +41,8 @@ class WarmupConfig(SFTConfig):
     greater_is_better: bool | None = False
     logging_steps: float = 5
 
-    def __post_init__(self) -> None:
-        # TRL turns bfloat16 on by default, which transformers then refuses on a machine without a GPU.
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = torch.cuda.is_available() and not self.use_cpu
-        super().__post_init__()
+    # TRL turns bfloat16 on by default, which transformers then refuses on a machine without a GPU.
+    bf16: bool | None = field(default_factory=torch.cuda.is_available)
 
 
 def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
