@@ -322,4 +322,4 @@ def test_quickstart_runs(tmp_path: Path) -> None:
         assert read_metrics(output / name / "metrics.jsonl")[-1]["step"] == 4
     for name in ("training.png", "training.svg", "commands.sh", "miniworld/test_deeper.jsonl", "logs/sgpo.log"):
         assert (output / name).exists(), name
-    assert "only show that everything runs" in done.stdout
+    assert "only show that everything runs" in " ".join(done.stdout.split())  # wherever the lines are broken
