@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import sgpo
@@ -246,3 +247,13 @@ def test_public_names() -> None:
         assert getattr(sgpo, name).__name__ == name
     with pytest.raises(AttributeError, match="module 'sgpo' has no attribute 'nothing'"):
         sgpo.nothing  # noqa: B018
+
+
+def test_warm_up_needs_no_device_options(tmp_path: Path) -> None:
+    from sgpo.commands import DataArguments, parse
+    from sgpo.training.sft import WarmupConfig
+
+    _, args = parse(
+        "sft", (DataArguments, WarmupConfig), ["--model", "m", "--problems", "p", "--output_dir", str(tmp_path)]
+    )
+    assert args.bf16 is torch.cuda.is_available()

@@ -41,8 +41,15 @@ class WarmupConfig(SFTConfig):
     greater_is_better: bool | None = False
     logging_steps: float = 5
 
-    # TRL turns bfloat16 on by default, which transformers then refuses on a machine without a GPU.
-    bf16: bool | None = field(default_factory=torch.cuda.is_available)
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 mixed precision; default: where there is a GPU."}
+    )
+
+    def __post_init__(self) -> None:
+        # TRL would turn it on everywhere, which transformers then refuses on a machine without a GPU.
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+        super().__post_init__()
 
 
 def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
