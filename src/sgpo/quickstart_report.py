@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console, Group
 from rich.padding import Padding
 from rich.panel import Panel
@@ -103,12 +104,13 @@ def print_example(console: Console, problems: Path) -> None:
 def print_results(console: Console, summary: Mapping[str, Any]) -> None:
     """The table, the difference and how much to believe."""
     scores, guided = summary["scores"], summary["guided"]
-    table = Table(title=f"Solved without strategies, % of {summary['problems']} test problems: avg@4 / greedy")
-    table.add_column("family")
+    title = f"Solved without strategies, % of {summary['problems']} test problems: avg@4 / greedy"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # narrow enough for 80 columns
+    table.add_column("family", no_wrap=True)
     for name in scores:
         table.add_column("base" if name == "base" else name.upper(), justify="right", no_wrap=True)
     for name in guided:
-        table.add_column(f"{'base' if name == 'base' else name.upper()}\nguided", justify="right", style="dim")
+        table.add_column(f"{'base' if name == 'base' else name.upper()}\nguided", justify="right", style="dim", no_wrap=True)
     for family in scores["base"]["by_family"]:
         cells = [_cell(score["by_family"][family]) for score in scores.values()]
         table.add_row(family, *cells, *(f"{100 * values['by_family'][family]:.0f}" for values in guided.values()))
