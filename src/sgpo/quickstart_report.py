@@ -110,7 +110,9 @@ def print_results(console: Console, summary: Mapping[str, Any]) -> None:
     for name in scores:
         table.add_column("base" if name == "base" else name.upper(), justify="right", no_wrap=True)
     for name in guided:
-        table.add_column(f"{'base' if name == 'base' else name.upper()}\nguided", justify="right", style="dim", no_wrap=True)
+        table.add_column(
+            f"{'base' if name == 'base' else name.upper()}\nguided", justify="right", style="dim", no_wrap=True
+        )
     for family in scores["base"]["by_family"]:
         cells = [_cell(score["by_family"][family]) for score in scores.values()]
         table.add_row(family, *cells, *(f"{100 * values['by_family'][family]:.0f}" for values in guided.values()))
