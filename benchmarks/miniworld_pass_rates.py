@@ -20,7 +20,6 @@ from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.miniworld.families import valid_computations
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem
-from sgpo.tokenizers import end_token_ids, pad_token_id
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 STRATEGIES = {"guided": "strategy", "type-level": "type_strategy", "shuffled": "shuffled_strategy"}
@@ -42,7 +41,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
-    sampler = TransformersSampler(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer))
+    sampler = TransformersSampler.of(model, tokenizer)
     sets = problem_sets(options.seed, Sizes(1, 1, options.problems, 1, options.problems // 4, options.problems // 4))
     problems = sets["dev"] + sets["test_unseen"]
     sampling = SamplingConfig(96, temperature=1.0, top_p=0.95)

@@ -38,13 +38,21 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 TEST_SETS = ("test", "test_deeper", "test_unseen")
 
 # The same number of configurations and seeds for each method.
+LINEAR = ["--lr_scheduler_type", "linear", "--warmup_steps", "10"]
+ONE_UPDATE = ["--updates_per_rollout", "1", "--max_steps", "75"]
 TUNING = {
     "grpo lr=1e-4": ["grpo", "--learning_rate", "1e-4"],
     "grpo lr=2e-4": ["grpo", "--learning_rate", "2e-4"],
     "grpo lr=3e-4": ["grpo", "--learning_rate", "3e-4"],
+    "grpo lr=2e-4 linear": ["grpo", "--learning_rate", "2e-4", *LINEAR],
+    "grpo lr=3e-4 linear": ["grpo", "--learning_rate", "3e-4", *LINEAR],
+    "grpo lr=2e-4 one update": ["grpo", "--learning_rate", "2e-4", *ONE_UPDATE],
     "sgpo lr=2e-4 delta=1": ["sgpo", "--learning_rate", "2e-4", "--delta", "1.0"],
+    "sgpo lr=1e-4 delta=3": ["sgpo", "--learning_rate", "1e-4", "--delta", "3.0"],
     "sgpo lr=2e-4 delta=3": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0"],
     "sgpo lr=3e-4 delta=3": ["sgpo", "--learning_rate", "3e-4", "--delta", "3.0"],
+    "sgpo lr=2e-4 delta=3 linear": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *LINEAR],
+    "sgpo lr=2e-4 delta=3 one update": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *ONE_UPDATE],
 }
 FINAL = {"grpo": ["grpo"], "sgpo": ["sgpo"]}
 CONTROLS = {

@@ -13,7 +13,8 @@ from typing import Any
 
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, encode_prompts, guided_messages, student_messages
-from sgpo.rewards import RewardFunction, math_reward, reward_columns, score
+from sgpo.rewards import RewardFunction, math_reward
+from sgpo.training.rollouts import decode, with_rewards
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
 
 
@@ -100,19 +101,12 @@ def evaluate(
         for p in problems
     ]
     requests = [SampleRequest(ids, k) for ids in encode_prompts(tokenizer, conversations)]
-    rollouts = [rollout for group in sampler.sample(requests, sampling, seed=seed) for rollout in group]
-    asked = [problem for problem in problems for _ in range(k)]
-    texts = tokenizer.batch_decode([rollout.completion_ids for rollout in rollouts], skip_special_tokens=True)
-    weights = list(reward_weights or [1.0] * len(reward_funcs))
-    rewards = score(reward_funcs, weights, [p.prompt for p in asked], texts, reward_columns(asked))
+    groups = sampler.sample(requests, sampling, seed=seed)
+    answers = [(problem, rollout) for problem, group in zip(problems, groups, strict=True) for rollout in group]
+    texts = decode([rollout for _, rollout in answers], tokenizer)
+    rewarded = with_rewards(answers, texts, reward_funcs, list(reward_weights or [1.0] * len(reward_funcs)))
     samples = [
-        Sample(
-            problem,
-            text,
-            0.0 if rollout.truncated else reward,
-            rollout.truncated,
-            len(rollout.completion_ids),
-        )
-        for problem, text, rollout, reward in zip(asked, texts, rollouts, rewards, strict=True)
+        Sample(problem, text, rollout.reward, rollout.truncated, len(rollout.completion_ids))
+        for (problem, _), text, rollout in zip(answers, texts, rewarded, strict=True)
     ]
     return Evaluation(samples, k)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo import __version__
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.problems import Problem
-from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
+from sgpo.tokenizers import check_tokenizer
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 
@@ -30,7 +30,7 @@ def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> tuple[Evaluat
     check_tokenizer(tokenizer)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
-    sampler = TransformersSampler(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer))
+    sampler = TransformersSampler.of(model, tokenizer)
     longest = max(len(tokenizer(problem.prompt + (problem.strategy or ""))["input_ids"]) for problem in problems)
     # 128 tokens are left for the chat template, the system turn and the frame of a guided prompt.
     room = getattr(model.config, "max_position_embeddings", args.max_completion_length) - longest - 128

@@ -7,9 +7,12 @@ TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sgpo.problems import Problem
+from sgpo.rewards import RewardFunction, reward_columns, score
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,23 @@ class TrainingSequence:
     weights: list[float]  # one a completion token
     old_logprobs: list[float] | None = None  # log pi_old of each completion token; None: pi_old is the present policy
     teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)
+
+
+def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
+    """The texts of the completions, without special tokens."""
+    return tokenizer.batch_decode([rollout.completion_ids for rollout in rollouts], skip_special_tokens=True)
+
+
+def with_rewards(
+    answers: Sequence[tuple[Problem, Rollout]],
+    texts: Sequence[str],
+    reward_funcs: Sequence[RewardFunction],
+    reward_weights: Sequence[float],
+) -> list[Rollout]:
+    """The rollouts with the rewards of their texts; a truncated one gets 0."""
+    problems = [problem for problem, _ in answers]
+    rewards = score(reward_funcs, reward_weights, [p.prompt for p in problems], texts, reward_columns(problems))
+    return [
+        replace(rollout, reward=0.0 if rollout.truncated else reward)
+        for (_, rollout), reward in zip(answers, rewards, strict=True)
+    ]

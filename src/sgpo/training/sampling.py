@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from sgpo.tokenizers import end_token_ids, pad_token_id
 from sgpo.training.rollouts import Rollout
 
 FIRST_CANDIDATES = 32  # most probable tokens looked at first; 16 times more where they do not reach top-p
@@ -114,6 +115,11 @@ class TransformersSampler:
         self.eos_token_ids = list(eos_token_ids)
         self.pad_token_id = pad_token_id
         self.max_batch_tokens = max_batch_tokens
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, max_batch_tokens: int = 65_536) -> TransformersSampler:
+        """The sampler of a model and its tokenizer: which tokens end a completion, and which one pads."""
+        return cls(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer), max_batch_tokens)
 
     @torch.no_grad()  # not inference_mode: buffers that the model makes here must stay usable in training
     def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:

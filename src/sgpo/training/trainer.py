@@ -25,8 +25,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from sgpo.evaluation.evaluate import evaluate
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
-from sgpo.rewards import RewardFunction, math_reward, reward_columns, score
-from sgpo.tokenizers import check_tokenizer, end_token_ids, pad_token_id
+from sgpo.rewards import RewardFunction, math_reward
+from sgpo.tokenizers import check_tokenizer, pad_token_id
 from sgpo.training.batching import collate, split_by_token_budget
 from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
@@ -35,7 +35,7 @@ from sgpo.training.loss import LossSums, completion_logprobs, microbatch_loss
 from sgpo.training.methods import METHODS
 from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
 from sgpo.training.objectives import Thresholds
-from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_rewards
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
 
 
@@ -100,12 +100,7 @@ class SGPOTrainer(Trainer):
             self.add_callback(ShortProgressCallback)
         self.method = METHODS[args.method]
         self.reward_funcs, self.reward_weights = rewards, weights
-        self.sampler = sampler or TransformersSampler(
-            self.model,
-            end_token_ids(self.model, tokenizer),
-            pad_token_id(tokenizer),
-            args.sampler_batch_tokens,
-        )
+        self.sampler = sampler or TransformersSampler.of(self.model, tokenizer, args.sampler_batch_tokens)
         self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
         self._updates: list[list[TrainingSequence]] = []
         self._update_metrics: list[dict[str, float]] = []
@@ -147,26 +142,11 @@ class SGPOTrainer(Trainer):
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
         """Give every rollout its reward; a truncated one gets 0."""
-        rollouts = [(group, rollout) for group in groups for rollout in (*group.autonomous, *group.guided)]
-        texts = self.processing_class.batch_decode([r.completion_ids for _, r in rollouts], skip_special_tokens=True)
-        problems = [group.problem for group, _ in rollouts]
-        rewards = score(
-            self.reward_funcs,
-            self.reward_weights,
-            [p.prompt for p in problems],
-            texts,
-            reward_columns(problems),
-        )
-        rewarded = iter(
-            replace(rollout, reward=0.0 if rollout.truncated else reward)
-            for (_, rollout), reward in zip(rollouts, rewards, strict=True)
-        )
+        answers = [(group.problem, rollout) for group in groups for rollout in (*group.autonomous, *group.guided)]
+        texts = decode([rollout for _, rollout in answers], self.processing_class)
+        rewarded = iter(with_rewards(answers, texts, self.reward_funcs, self.reward_weights))
         return [
-            replace(
-                g,
-                autonomous=[next(rewarded) for _ in g.autonomous],
-                guided=[next(rewarded) for _ in g.guided],
-            )
+            replace(g, autonomous=[next(rewarded) for _ in g.autonomous], guided=[next(rewarded) for _ in g.guided])
             for g in groups
         ]
 
