@@ -1,6 +1,6 @@
 """The mini-world's results: tuning on development problems, and the final comparison on fresh seeds.
 
-    python benchmarks/miniworld_results.py tune     --base BASE            --output runs/tuning
+    python benchmarks/miniworld_results.py tune     --base BASE            --output runs/tuning --seeds 1
     python benchmarks/miniworld_results.py final    --base BASE1 BASE2 ... --output runs/final --seeds 101 102 ...
     python benchmarks/miniworld_results.py controls --base BASE1           --output runs/final --seeds 101
     python benchmarks/miniworld_results.py table runs/final/results.jsonl
@@ -29,7 +29,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo.evaluation.evaluate import evaluate
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
-from sgpo.tokenizers import end_token_ids, pad_token_id
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 RECIPES = Path(__file__).parents[1] / "src/sgpo/recipes/miniworld"
@@ -73,7 +72,7 @@ def run_logged(log: Path, *command: str) -> None:
 
 def score(model: Path, world: Path, sets: Sequence[str], output: Path) -> dict[str, Any]:
     """Scores of a checkpoint on some sets, in a process of its own."""
-    run_logged(output.with_suffix(".log"), __file__, "score", str(output), "--base", str(model), str(world), *sets)
+    run_logged(output.with_suffix(".log"), __file__, "score", "--output", str(output), "--model", str(model), "--world", str(world), "--sets", *sets)
     return json.loads(output.read_text())
 
 
@@ -81,7 +80,7 @@ def score_here(model: Path, world: Path, sets: Sequence[str]) -> dict[str, Any]:
     """avg@4 as `sgpo eval` has it, by family, and greedy; without strategies."""
     tokenizer = AutoTokenizer.from_pretrained(model)
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    sampler = TransformersSampler(policy, end_token_ids(policy, tokenizer), pad_token_id(tokenizer))
+    sampler = TransformersSampler.of(policy, tokenizer)
     scores = {}
     for name in sets:
         problems = load_problems(str(world / f"{name}.jsonl"))
@@ -126,7 +125,7 @@ def run(cells: dict[str, list[str]], seeds: list[int], bases: list[Path], output
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
     finished = {(row["seed"], row["cell"]) for row in rows}
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda s: prepare(s, bases[seeds.index(s) % len(bases)], output, sets), seeds))
+        list(pool.map(lambda s: prepare(s, bases[s % len(bases)], output, sets), seeds))
         todo = [(seed, name) for seed in seeds for name in cells if (seed, name) not in finished]
         for row in pool.map(lambda cell: run_cell(*cell, cells[cell[1]], output, sets), todo):
             with results.open("a") as file:
@@ -177,22 +176,26 @@ def difference(pairs: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("action", choices=[*CELLS, "table", "score"])
-    parser.add_argument("results", nargs="?", type=Path)
-    parser.add_argument("--base", type=Path, nargs="+", help="base models (score: checkpoint, world, names of sets)")
-    parser.add_argument("--output", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    for name in CELLS:
+        action = actions.add_parser(name)
+        action.add_argument("--base", type=Path, nargs="+", required=True, help="base models")
+        action.add_argument("--output", type=Path, required=True)
+        action.add_argument("--seeds", type=int, nargs="+", required=True)
+    actions.add_parser("table", help="print a results file").add_argument("results", type=Path)
+    action = actions.add_parser("score", help="what every cell runs in a process of its own")
+    for name in ("--model", "--world", "--output"):
+        action.add_argument(name, type=Path, required=True)
+    action.add_argument("--sets", nargs="+", required=True)
     options = parser.parse_args()
     if options.action == "table":
         table(options.results)
-        return
-    if options.action == "score":
-        model, world, *sets = options.base
-        options.results.write_text(json.dumps(score_here(model, world, [str(name) for name in sets])))
-        return
-    sets = ("dev",) if options.action == "tune" else TEST_SETS
-    run(CELLS[options.action], options.seeds, options.base, options.output, sets)
+    elif options.action == "score":
+        options.output.write_text(json.dumps(score_here(options.model, options.world, options.sets)))
+    else:
+        sets = ("dev",) if options.action == "tune" else TEST_SETS
+        run(CELLS[options.action], options.seeds, options.base, options.output, sets)
 
 
 if __name__ == "__main__":

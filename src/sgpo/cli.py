@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sgpo import __version__
+from sgpo.errors import UsageError, usage_errors
 
 COMMANDS = {
     "quickstart": "the whole method on the embedded mini-world, in minutes",
@@ -46,19 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sgpo {command}: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-class UsageError(Exception):
-    """Input that cannot be worked with, said in one line."""
-
-
-@contextmanager
-def usage_errors() -> Iterator[None]:
-    """While a command reads its input, a ValueError or something missing is the user's to mend, without a traceback."""
-    try:
-        yield
-    except (ValueError, OSError) as error:  # transformers says a missing checkpoint as OSError
-        raise UsageError(str(error)) from error
 
 
 def _quickstart(argv: list[str]) -> None:

@@ -12,7 +12,7 @@ import yaml
 from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
-from sgpo.cli import usage_errors
+from sgpo.errors import usage_errors
 from sgpo.problems import Problem, load_problems
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.rewards import load_reward, math_reward

@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from sgpo.cli import usage_errors
+from sgpo.errors import usage_errors
 from sgpo.miniworld.world import BASE_MODEL, Sizes, create_world
 from sgpo.plots import Rows, read_metrics, training_plot
 from sgpo.quickstart_processes import Command, ending_signals, run_commands

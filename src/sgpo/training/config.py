@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from transformers import TrainingArguments
 
 from sgpo.prompts import SYSTEM_PROMPT
-from sgpo.training.methods import METHODS
+from sgpo.training.methods import METHODS, MethodArguments
 
 
 @dataclass
-class SGPOConfig(TrainingArguments):
+class SGPOConfig(MethodArguments, TrainingArguments):
     """Arguments of `SGPOTrainer`.
 
     One *rollout batch* of ``problems_per_rollout`` problems is sampled, verified and cut into ``updates_per_rollout``
@@ -25,12 +25,6 @@ class SGPOConfig(TrainingArguments):
         ValueError: an unknown method, or values that exclude each other.
     """
 
-    method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo or grpo."})
-    num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
-    num_guided: int = field(
-        default=4,
-        metadata={"help": "G2: completions with the strategy; grpo samples G1 + G2 autonomous ones."},
-    )
     problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
 
@@ -42,21 +36,6 @@ class SGPOConfig(TrainingArguments):
         metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."},
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
-
-    eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
-    eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
-    delta: float = field(default=1.0, metadata={"help": "Tokens of larger divergence are left out (Eq. 5), nats."})
-    alpha_scale: float = field(default=0.5, metadata={"help": "a0 of the adaptive weight (Eq. 6)."})
-    alpha_smoothing: float = field(default=0.1, metadata={"help": "gamma of the adaptive weight (Eq. 6)."})
-    alpha_max: float = field(default=0.8, metadata={"help": "a_max of the adaptive weight (Eq. 6)."})
-    target_score: str = field(
-        default="sum",
-        metadata={"help": "Target selection by the 'sum' of log-probabilities (Eq. 4), or their 'mean' a token."},
-    )
-    without_strategy: str = field(
-        default="autonomous",
-        metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
-    )
 
     max_tokens_per_microbatch: int = field(
         default=16_384, metadata={"help": "Tokens of a forward and backward pass, padding included."}
@@ -86,18 +65,9 @@ class SGPOConfig(TrainingArguments):
             )
 
     def _check(self) -> None:
-        choices = {
-            "method": (self.method, sorted(METHODS)),
-            "target_score": (self.target_score, ["sum", "mean"]),
-            "without_strategy": (self.without_strategy, ["autonomous", "drop"]),
-        }
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-        if self.num_autonomous < 2:
-            raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
-        if self.method == "sgpo" and self.num_guided < 1:
-            raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
+        if self.method not in METHODS:
+            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(sorted(METHODS))}")
+        self.check_method_arguments()
         if (
             self.updates_per_rollout < 1
             or self.problems_per_rollout < 1
@@ -112,8 +82,6 @@ class SGPOConfig(TrainingArguments):
                 "gradient_accumulation_steps must be 1: an update already accumulates over its micro-batches; set "
                 "problems_per_rollout and max_tokens_per_microbatch instead"
             )
-        if self.delta <= 0:
-            raise ValueError("delta must be positive; for no clipping write delta: .inf")
         if self.save_strategy == "steps" and (self.save_steps < 1 or self.save_steps % self.updates_per_rollout):
             raise ValueError(
                 f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout "

@@ -11,6 +11,7 @@ All normalisation is in the weights: the loss of an update is the sum over the t
 from __future__ import annotations
 
 from sgpo.training.methods import grpo, sgpo
+from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Method, Scorer
 
 METHODS: dict[str, Method] = {
@@ -18,4 +19,4 @@ METHODS: dict[str, Method] = {
     "grpo": Method(grpo.group_sizes, grpo.assemble),
 }
 
-__all__ = ["METHODS", "Assembly", "Method", "Scorer"]
+__all__ = ["METHODS", "Assembly", "Method", "MethodArguments", "Scorer"]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
-
-if TYPE_CHECKING:
-    from sgpo.training.config import SGPOConfig
 
 # (prompt ids, completion ids) of several sequences -> log-probability of each completion token under the policy that
 # sampled, without gradients.
@@ -27,8 +24,8 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Method:
-    group_sizes: Callable[[bool, SGPOConfig], tuple[int, int]]
-    assemble: Callable[[Sequence[ProblemRollouts], Scorer, SGPOConfig], Assembly]
+    group_sizes: Callable[[bool, MethodArguments], tuple[int, int]]
+    assemble: Callable[[Sequence[ProblemRollouts], Scorer, MethodArguments], Assembly]
 
 
 def pass_rate(rewards: Sequence[float]) -> float:

@@ -6,23 +6,20 @@ J = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho, 1 - eps_low,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
+from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 
-if TYPE_CHECKING:
-    from sgpo.training.config import SGPOConfig
 
-
-def group_sizes(has_strategy: bool, config: SGPOConfig) -> tuple[int, int]:
+def group_sizes(has_strategy: bool, config: MethodArguments) -> tuple[int, int]:
     return config.num_autonomous + config.num_guided, 0
 
 
-def assemble(groups: Sequence[ProblemRollouts], scorer: Scorer, config: SGPOConfig) -> Assembly:
+def assemble(groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments) -> Assembly:
     return Assembly([row for group in groups for row in surrogate_rows(group, num_problems=len(groups))])
 
 

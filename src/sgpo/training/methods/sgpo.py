@@ -9,24 +9,21 @@ truncated completion is never a target.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.grpo import surrogate_rows
 from sgpo.training.objectives import adaptive_weight, select_target, select_target_per_token
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
-if TYPE_CHECKING:
-    from sgpo.training.config import SGPOConfig
 
-
-def group_sizes(has_strategy: bool, config: SGPOConfig) -> tuple[int, int]:
+def group_sizes(has_strategy: bool, config: MethodArguments) -> tuple[int, int]:
     if has_strategy:
         return config.num_autonomous, config.num_guided
     return config.num_autonomous + config.num_guided, 0
 
 
-def assemble(groups: Sequence[ProblemRollouts], scorer: Scorer, config: SGPOConfig) -> Assembly:
+def assemble(groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments) -> Assembly:
     alphas = [alpha(group, config) for group in groups]
     targets = select_targets(groups, alphas, scorer, config)
     sequences = []
@@ -42,7 +39,7 @@ def candidates(group: ProblemRollouts) -> list[Rollout]:
     return [rollout for rollout in group.guided if rollout.reward >= 1.0 and not rollout.truncated]
 
 
-def alpha(group: ProblemRollouts, config: SGPOConfig) -> float:
+def alpha(group: ProblemRollouts, config: MethodArguments) -> float:
     """Eq. 6, and 0 where C is empty."""
     if not candidates(group):
         return 0.0
@@ -56,7 +53,7 @@ def alpha(group: ProblemRollouts, config: SGPOConfig) -> float:
 
 
 def select_targets(
-    groups: Sequence[ProblemRollouts], alphas: Sequence[float], scorer: Scorer, config: SGPOConfig
+    groups: Sequence[ProblemRollouts], alphas: Sequence[float], scorer: Scorer, config: MethodArguments
 ) -> list[Rollout | None]:
     """g+ of each problem (Eq. 4), None where alpha is 0. All candidates of the update are scored in one call."""
     sets = [candidates(group) if weight > 0 else [] for group, weight in zip(groups, alphas, strict=True)]
@@ -70,7 +67,7 @@ def select_targets(
     return targets
 
 
-def _best(some: list[Rollout], sums: list[float], config: SGPOConfig) -> Rollout:
+def _best(some: list[Rollout], sums: list[float], config: MethodArguments) -> Rollout:
     if config.target_score == "mean":
         return some[select_target_per_token(sums, [len(rollout.completion_ids) for rollout in some])]
     return some[select_target(sums)]
