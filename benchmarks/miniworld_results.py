@@ -72,7 +72,8 @@ def run_logged(log: Path, *command: str) -> None:
 
 def score(model: Path, world: Path, sets: Sequence[str], output: Path) -> dict[str, Any]:
     """Scores of a checkpoint on some sets, in a process of its own."""
-    run_logged(output.with_suffix(".log"), __file__, "score", "--output", str(output), "--model", str(model), "--world", str(world), "--sets", *sets)
+    paths = ["--model", str(model), "--world", str(world), "--output", str(output)]
+    run_logged(output.with_suffix(".log"), __file__, "score", *paths, "--sets", *sets)
     return json.loads(output.read_text())
 
 
