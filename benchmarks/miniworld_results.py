@@ -37,21 +37,21 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8
 TEST_SETS = ("test", "test_deeper", "test_unseen")
 
 # The same number of configurations and seeds for each method.
-LINEAR = ["--lr_scheduler_type", "linear", "--warmup_steps", "10"]
+CONSTANT = ["--lr_scheduler_type", "constant", "--warmup_steps", "0"]
 ONE_UPDATE = ["--updates_per_rollout", "1", "--max_steps", "75"]
 TUNING = {
-    "grpo lr=1e-4": ["grpo", "--learning_rate", "1e-4"],
-    "grpo lr=2e-4": ["grpo", "--learning_rate", "2e-4"],
-    "grpo lr=3e-4": ["grpo", "--learning_rate", "3e-4"],
-    "grpo lr=2e-4 linear": ["grpo", "--learning_rate", "2e-4", *LINEAR],
-    "grpo lr=3e-4 linear": ["grpo", "--learning_rate", "3e-4", *LINEAR],
-    "grpo lr=2e-4 one update": ["grpo", "--learning_rate", "2e-4", *ONE_UPDATE],
-    "sgpo lr=2e-4 delta=1": ["sgpo", "--learning_rate", "2e-4", "--delta", "1.0"],
-    "sgpo lr=1e-4 delta=3": ["sgpo", "--learning_rate", "1e-4", "--delta", "3.0"],
-    "sgpo lr=2e-4 delta=3": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0"],
-    "sgpo lr=3e-4 delta=3": ["sgpo", "--learning_rate", "3e-4", "--delta", "3.0"],
-    "sgpo lr=2e-4 delta=3 linear": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *LINEAR],
-    "sgpo lr=2e-4 delta=3 one update": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *ONE_UPDATE],
+    "grpo lr=1e-4": ["grpo", "--learning_rate", "1e-4", *CONSTANT],
+    "grpo lr=2e-4": ["grpo", "--learning_rate", "2e-4", *CONSTANT],
+    "grpo lr=3e-4": ["grpo", "--learning_rate", "3e-4", *CONSTANT],
+    "grpo lr=2e-4 linear": ["grpo", "--learning_rate", "2e-4"],
+    "grpo lr=3e-4 linear": ["grpo", "--learning_rate", "3e-4"],
+    "grpo lr=2e-4 one update": ["grpo", "--learning_rate", "2e-4", *ONE_UPDATE, *CONSTANT],
+    "sgpo lr=2e-4 delta=1": ["sgpo", "--learning_rate", "2e-4", "--delta", "1.0", *CONSTANT],
+    "sgpo lr=1e-4 delta=3": ["sgpo", "--learning_rate", "1e-4", "--delta", "3.0", *CONSTANT],
+    "sgpo lr=2e-4 delta=3": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *CONSTANT],
+    "sgpo lr=3e-4 delta=3": ["sgpo", "--learning_rate", "3e-4", "--delta", "3.0", *CONSTANT],
+    "sgpo lr=2e-4 delta=3 linear": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0"],
+    "sgpo lr=2e-4 delta=3 one update": ["sgpo", "--learning_rate", "2e-4", "--delta", "3.0", *ONE_UPDATE, *CONSTANT],
 }
 FINAL = {"grpo": ["grpo"], "sgpo": ["sgpo"]}
 CONTROLS = {
@@ -184,6 +184,7 @@ def main() -> None:
         action.add_argument("--base", type=Path, nargs="+", required=True, help="base models")
         action.add_argument("--output", type=Path, required=True)
         action.add_argument("--seeds", type=int, nargs="+", required=True)
+        action.add_argument("--cells", nargs="+", choices=list(CELLS[name]), default=list(CELLS[name]))
     actions.add_parser("table", help="print a results file").add_argument("results", type=Path)
     action = actions.add_parser("score", help="what every cell runs in a process of its own")
     for name in ("--model", "--world", "--output"):
@@ -196,7 +197,8 @@ def main() -> None:
         options.output.write_text(json.dumps(score_here(options.model, options.world, options.sets)))
     else:
         sets = ("dev",) if options.action == "tune" else TEST_SETS
-        run(CELLS[options.action], options.seeds, options.base, options.output, sets)
+        cells = {name: CELLS[options.action][name] for name in options.cells}
+        run(cells, options.seeds, options.base, options.output, sets)
 
 
 if __name__ == "__main__":
