@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from trl import TrlParser
@@ -22,24 +23,38 @@ RECIPES = Path(__file__).parent / "recipes"
 NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}
 
 
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        """In place of pages of usage and an exit."""
+        raise ValueError(message)
+
+
 def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
-    """An object of each kind, as `TrlParser` makes them.
+    """An object of each kind.
 
     Raises:
         ValueError: unknown keys, a configuration that cannot be read, or values that a kind refuses.
     """
-    parser = TrlParser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
-    options = set(parser._option_string_actions)
+    parser = _Parser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
     arguments, config = _take_config(argv)
-    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-    _check_keys(given, options, "the command line", prog)
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    _check_keys(options, parser._option_string_actions, "the command line", prog)
     if config is not None:
         path = find_config(config)
-        keys = _read(path)
-        fields = {field.name for kind in kinds for field in dataclasses.fields(kind) if field.init}
-        _check_keys(keys, fields | {"env"}, str(path), prog)
-        arguments += ["--config", str(path)]
-    return parser.parse_args_and_config(arguments)
+        values = _read(path)
+        fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
+        os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
+        _check_keys(values, fields, str(path), prog)
+        parser.set_defaults_with_config(**{name: _default(fields[name], value) for name, value in values.items()})
+    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+
+
+def _default(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A YAML value as the parser takes it: it converts and checks texts only."""
+    if isinstance(value, bool) and "bool" not in str(field.type):
+        words = "yes, on or true" if value else "no, off or false"
+        raise ValueError(f"{field.name}: YAML reads {words} without quotes as {value}; write it in quotes")
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def find_config(name: str) -> Path:
