@@ -149,8 +149,8 @@ def check_space(folder: str | Path, parameters: int, checkpoints: int) -> None:
     if needed > free:
         raise ValueError(
             f"no space left for output_dir {folder}: {checkpoints} x {_size(each)} of checkpoints and the final "
-            f"weights need about {_size(needed)}, {_size(free)} are free; lower save_total_limit, save less often, or write "
-            "an output_dir on another device"
+            f"weights need about {_size(needed)}, {_size(free)} are free; lower save_total_limit, save less often, or "
+            "write an output_dir on another device"
         )
 
 
