@@ -12,8 +12,10 @@ import yaml
 
 import sgpo
 from sgpo.cli import COMMANDS, main
+from sgpo.inspection import describe
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
+from sgpo.run_folder import NoSpaceError
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
 
@@ -130,7 +132,6 @@ def test_missing_files_are_named(
     ("changes", "message"),
     [
         (["--method", "ppo"], "choose one of grpo, sgpo"),
-        (["--problems_per_rollout", "5"], "must be a multiple of updates_per_rollout"),
         (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
         (["--columns", "answer=solution"], "there is no column 'solution'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
@@ -190,7 +191,15 @@ def test_warm_up_training_and_evaluation(
     expected = {"method": "sgpo", "delta": 3.0, "problems_per_rollout": 4, "max_steps": 2, "model": str(warm)}
     assert {name: configuration[name] for name in expected} == expected
 
-    capsys.readouterr()
+    data = {name: load_problems(world / f"{name}.jsonl") for name in ("sft", "rl", "dev")}
+    entries = {name: describe(problems, str(world / f"{name}.jsonl")) for name, problems in data.items()}
+    assert json.loads((warm / "data.json").read_text()) == {"train": entries["sft"]}
+    assert json.loads((trained / "data.json").read_text()) == {"train": entries["rl"], "eval": entries["dev"]}
+    out = capsys.readouterr().out
+    for name, said in (("sft", "training"), ("rl", "training"), ("dev", "evaluation")):
+        assert f"{said} problems: {len(data[name])}, fingerprint {entries[name]['fingerprint']}\n" in out
+    assert "12 of 12 problems have a strategy.\n" in out
+
     output = tmp_path / "evaluation"
     evaluated = ["eval", "--model", str(trained), "--problems", str(world / "test.jsonl"), "--k", "2"]
     short = ["--max_completion_length", "10", "--group_by", "family", "--output", str(output)]
@@ -203,6 +212,8 @@ def test_warm_up_training_and_evaluation(
     assert summary["avg_at_2"] == 0.0  # nothing is learnt in two steps of ten tokens
     problems = load_problems(world / "test.jsonl")
     assert set(summary["by"]) == {problem.extra["family"] for problem in problems}
+    assert summary["data"] == describe(problems, str(world / "test.jsonl"))
+    assert f"problems: 6, fingerprint {summary['data']['fingerprint']}\n" in out
     assert summary["configuration"]["k"] == 2
     assert set(summary["versions"]) >= {"sgpo", "torch", "transformers"}
     samples = lines_of(output / "samples.jsonl")
@@ -226,6 +237,91 @@ def test_grpo_and_its_saved_configuration(
         assert any(values), name
         assert values == pytest.approx([line[name] for line in second if name in line], rel=1e-5), name
     assert not any("reward/guided" in line for line in first)
+
+
+def test_the_saved_configuration_of_a_warm_up_is_a_recipe(recipe: Callable[[str], list[str]], tmp_path: Path) -> None:
+    assert (
+        main(
+            [
+                "sft",
+                *recipe("sft"),
+                "--max_steps",
+                "1",
+                "--eval_strategy",
+                "no",
+                "--save_strategy",
+                "no",
+                "--load_best_model_at_end",
+                "false",
+                "--per_device_train_batch_size",
+                "3",
+            ]
+        )
+        == 0
+    )
+    saved = yaml.safe_load((tmp_path / "sft" / "config.yaml").read_text())
+    assert saved["per_device_train_batch_size"] == 3
+    assert saved.keys().isdisjoint({"resume", "resume_from_checkpoint", "overwrite", "hub_token"})
+    config = str(tmp_path / "sft" / "config.yaml")
+    assert main(["sft", "--config", config, "--output_dir", str(tmp_path / "again")]) == 0
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("sft", "again")]
+    assert weights[0] == weights[1]
+    # A second time only if that is asked for.
+    again = ["sft", "--config", config, "--output_dir", str(tmp_path / "again")]
+    assert main(again) == 2
+    assert main([*again, "--overwrite"]) == 0
+
+
+def test_bad_rows_are_dropped_by_every_command(
+    recipe: Callable[[str], list[str]], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = '{"id": "bad", "prompt": "Compute 1+1", "answer": "", "response": "2"}\n'
+    for name in ("sft", "rl", "dev"):
+        (tmp_path / f"{name}.jsonl").write_text((world / f"{name}.jsonl").read_text() + bad)
+    data = [f"--{key}={tmp_path / name}.jsonl" for key, name in (("problems", "rl"), ("eval_problems", "dev"))]
+    assert main(["train", *recipe("grpo"), *data, "--bad_rows", "drop"]) == 0
+    out = capsys.readouterr().out
+    for line in (
+        "training problems: 1 of 13 rows are left out (bad_rows: drop).\n",
+        "  empty field: 1, e.g. row 12 (id 'bad') has no answer\n",
+        "evaluation problems: 1 of 5 rows are left out (bad_rows: drop).\n",
+    ):
+        assert line in out
+    assert json.loads((tmp_path / "grpo" / "data.json").read_text())["train"]["problems"] == 12
+    evaluated = ["eval", "--model", str(world / "base"), "--problems", str(tmp_path / "dev.jsonl"), "--k", "1"]
+    assert main([*evaluated, "--max_completion_length", "5", "--bad_rows", "drop"]) == 0
+    assert "problems: 1 of 5 rows are left out" in capsys.readouterr().out
+    steps = ["--max_steps", "1", "--bad_rows", "drop", "--problems", str(tmp_path / "sft.jsonl")]
+    assert main(["sft", *recipe("sft"), *steps]) == 0
+    assert "training problems: 1 of 21 rows are left out" in capsys.readouterr().out
+
+
+def test_a_recipe_is_found_by_its_name(tmp_path: Path) -> None:
+    from sgpo.configuration import find_config, recipes
+
+    assert recipes() == ["miniworld/grpo", "miniworld/sft", "miniworld/sgpo"]
+    assert find_config("miniworld/sgpo") == RECIPES / "sgpo.yaml"
+    file = tmp_path / "sgpo"
+    file.write_text("")
+    assert find_config(str(file)) == file
+
+
+def test_ctrl_c_gives_exit_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(argv: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sgpo.commands.evaluate", stopped)
+    assert main(["eval"]) == 130
+    assert capsys.readouterr().err == "\nsgpo eval: stopped by Ctrl-C\n"
+
+
+def test_a_full_device_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(argv: list[str]) -> None:
+        raise NoSpaceError(28, "no space left on the device while writing to run; free some")
+
+    monkeypatch.setattr("sgpo.commands.train", full)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == "sgpo train: no space left on the device while writing to run; free some\n"
 
 
 def test_recipes_have_equal_samples_and_steps() -> None:

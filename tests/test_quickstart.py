@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sgpo.plots import read_metrics, series, smoothed, spread, training_plot
-from sgpo.quickstart import FAST, NORMAL, STAGES, StageBars, build_commands, prepare, progress_bars
+from sgpo.quickstart import FAST, NORMAL, STAGES, StageBars, build_commands, check_folder, prepare, progress_bars
 from sgpo.quickstart_processes import Command, StageFailed, run_commands
 from sgpo.quickstart_report import build_summary, difference, print_example, print_results, problem_rates
 
@@ -168,6 +168,18 @@ def test_results_of_an_earlier_run_are_removed_and_nothing_else(tmp_path: Path) 
     assert not any(path.exists() for path in (*stale, tmp_path / "summary.json"))
     assert all(path.exists() for path in kept)
     assert (tmp_path / "commands.sh").read_text() == "sgpo sft --model 'a b' --seed 1\n"
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new")
+    check_folder(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    with pytest.raises(
+        ValueError, match=r"--output .* holds something else than a quickstart; write a new folder's name"
+    ):
+        check_folder(tmp_path)
+    (tmp_path / "commands.sh").touch()
+    check_folder(tmp_path)
 
 
 def test_without_a_terminal_lines_tell_the_progress(tmp_path: Path) -> None:

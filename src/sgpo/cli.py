@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sgpo {command}: {error.strerror}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stopped:
-        print(f"\nsgpo {command}: {stopped or 'stopped by Ctrl-C'}", file=sys.stderr)
+        print(f"\nsgpo {command}: {str(stopped) or 'stopped by Ctrl-C'}", file=sys.stderr)
         return 130
     return 0
 
