@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 SLICE_BYTES = 128 * 1024**2  # of one [tokens, V] buffer; three of them live at a time
@@ -45,8 +45,16 @@ class Head:
 
     @classmethod
     def of(cls, model: Any) -> Head:
-        """The head of a transformers causal language model, with what its configuration does to logits."""
+        """The head of a transformers causal language model, with what its configuration does to logits.
+
+        Raises ValueError for a head that is not an ordinary linear layer.
+        """
         config, layer = model.config.get_text_config(), model.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            raise ValueError(
+                f"the language model head is a {type(layer).__name__}, not an ordinary linear layer: leave it out of "
+                "adapters (target_modules, modules_to_save) and of quantization"
+            )
         return cls(layer.weight, layer.bias, _logit_scale(config), getattr(config, "final_logit_softcapping", None))
 
 
@@ -202,7 +210,7 @@ class _SlicedProjection(torch.autograd.Function):
     """Loss and gradients together in the forward pass; the backward pass hands the gradients on."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, term: _Term, slice_bytes: int
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
@@ -221,13 +229,15 @@ class _SlicedProjection(torch.autograd.Function):
                 found = term(projection.of_policy(hidden[rows]), rows, projection)
                 per_token[:, rows] = torch.stack([found.loss, found.score, found.entropy, found.slope])
                 projection.backward(found, hidden, rows, gradients)
-        ctx.gradients = [None if g is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
+        ctx.gradients = [
+            None if g is None or x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)
+        ]
         loss, *others = per_token.unbind()
         ctx.mark_non_differentiable(*others)
         return loss.sum(), *others
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
         gradients, ctx.gradients = ctx.gradients, [None, None, None]  # the weight's is large: not kept
         if grad_loss is not None:
             gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in gradients]
