@@ -16,7 +16,7 @@ token of a row predicts nothing and is not in the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -51,6 +51,26 @@ class MicroBatch:
     completion_ids: Tensor  # [T]
     weights: Tensor  # [T]
     old_logprobs: Tensor | None  # [T]; None where pi_old is the present policy
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """How sequences become micro-batches.
+
+    Example: ``BatchLayout(max_tokens=16_384, pad_token_id=0)``
+    """
+
+    max_tokens: int  # of a forward pass, padding included
+    pad_token_id: int
+    packed: bool = False  # without padding, for attention that keeps packed rows apart
+
+
+def micro_batches(
+    sequences: Sequence[TrainingSequence], layout: BatchLayout, device: torch.device | str
+) -> Iterator[MicroBatch]:
+    """The rows that have weight, term by term, longest first; each row once."""
+    for rows in split_by_token_budget(sequences, layout.max_tokens, packed=layout.packed):
+        yield collate(rows, layout.pad_token_id, device, packed=layout.packed)
 
 
 def split_by_token_budget(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import MethodType
 from typing import Any
@@ -16,7 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgpo.training.batching import MicroBatch, ModelInputs, collate, split_by_token_budget
+from sgpo.training.batching import (
+    BatchLayout,
+    MicroBatch,
+    ModelInputs,
+    collate,
+    micro_batches,
+    split_by_token_budget,
+)
 from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
 from sgpo.training.projection import Head, divergence_loss, logprob_loss, token_scores
 from sgpo.training.rollouts import TrainingSequence
@@ -91,22 +99,46 @@ def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
     return model(**inputs.arguments, head_task=lambda hidden, head: task(hidden.flatten(0, 1)[inputs.predictors], head))
 
 
+def accumulate_gradients(
+    model: nn.Module,
+    sequences: Sequence[TrainingSequence],
+    layout: BatchLayout,
+    thresholds: Thresholds,
+    *,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[float, dict[str, float]]:
+    """Forward and backward passes over all micro-batches of an update; gradients are added to the parameters'.
+
+    Args:
+        model: with ``add_head_task``, bare or wrapped, on one device.
+        sequences: of ``Method.assemble``; all normalisation is in their weights.
+        backward: in place of ``loss.backward()``, such as accelerate's.
+        context: entered around each forward pass, such as autocast.
+
+    Returns the loss of the update, and means over its tokens: entropy, clipped_share, divergence,
+    divergence_masked_share, as far as there are such tokens.
+    """
+    device, sums, loss = next(model.parameters()).device, LossSums(), 0.0
+    for batch in micro_batches(sequences, layout, device):
+        with context():
+            part = microbatch_loss(model, batch, thresholds, sums)
+        backward(part)
+        loss += part.item()
+    return loss, sums.metrics()
+
+
 @torch.no_grad()
 def completion_logprobs(
-    model: Any,
-    sequences: Sequence[tuple[list[int], list[int]]],
-    *,
-    max_tokens: int,
-    pad_token_id: int,
-    packed: bool = False,
+    model: Any, sequences: Sequence[tuple[list[int], list[int]]], layout: BatchLayout
 ) -> list[list[float]]:
     """Log-probability of each completion token given its prompt: (prompt ids, completion ids) -> a list for each."""
     rows = [TrainingSequence("surrogate", prompt, ids, weights=[1.0] * len(ids)) for prompt, ids in sequences]
     found: dict[int, list[float]] = {}
     was_training = model.training
     model.eval()
-    for part in split_by_token_budget(rows, max_tokens, packed=packed):
-        batch = collate(part, pad_token_id, model.device, packed=packed)
+    for part in split_by_token_budget(rows, layout.max_tokens, packed=layout.packed):
+        batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
         scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
         of_rows = scores.score.split([len(row.completion_ids) for row in part])
         found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}

@@ -27,11 +27,11 @@ from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, math_reward
 from sgpo.tokenizers import check_tokenizer, pad_token_id
-from sgpo.training.batching import collate, split_by_token_budget
+from sgpo.training.batching import BatchLayout
 from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
-from sgpo.training.loss import LossSums, add_head_task, completion_logprobs, microbatch_loss
+from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.methods import METHODS
 from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
 from sgpo.training.objectives import Thresholds
@@ -99,7 +99,9 @@ class SGPOTrainer(Trainer):
         if not args.disable_tqdm:
             self.add_callback(ShortProgressCallback)
         add_head_task(self.model)
-        self.packed = rows_are_packed(self.model, args)
+        self.layout = BatchLayout(
+            args.max_tokens_per_microbatch, pad_token_id(tokenizer), rows_are_packed(self.model, args)
+        )
         self.method = METHODS[args.method]
         self.reward_funcs, self.reward_weights = rewards, weights
         self.sampler = sampler or TransformersSampler.of(self.model, tokenizer, args.sampler_batch_tokens)
@@ -168,28 +170,22 @@ class SGPOTrainer(Trainer):
     def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update."""
         model.train()
-        loss = torch.zeros((), device=self.args.device)
-        sums = LossSums()
-        for rows in split_by_token_budget(sequences, self.args.max_tokens_per_microbatch, packed=self.packed):
-            batch = collate(rows, pad_token_id(self.processing_class), self.args.device, packed=self.packed)
-            with self.compute_loss_context_manager():
-                part = microbatch_loss(model, batch, self.thresholds, sums)
-            self.accelerator.backward(part)
-            loss += part.detach()
-        self._record(sums.metrics())
-        return loss
+        loss, metrics = accumulate_gradients(
+            model,
+            sequences,
+            self.layout,
+            self.thresholds,
+            backward=self.accelerator.backward,
+            context=self.compute_loss_context_manager,
+        )
+        self._record(metrics)
+        return torch.tensor(loss, device=self.args.device)
 
     # What a step needs
 
     def _completion_logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
         with self.compute_loss_context_manager():
-            return completion_logprobs(
-                self.model,
-                sequences,
-                max_tokens=self.args.max_tokens_per_microbatch,
-                pad_token_id=pad_token_id(self.processing_class),
-                packed=self.packed,
-            )
+            return completion_logprobs(self.model, sequences, self.layout)
 
     def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
         """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
