@@ -178,23 +178,22 @@ def main() -> None:
                 if repeat:
                     seconds[name].append(time.perf_counter() - start)
     parameters = sum(p.numel() for p in models[0].parameters())
-    print(
-        f"{parameters / 1e6:.1f}M parameters, {len(batch)} completions, mean/longest {statistics.mean(lengths) / max(lengths):.3f}"
-    )
+    spread = statistics.mean(lengths) / max(lengths)
+    print(f"{parameters / 1e6:.1f}M parameters, {len(batch)} completions, mean/longest {spread:.3f}")
     reference, expected = next(iter(seconds)), gradient(models[0])
-    report: dict[str, Any] = {"parameters": parameters, "mean_over_longest": statistics.mean(lengths) / max(lengths)}
+    report: dict[str, Any] = {"parameters": parameters, "mean_over_longest": spread}
     for (name, times), model in zip(seconds.items(), models, strict=True):
-        ratio = statistics.median(seconds[reference]) / statistics.median(times)
-        error = float((gradient(model) - expected).norm() / expected.norm())
-        report[name] = {
+        found = {
             "median_s": statistics.median(times),
             "all_s": times,
-            "ratio": ratio,
+            "ratio": statistics.median(seconds[reference]) / statistics.median(times),
             "loss": losses[name],
-            "gradient_difference": error,
+            "gradient_difference": float((gradient(model) - expected).norm() / expected.norm()),
         }
+        report[name] = found
         print(
-            f"{name:36} {statistics.median(times):7.2f} s  {ratio:5.2f}x  loss {losses[name]:+.6f}  gradient differs by {error:.1e}"
+            f"{name:36} {found['median_s']:7.2f} s  {found['ratio']:5.2f}x  loss {found['loss']:+.6f}  "
+            f"gradient differs by {found['gradient_difference']:.1e}"
         )
     if options.output:
         report["versions"] = {
