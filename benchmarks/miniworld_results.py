@@ -104,7 +104,7 @@ def prepare(seed: int, base: Path, output: Path, sets: tuple[str, ...]) -> Path:
         create_world(world, seed=seed, sizes=Sizes(), base=base)
         paths = ["--model", str(world / "base"), "--problems", str(world / "sft.jsonl")]
         recipe = ["--config", str(RECIPES / "sft.yaml"), *paths, "--output_dir", str(world / "sft")]
-        run_logged(world / "sft.log", "-m", "sgpo", "sft", *recipe, "--seed", str(seed))
+        run_logged(world / "sft.log", "-m", "sgpo", "sft", *recipe, "--seed", str(seed), "--overwrite", "true")
         models = {name: score(world / name, world, sets, world / f"scores-{name}.json") for name in ("base", "sft")}
         (world / "prepared.json").write_text(json.dumps(models))
     return world
@@ -115,7 +115,8 @@ def run_cell(seed: int, name: str, options: list[str], output: Path, sets: tuple
     folder = output / f"seed-{seed}" / name.replace(" ", "_").replace("=", "")
     arguments = ["--config", str(RECIPES / f"{options[0]}.yaml"), "--model", str(world / "sft")]
     arguments += ["--problems", str(world / "rl.jsonl"), "--eval_problems", str(world / "dev.jsonl")]
-    arguments += ["--output_dir", str(folder), "--seed", str(seed)]
+    # A cell that was cut off is run again from its beginning.
+    arguments += ["--output_dir", str(folder), "--seed", str(seed), "--overwrite", "true"]
     run_logged(folder / "log.txt", "-m", "sgpo", "train", *arguments, "--disable_tqdm", "true", *options[1:])
     return {"seed": seed, "cell": name, "scores": score(folder, world, sets, folder / "scores.json")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import datasets
@@ -47,12 +48,29 @@ def test_missing_texts_keep_their_type():
     assert problems_from(dataset) == [Problem("a", "p", "1")]
 
 
-def test_aliases_numbers_and_row_numbers(tmp_path):
+def content_id(prompt, answer):
+    return hashlib.sha256(json.dumps([prompt, answer]).encode()).hexdigest()[:16]
+
+
+def test_ids_of_rows_without_one_follow_from_their_content(tmp_path):
+    """Wherever a row stands and whatever else it holds; the hash is written out, as it must never change."""
+    rows = [{"prompt": "1+1?", "answer": "2"}, {"prompt": "q", "answer": "3"}, {"id": None, "prompt": "q", "answer": 4}]
+    first = load_problems(write_lines(tmp_path / "a.jsonl", rows))
+    assert first[0].id == "82831a5898978c02"
+    assert [p.id for p in first] == [content_id("1+1?", "2"), content_id("q", "3"), content_id("q", "4")]
+    shuffled = [{**row, "level": 1} for row in reversed(rows)]
+    assert [p.id for p in problems_from(shuffled)] == [p.id for p in reversed(first)]
+
+
+def test_aliases_and_numbers(tmp_path):
     path = write_lines(
         tmp_path / "data.jsonl",
         [{"problem": "p0", "solution": 7, "strategy": "", "level": 3}, {"problem": "p1", "solution": "8"}],
     )
-    assert load_problems(path) == [Problem("0", "p0", "7", extra={"level": 3}), Problem("1", "p1", "8")]
+    assert load_problems(path) == [
+        Problem(content_id("p0", "7"), "p0", "7", extra={"level": 3}),
+        Problem(content_id("p1", "8"), "p1", "8"),
+    ]
 
 
 def test_answer_comes_before_its_alias(tmp_path):
@@ -71,18 +89,77 @@ def test_prompt_of_chat_messages(tmp_path):
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
     path = tmp_path / "data.json"
     path.write_text(json.dumps([{"prompt": messages, "answer": "2"}]))
-    assert load_problems(path) == [Problem("0", "1+1?", "2")]
+    assert load_problems(path) == [Problem(content_id("1+1?", "2"), "1+1?", "2")]
     dataset = datasets.Dataset.from_list([{"prompt": messages, "answer": "2"}])
-    assert problems_from(dataset) == [Problem("0", "1+1?", "2")]
+    assert problems_from(dataset) == [Problem(content_id("1+1?", "2"), "1+1?", "2")]
+
+
+def test_responses_of_chat_messages():
+    """From a column of their own, or from the whole conversation."""
+    target = [{"role": "assistant", "content": r"It is \boxed{2}."}]
+    (problem,) = problems_from([{"prompt": "1+1?", "answer": "2", "target": target}], columns={"response": "target"})
+    assert problem.response == r"It is \boxed{2}."
+    row = {"messages": [{"role": "user", "content": "1+1?"}, *target], "answer": "2"}
+    (problem,) = problems_from([row], columns={"prompt": "messages", "response": "messages"})
+    assert (problem.prompt, problem.response, problem.extra) == ("1+1?", r"It is \boxed{2}.", {})
+    with pytest.raises(ValueError, match="row 0: a response of chat messages needs an assistant turn"):
+        problems_from(
+            [{**row, "messages": row["messages"][:1]}], columns={"prompt": "messages", "response": "messages"}
+        )
+
+
+VERL = {
+    "data_source": "math",
+    "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": "1+1?"}],
+    "reward_model": {"style": "rule", "ground_truth": "2"},
+    "extra_info": {"index": 7, "split": "train"},
+}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", "dataset"])
+def test_rows_of_verl_are_found(tmp_path, suffix):
+    if suffix == "dataset":
+        problems = problems_from(datasets.Dataset.from_list([VERL]))
+    else:
+        path = tmp_path / f"data{suffix}"
+        if suffix == ".jsonl":
+            write_lines(path, [VERL])
+        else:
+            pq.write_table(pa.Table.from_pylist([VERL]), path)
+        problems = load_problems(path)
+    extra = {name: VERL[name] for name in ("data_source", "reward_model", "extra_info")}
+    assert problems == [Problem(content_id("1+1?", "2"), "1+1?", "2", extra=extra)]
+
+
+def test_nested_columns_are_mapped():
+    columns = {"id": "extra_info.index", "answer": "reward_model.ground_truth"}
+    row = {**VERL, "answer": "another"}
+    (problem,) = problems_from([row], columns=columns)
+    assert (problem.id, problem.answer) == ("7", "2")
+    # A column whose own name has a dot comes first.
+    (problem,) = problems_from([{**row, "extra_info.index": "k"}], columns=columns)
+    assert problem.id == "k"
+    with pytest.raises(
+        ValueError, match=r"no column 'reward_model\.truth' .*reward_model\.style, reward_model\.ground_truth"
+    ):
+        problems_from([row], columns={"answer": "reward_model.truth"})
 
 
 def test_other_sources_go_through_datasets(monkeypatch):
-    def load_dataset(name, *, split):
-        assert (name, split) == ("someone/math", "test")
+    def load_dataset(name, *, split, revision):
+        assert (name, split, revision) == ("someone/math", "test", "v2")
         return datasets.Dataset.from_dict({"question": ["p", "q"], "answer": ["1", "2"]})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    assert load_problems("someone/math", split="test", limit=1) == [Problem("0", "p", "1")]
+    (problem,) = load_problems("someone/math", split="test", revision="v2", limit=1)
+    assert problem == Problem(content_id("p", "1"), "p", "1")
+
+
+def test_a_folder_of_files_is_loaded_by_split(tmp_path):
+    """What `datasets` does for the Hub, with a folder in place of it."""
+    for split, answer in (("train", "1"), ("test", "2")):
+        write_lines(tmp_path / f"{split}.jsonl", [{"prompt": "p", "answer": answer}])
+    assert [load_problems(tmp_path, split=split)[0].answer for split in ("train", "test")] == ["1", "2"]
 
 
 @pytest.mark.parametrize(
@@ -94,12 +171,13 @@ def test_other_sources_go_through_datasets(monkeypatch):
             r"row 0: no prompt: pass columns=\{'prompt': '...'\} .*has the columns text, answer",
         ),
         (
-            [{"prompt": "p", "answer": "1"}, {"prompt": "q"}],
+            [{"id": "a", "prompt": "p", "answer": "1"}, {"id": "b", "prompt": "q"}],
             None,
-            r"row 1: no answer: pass columns=\{'answer': '...'\} .*columns prompt, answer",
+            r"1 of 2 rows cannot be used: empty field: 1, e\.g\. row 1 \(id 'b'\) has no answer\. Mend them, or leave "
+            r"them out with bad_rows: drop",
         ),
-        ([{"prompt": "p", "answer": " "}], None, r"row 0: the answer is empty: remove the row"),
-        ([{"prompt": "", "answer": "1"}], None, r"row 0: the prompt is empty: remove the row"),
+        ([{"prompt": "p", "answer": " "}, {"prompt": "p", "answer": "1"}], None, r"row 0 \(id '.*'\) has no answer"),
+        ([{"prompt": None, "answer": "1"}], None, r"row 0 \(id '.*'\) has no prompt"),
         ([{"prompt": "p", "answer": 0.5}], None, r"row 0: answer must be a text or a whole number, not 0\.5"),
         (
             [{"prompt": "p", "answer": True}],
@@ -117,7 +195,12 @@ def test_other_sources_go_through_datasets(monkeypatch):
         (
             [{"id": "a", "prompt": "p", "answer": "1"}, {"id": "a", "prompt": "q", "answer": "2"}],
             None,
-            r"row 1: the id 'a' is already that of row 0; make ids different",
+            r"id used twice: 1, e\.g\. row 1 \(id 'a'\) has the id of row 0",
+        ),
+        (
+            [{"id": "a", "prompt": "p", "answer": "1"}, {"id": "b", "prompt": "p", "answer": "1"}],
+            None,
+            r"duplicate: 1, e\.g\. row 1 \(id 'b'\) has the prompt and answer of row 0",
         ),
         (
             [{"prompt": "p", "answer": "1"}],
@@ -162,9 +245,9 @@ def test_refusals_of_files(tmp_path):
 
 
 def test_refusals_of_records():
-    with pytest.raises(ValueError, match=r"list of problems, row 1: the answer is empty"):
+    with pytest.raises(ValueError, match=r"the list of problems: 1 of 2 rows .* row 1 \(id 'b'\) has no answer"):
         problems_from([Problem("a", "p", "1"), Problem("b", "p", " ")])
-    with pytest.raises(ValueError, match="the id 'a' is already that of row 0"):
+    with pytest.raises(ValueError, match=r"row 1 \(id 'a'\) has the id of row 0"):
         problems_from([Problem("a", "p", "1"), Problem("a", "q", "1")])
     with pytest.raises(ValueError, match="not a mixture"):
         problems_from([Problem("a", "p", "1"), {"prompt": "p", "answer": "1"}])

@@ -17,6 +17,7 @@ from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.training import trainer as trainer_module
 from sgpo.training.config import SGPOConfig
+from sgpo.training.data import RolloutBatchSampler
 from sgpo.training.rollouts import Rollout
 from sgpo.training.trainer import SGPOTrainer, cut_metrics
 
@@ -273,7 +274,8 @@ def test_gradient_does_not_depend_on_the_token_budget(
 ) -> None:
     gradients = []
     for budget in (400, max_tokens):
-        trainer = make_trainer(max_tokens_per_microbatch=budget)
+        trainer = make_trainer()
+        trainer.args.max_tokens_per_microbatch = budget  # also one so small that every row is a micro-batch of its own
         trainer._assemble(trainer._verify(trainer._sample(problems)))
         trainer._optimise(trainer.model, trainer._updates[0])
         gradients.append(gradient_of(trainer.model))
@@ -328,7 +330,7 @@ def unguided(group: Any) -> Any:
 
 
 def test_updates_without_any_weight_change_nothing(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
-    hopeless = [Problem(f"p{7 + 8 * n}", problems[7].prompt, "1", strategy=problems[7].strategy) for n in range(8)]
+    hopeless = [Problem(f"p{7 + 8 * n}", problems[7].prompt, str(n), strategy=problems[7].strategy) for n in range(8)]
     trainer = make_trainer(train_dataset=hopeless, max_steps=4)
     before = copy.deepcopy(trainer.model.state_dict())
     trainer.train()
@@ -508,9 +510,10 @@ def test_metrics_of_tokens_by_hand(
 
 
 def test_logging_every_other_step_gives_means(make_trainer: MakeTrainer) -> None:
-    each, other = make_trainer(max_steps=2), make_trainer(max_steps=2, logging_steps=2)
+    each = make_trainer(max_steps=2)
     each.train()
     lines = [line for line in lines_of(each) if "loss" in line]
+    other = make_trainer(max_steps=2, logging_steps=2, overwrite=True)
     other.train()
     (joined,) = [line for line in lines_of(other) if "loss" in line]
     for name in ("reward/autonomous", "alpha", "loss", "divergence"):
@@ -606,9 +609,9 @@ def test_repeated_steps_are_not_written_twice(make_sampling_trainer: MakeTrainer
     assert_same_weights(second.model, first.model)
 
 
-def test_new_run_in_the_same_folder_starts_its_metrics_anew(make_trainer: MakeTrainer) -> None:
+def test_a_run_that_replaces_another_starts_its_metrics_anew(make_trainer: MakeTrainer) -> None:
     for _ in range(2):
-        trainer = make_trainer()
+        trainer = make_trainer(overwrite=True)
         trainer.train()
         assert [line["step"] for line in lines_of(trainer) if "loss" in line] == [1, 2]
 
@@ -734,7 +737,7 @@ def test_what_was_not_given_is_asked_for(make_trainer: MakeTrainer) -> None:
 
 
 def test_rollout_batches_repeat_for_their_updates() -> None:
-    sampler = trainer_module.RolloutBatchSampler(11, 4, 2, seed=3)
+    sampler = RolloutBatchSampler(11, 4, 2, seed=3)
     epoch = list(sampler)
     assert len(epoch) == len(sampler) == 4
     assert epoch[0] == epoch[1]

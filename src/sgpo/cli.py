@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sgpo import __version__
 from sgpo.errors import UsageError, usage_errors
+from sgpo.run_folder import NoSpaceError
 
 COMMANDS = {
     "quickstart": "the whole method on the embedded mini-world, in minutes",
@@ -20,7 +21,10 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, or 2 for input that cannot be worked with."""
+    """Run one command; returns the exit status.
+
+    0, 1 for a device that ran full, 2 for input that cannot be worked with, 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     overview = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
     parser = argparse.ArgumentParser(
@@ -45,6 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)
         return 2
+    except NoSpaceError as error:
+        print(f"sgpo {command}: {error.strerror}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stopped:
+        print(f"\nsgpo {command}: {stopped or 'stopped by Ctrl-C'}", file=sys.stderr)
+        return 130
     return 0
 
 

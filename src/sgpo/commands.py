@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
-from transformers.trainer_utils import get_last_checkpoint
-from trl import TrlParser
-
+from sgpo.configuration import parse, save_configuration
 from sgpo.errors import usage_errors
 from sgpo.problems import Problem, load_problems
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.rewards import load_reward, math_reward
+from sgpo.run_folder import (
+    check_output_dir,
+    check_output_of_evaluation,
+    explained_lack_of_space,
+    newest_checkpoint,
+)
 
 
 @dataclass
@@ -23,17 +24,26 @@ class DataArguments:
     """Which model is taken, and which problems."""
 
     model: str = field(metadata={"help": "Folder or Hub name of a checkpoint."})
-    problems: str = field(metadata={"help": "Parquet or JSONL file, or Hub data set."})
+    problems: str = field(metadata={"help": "Parquet, JSONL or JSON file, or Hub data set."})
     columns: list[str] = field(
         default_factory=list,
-        metadata={"help": "Where a column has another name: prompt=question answer=solution ..."},
+        metadata={"help": "Where a column has another name: prompt=question answer=reward_model.ground_truth ..."},
     )
     limit: int | None = field(default=None, metadata={"help": "Take the first so many problems."})
+    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+
+
+@dataclass
+class SFTArguments(DataArguments):
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
 
 
 @dataclass
 class TrainArguments(DataArguments):
     eval_problems: str | None = field(default=None, metadata={"help": "Problems for avg@k during training."})
+    eval_split: str = field(default="test", metadata={"help": "Split of eval_problems on the Hub."})
+    eval_revision: str | None = field(default=None, metadata={"help": "Revision of eval_problems on the Hub."})
     rewards: list[str] = field(
         default_factory=list,
         metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
@@ -44,6 +54,8 @@ class TrainArguments(DataArguments):
 @dataclass
 class EvalArguments(DataArguments):
     output: str | None = field(default=None, metadata={"help": "Write summary and samples into this folder."})
+    overwrite: bool = field(default=False, metadata={"help": "Delete the evaluation that output holds."})
+    bad_rows: str = field(default="refuse", metadata={"help": "Rows that cannot be used: 'refuse', or 'drop'."})
     k: int = field(default=4, metadata={"help": "Samples a problem; 1 with temperature 0."})
     temperature: float = field(default=0.6, metadata={"help": "0 is greedy."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
@@ -52,73 +64,87 @@ class EvalArguments(DataArguments):
     guided: bool = field(default=False, metadata={"help": "With the strategy in the prompt, for reference."})
     group_by: str | None = field(default=None, metadata={"help": "Also average over each value of this column."})
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    pad_token: str | None = field(default=None, metadata={"help": "The token that pads, if the tokenizer has none."})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
 
 
-def parse(prog: str, kinds: Sequence[Any], argv: list[str]) -> tuple[Any, ...]:
-    """The command's arguments: those of --config, and over them those of the command line."""
-    with usage_errors():
-        return TrlParser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False).parse_args_and_config(argv)
+def read_problems(data: DataArguments) -> list[Problem]:
+    """All rows; which of them cannot be used is decided together with the model."""
+    return _read(data, data.problems, data.split, data.revision, data.limit)
 
 
-def read_problems(data: DataArguments, source: str) -> list[Problem]:
+def _read(data: DataArguments, source: str, split: str, revision: str | None, limit: int | None) -> list[Problem]:
     columns = {}
     for pair in data.columns:
         canonical, equals, name = pair.partition("=")
         if not equals:
             raise ValueError(f"columns takes canonical=name, for example answer=solution, not {pair!r}")
         columns[canonical] = name
-    return load_problems(source, columns=columns or None, limit=data.limit)
+    return load_problems(source, split=split, revision=revision, columns=columns or None, limit=limit, bad_rows="keep")
 
 
 def sft(argv: list[str]) -> None:
     from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
-    data, args = parse("sft", (DataArguments, WarmupConfig), argv)
     with usage_errors():
-        trainer = build_warmup_trainer(data.model, args, read_problems(data, data.problems))
-    save_configuration(args.output_dir, data, args)
-    trainer.train()
-    trainer.save_model()
+        data, args = parse("sft", (SFTArguments, WarmupConfig), argv)
+        _check_run(data, args)
+        trainer = build_warmup_trainer(data.model, args, read_problems(data))
+        trainer.data["train"]["source"] = data.problems
+    _run("sft", trainer, data, args)
 
 
 def train(argv: list[str]) -> None:
     from sgpo.training.config import SGPOConfig
     from sgpo.training.trainer import SGPOTrainer
 
-    data, args = parse("train", (TrainArguments, SGPOConfig), argv)
     with usage_errors():
+        data, args = parse("train", (TrainArguments, SGPOConfig), argv)
+        _check_run(data, args)
+        rewards = [load_reward(name) for name in data.rewards] or [math_reward]
+        eval_problems = None
+        if data.eval_problems:
+            eval_problems = _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
         trainer = SGPOTrainer(
-            data.model,
-            args,
-            train_dataset=read_problems(data, data.problems),
-            eval_dataset=read_problems(data, data.eval_problems) if data.eval_problems else None,
-            reward_funcs=[load_reward(name) for name in data.rewards] or [math_reward],
+            data.model, args, train_dataset=read_problems(data), eval_dataset=eval_problems, reward_funcs=rewards
         )
-        if data.resume and (not Path(args.output_dir).is_dir() or get_last_checkpoint(args.output_dir) is None):
-            raise ValueError(f"there is no checkpoint in {args.output_dir} to resume from; leave out --resume")
-    save_configuration(args.output_dir, data, args)
-    trainer.train(resume_from_checkpoint=data.resume or None)
-    trainer.save_model()
+        trainer.data["train"]["source"] = data.problems
+        if data.eval_problems:
+            trainer.data["eval"]["source"] = data.eval_problems
+    _run("train", trainer, data, args)
+
+
+def _check_run(data: Any, args: Any) -> None:
+    check_output_dir(args.output_dir, overwrite=args.overwrite, resume=data.resume, model=data.model)
+    args.resume_from_checkpoint = str(newest_checkpoint(args.output_dir)) if data.resume else None
+
+
+def _run(command: str, trainer: Any, data: Any, args: Any) -> None:
+    """Train and save; Ctrl-C says how to go on."""
+    from sgpo.training.interrupt import TrainingInterrupted
+
+    with explained_lack_of_space(args.output_dir):
+        path = save_configuration(args.output_dir, data, args)
+    try:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    except TrainingInterrupted as stopped:
+        again = ["sgpo", command, "--config", str(path)]
+        if stopped.checkpoint is None:
+            raise KeyboardInterrupt(f"{stopped}. Start again with\n  {shlex.join(again)}") from None
+        raise KeyboardInterrupt(f"{stopped}. Go on with\n  {shlex.join([*again, '--resume'])}") from None
+    with explained_lack_of_space(args.output_dir):
+        trainer.save_model()
 
 
 def evaluate(argv: list[str]) -> None:
     from sgpo.evaluation.report import evaluate_checkpoint, print_evaluation, save_evaluation
 
-    (args,) = parse("eval", (EvalArguments,), argv)
     with usage_errors():
-        problems = read_problems(args, args.problems)
-        evaluation, greedy = evaluate_checkpoint(args, problems)
+        (args,) = parse("eval", (EvalArguments,), argv)
+        if args.output:
+            check_output_of_evaluation(args.output, overwrite=args.overwrite)
+        evaluation, greedy = evaluate_checkpoint(args, read_problems(args))
     print_evaluation(evaluation, greedy, args)
     if args.output:
-        save_evaluation(evaluation, greedy, args)
-
-
-def save_configuration(output_dir: str, *parts: Any) -> None:
-    """The resolved configuration beside the results, as a file that --config takes again."""
-    values: dict[str, Any] = {}
-    for part in parts:
-        values |= part.to_dict() if hasattr(part, "to_dict") else vars(part)
-    path = Path(output_dir) / "config.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=True))
+        with explained_lack_of_space(args.output):
+            save_evaluation(evaluation, greedy, args)

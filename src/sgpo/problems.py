@@ -1,14 +1,17 @@
 """The problem record, and problems from files, the Hub or a data set in memory.
 
 Columns are found by their canonical names (``id``, ``prompt``, ``answer``, ``response``, ``strategy``), then
-by the aliases that published data sets use (``problem`` or ``question``, ``solution``), unless ``columns``
-says where a field is. All other columns travel in ``extra`` to the reward functions. Nothing is repaired or
-left out in silence: the first row that is not a problem raises a ``ValueError`` with the source, the row and
-what to write instead.
+by the aliases that published data sets use (``problem`` or ``question``; ``solution``, or veRL's
+``reward_model.ground_truth``), unless ``columns`` says where a field is; a dot leads into a nested column. All
+other columns travel in ``extra`` to the reward functions. Prompts and responses may be lists of chat messages.
+
+Nothing is repaired or left out in silence. A value of the wrong type raises a ``ValueError`` with the source, the
+row and what to write instead; rows with empty fields and rows that repeat others are ``sgpo.inspection``'s.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -17,14 +20,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgpo.inspection import STRUCTURE, inspect
+
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
 FIELDS = ("id", "prompt", "answer", "response", "strategy")
 REQUIRED = ("prompt", "answer")
-ALIASES: Mapping[str, tuple[str, ...]] = {"prompt": ("problem", "question"), "answer": ("solution",)}
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("problem", "question"),
+    "answer": ("reward_model.ground_truth", "solution"),
+}
 FILE_SUFFIXES = (".parquet", ".jsonl", ".json")
+OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".gz", ".zip", ".pkl", ".yaml", ".yml", ".py")
 
 Row = Mapping[str, Any]
 
@@ -49,15 +58,20 @@ def load_problems(
     source: str | os.PathLike[str],
     *,
     split: str = "train",
+    revision: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    bad_rows: str = "refuse",
 ) -> list[Problem]:
     """Return the problems of a .parquet, .jsonl or .json (a list) file, or of a data set on the Hub.
 
-    ``split`` chooses a split of a Hub data set; a file is one split. ``columns`` says where a field is, as
-    ``{"prompt": "problem"}``. ``limit`` takes the first rows only. Rows without an ``id`` get their row
-    number. Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for rows that are not
-    problems.
+    ``split`` and ``revision`` (a branch, tag or commit) choose what is taken of a data set on the Hub; a file is
+    one split. ``columns`` says where a field is, as ``{"prompt": "problem", "answer": "reward_model.ground_truth"}``.
+    ``limit`` takes the first rows only. A row without an ``id`` gets a hash of its prompt and answer, so that
+    its id does not depend on where it stands. ``bad_rows`` decides about rows with an empty field and rows
+    that repeat an earlier one: "refuse", "drop", or "keep" for whoever inspects them later.
+
+    Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for rows that are not problems.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all rows; it is {limit}")
@@ -65,32 +79,38 @@ def load_problems(
     if path.suffix in FILE_SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path} with problems (looked in {Path.cwd()})")
+        if revision is not None:
+            raise ValueError(f"{path} is a file, which has no revision: leave out revision {revision!r}")
         rows: Iterable[Row] = _read_file(path)
-    elif path.is_file():
+    elif path.is_file() or path.suffix in OTHER_SUFFIXES:
         raise ValueError(f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}")
     else:
         import datasets
 
-        rows = datasets.load_dataset(str(source), split=split)
-    return _problems(list(itertools.islice(rows, limit)), str(source), columns)
+        rows = datasets.load_dataset(str(source), split=split, revision=revision)
+    problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
+    return problems if bad_rows == "keep" else inspect(problems, str(source), bad_rows, STRUCTURE)
 
 
 def problems_from(
-    data: Sequence[Problem] | datasets.Dataset | Iterable[Row], *, columns: Mapping[str, str] | None = None
+    data: Sequence[Problem] | datasets.Dataset | Iterable[Row],
+    *,
+    columns: Mapping[str, str] | None = None,
+    bad_rows: str = "refuse",
 ) -> list[Problem]:
     """Return the problems of a list of problems, a ``datasets.Dataset`` or a list of dicts.
 
-    ``columns`` is as in ``load_problems``. Raises ``ValueError`` for rows that are not problems.
+    ``columns`` and ``bad_rows`` are as in ``load_problems``. Raises ``ValueError`` for rows that are not problems.
     """
     rows = list(data)
+    name = "the data set"
     if rows and all(isinstance(row, Problem) for row in rows):
-        for row_number, problem in enumerate(rows):
-            _validate(problem, _Place("the list of problems", row_number, FIELDS))
-        _refuse_duplicates(rows, "the list of problems")
-        return rows
-    if not all(isinstance(row, Mapping) for row in rows):
+        name, problems = "the list of problems", rows
+    elif all(isinstance(row, Mapping) for row in rows):
+        problems = _problems(rows, name, columns)
+    else:
         raise ValueError("problems must be all Problem records or all dicts (rows), not a mixture or something else")
-    return _problems(rows, "the data set", columns)
+    return problems if bad_rows == "keep" else inspect(problems, name, bad_rows, STRUCTURE)
 
 
 def problems_to_dataset(problems: Sequence[Problem]) -> datasets.Dataset:
@@ -130,33 +150,39 @@ def save_problems(problems: Sequence[Problem], path: str | os.PathLike[str]) -> 
 
 def _read_file(path: Path) -> Iterator[Row]:
     if path.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
+        try:
+            with pq.ParquetFile(path) as file:
+                for batch in file.iter_batches():
+                    yield from batch.to_pylist()
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
     elif path.suffix == ".jsonl":
-        with path.open(encoding="utf-8") as lines:
+        with path.open("rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _json_object(line, f"{path}, line {number}")
     else:
-        rows = _parse_json(path.read_text(encoding="utf-8"), str(path))
+        rows = _parse_json(path.read_bytes(), str(path))
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise ValueError(f"{path}: a .json file of problems is one list of objects; use .jsonl for lines")
         yield from rows
 
 
-def _json_object(text: str, where: str) -> Row:
+def _json_object(text: bytes, where: str) -> Row:
     row = _parse_json(text, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected one JSON object with the columns of a problem, not {_short(row)}")
     return row
 
 
-def _parse_json(text: str, where: str) -> Any:
+def _parse_json(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not text in UTF-8 ({error})") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not valid JSON ({error})") from error
 
@@ -183,13 +209,28 @@ class _Place:
 
 
 def _problems(rows: Sequence[Row], source: str, columns: Mapping[str, str] | None) -> list[Problem]:
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in _column_names(row)))
     if not rows:
         raise ValueError(f"{source} has no rows, so no problems")
     places = _find_columns(names, source, columns or {})
-    problems = [_problem(row, places, _Place(source, number, names)) for number, row in enumerate(rows)]
-    _refuse_duplicates(problems, source)
-    return problems
+    return [_problem(row, places, _Place(source, number, names)) for number, row in enumerate(rows)]
+
+
+def _column_names(row: Row, prefix: str = "") -> Iterator[str]:
+    """The columns of a row, those within others with dots: ``reward_model``, ``reward_model.ground_truth``."""
+    for name, value in row.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from _column_names(value, f"{prefix}{name}.")
+
+
+def _value(row: Row, column: str) -> Any:
+    """The value under a name that may lead into nested columns; None where there is none."""
+    if column in row:
+        return row[column]
+    first, _, rest = column.partition(".")
+    inner = row.get(first)
+    return _value(inner, rest) if rest and isinstance(inner, Mapping) else None
 
 
 def _find_columns(names: Sequence[str], source: str, columns: Mapping[str, str]) -> dict[str, str]:
@@ -212,38 +253,34 @@ def _find_columns(names: Sequence[str], source: str, columns: Mapping[str, str])
 
 
 def _problem(row: Row, places: Mapping[str, str], place: _Place) -> Problem:
-    values = {name: row.get(column) for name, column in places.items()}
-    used = {
-        *places.values(),
-        *places,
-    }  # a column with a field's name, while the field is elsewhere, would clash
-    problem = Problem(
-        id=_identifier(values.get("id"), place),
-        prompt=_prompt(values["prompt"], place),
-        answer=_answer(values["answer"], place),
-        response=_text_or_none("response", values.get("response"), place),
+    values = {name: _value(row, column) for name, column in places.items()}
+    used = {*places.values(), *places}  # a column with a field's name, while the field is elsewhere, would clash
+    prompt, answer = _prompt(values["prompt"], place), _answer(values["answer"], place)
+    return Problem(
+        id=_identifier(values.get("id"), prompt, answer, place),
+        prompt=prompt,
+        answer=answer,
+        response=_response(values.get("response"), place),
         strategy=_text_or_none("strategy", values.get("strategy"), place),
         extra={name: value for name, value in row.items() if name not in used},
     )
-    _validate(problem, place)
-    return problem
 
 
-def _identifier(value: Any, place: _Place) -> str:
+def _identifier(value: Any, prompt: str, answer: str, place: _Place) -> str:
     if value is None:
-        return str(place.row)
+        return hashlib.sha256(json.dumps([prompt, answer]).encode()).hexdigest()[:16]
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise place.error(f"id must be a text or a whole number, not {_short(value)}")
     return str(value)
 
 
 def _prompt(value: Any, place: _Place) -> str:
-    """Return the text; of chat messages the user's, since the templates add a system message themselves."""
+    """Return the text; of chat messages the user's, since ``system_prompt`` stands for the system's."""
     if value is None:
-        raise place.missing("prompt")
+        return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, list) and all(isinstance(message, Mapping) for message in value):
+    if _is_chat(value):
         turns = [message.get("content") for message in value if message.get("role") == "user"]
         if len(turns) == 1 and isinstance(turns[0], str):
             return turns[0]
@@ -251,9 +288,23 @@ def _prompt(value: Any, place: _Place) -> str:
     raise place.error(f"prompt must be a text or a list of chat messages, not {_short(value)}")
 
 
+def _response(value: Any, place: _Place) -> str | None:
+    """Return the text; of chat messages the last one of the assistant."""
+    if not _is_chat(value):
+        return _text_or_none("response", value, place)
+    turns = [message.get("content") for message in value if message.get("role") == "assistant"]
+    if not turns:
+        raise place.error(f"a response of chat messages needs an assistant turn, not {_short(value)}")
+    return _text_or_none("response", turns[-1], place)
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(message, Mapping) for message in value)
+
+
 def _answer(value: Any, place: _Place) -> str:
     if value is None:
-        raise place.missing("answer")
+        return ""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
@@ -268,26 +319,6 @@ def _text_or_none(name: str, value: Any, place: _Place) -> str | None:
     if not isinstance(value, str):
         raise place.error(f"{name} must be a text or nothing, not {_short(value)}")
     return value
-
-
-def _validate(problem: Problem, place: _Place) -> None:
-    for name in REQUIRED:
-        if not getattr(problem, name).strip():
-            raise place.error(
-                f"the {name} is empty: remove the row, or pass columns={{{name!r}: '...'}} if another column "
-                f"holds it; the data has the columns {', '.join(place.columns)}"
-            )
-
-
-def _refuse_duplicates(problems: Sequence[Problem], source: str) -> None:
-    first: dict[str, int] = {}
-    for row, problem in enumerate(problems):
-        if problem.id in first:
-            raise ValueError(
-                f"{source}, row {row}: the id {problem.id!r} is already that of row {first[problem.id]}; "
-                "make ids different, or pass columns={'id': '...'} with a column of unique ones"
-            )
-        first[problem.id] = row
 
 
 def _short(value: Any) -> str:

@@ -51,6 +51,8 @@ def quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MODEL) 
     Raises:
         StageFailed: a command ended with an error.
     """
+    with usage_errors():
+        check_folder(output)
     scale, console = FAST if fast else NORMAL, Console()
     commands = build_commands(output, seed, scale)
     prepare(output, commands)
@@ -106,7 +108,8 @@ STAGES = {
 def build_commands(output: Path, seed: int, scale: Scale) -> dict[str, Command]:
     """Every command by a name, in the order of running."""
     world = output / "miniworld"
-    common = {"seed": seed, "use_cpu": True, "disable_tqdm": True}
+    # What an earlier quickstart left in the folder is replaced.
+    common = {"seed": seed, "use_cpu": True, "disable_tqdm": True, "overwrite": True}
     commands = {
         "sft": Command(
             "sft",
@@ -148,6 +151,7 @@ def _evaluations(output: Path, seed: int, max_completion_length: int) -> dict[st
                 "max_completion_length": max_completion_length,
                 "group_by": "family",
                 "seed": seed,
+                "overwrite": True,
             },
         )
 
@@ -156,6 +160,12 @@ def _evaluations(output: Path, seed: int, max_completion_length: int) -> dict[st
         f"eval-{m}-guided": command(m, f"{m}-guided", temperature=1.0, top_p=0.95, guided=True) for m in ("base", "sft")
     }
     return unguided | guided
+
+
+def check_folder(output: Path) -> None:
+    """Refuse a folder with anything else than an earlier quickstart: all of it could be overwritten."""
+    if output.exists() and not (output / "commands.sh").exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"--output {output} holds something else than a quickstart; write a new folder's name")
 
 
 def prepare(output: Path, commands: Mapping[str, Command]) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sgpo.prompts import encode_prompts, guided_messages, student_messages
+
+if TYPE_CHECKING:
+    from sgpo.problems import Problem
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
@@ -16,11 +22,62 @@ def pad_token_id(tokenizer: Any) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
 
-def check_tokenizer(tokenizer: Any) -> None:
+def check_tokenizer(tokenizer: Any, pad_token: str | None = None) -> None:
+    """Refuse what prompts and batches cannot be made with; `pad_token` becomes the tokenizer's.
+
+    Raises:
+        ValueError: no chat template, no end token, no pad token, or a pad token that is not in the vocabulary.
+    """
     if tokenizer.chat_template is None:
         raise ValueError(
             "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template "
-            "and pass the tokenizer as processing_class"
+            "and save the tokenizer beside the model"
         )
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: nothing would end a completion; set tokenizer.eos_token")
+    if pad_token is not None:
+        if pad_token not in tokenizer.get_vocab():
+            raise ValueError(f"pad_token {pad_token!r} is not in the tokenizer's vocabulary; take a token that is")
+        tokenizer.pad_token = pad_token
+    if tokenizer.pad_token_id is None:
+        raise ValueError(
+            "the tokenizer has no pad token; set pad_token to a token that no text contains, such as "
+            f"{_spare_token(tokenizer)!r}"
+        )
+
+
+def _spare_token(tokenizer: Any) -> str:
+    """A token of the vocabulary made for padding or for later use, as Llama's have; else the end token."""
+    for word in ("pad", "reserved"):
+        for token in sorted(tokenizer.get_added_vocab()):
+            if word in token.lower():
+                return token
+    return tokenizer.eos_token
+
+
+class PromptLengths:
+    """Tokens of a problem's prompt through the chat template, the longer one of unguided and guided.
+
+    Example: ``PromptLengths(tokenizer, system_prompt, guided=True)(problems)`` is one number for each problem. What was
+    measured once is remembered.
+    """
+
+    def __init__(self, tokenizer: Any, system_prompt: str | None, *, guided: bool) -> None:
+        self.tokenizer, self.system_prompt, self.guided = tokenizer, system_prompt, guided
+        self._known: dict[tuple[str, str | None], int] = {}
+
+    def __call__(self, problems: Sequence[Problem]) -> list[int]:
+        keys = [self._key(problem) for problem in problems]
+        new = list(dict.fromkeys(key for key in keys if key not in self._known))
+        conversations = [
+            guided_messages(prompt, strategy, self.system_prompt)  # the unguided one is a part of it
+            if strategy
+            else student_messages(prompt, self.system_prompt)
+            for prompt, strategy in new
+        ]
+        encoded = encode_prompts(self.tokenizer, conversations)
+        self._known |= {key: len(ids) for key, ids in zip(new, encoded, strict=True)}
+        return [self._known[key] for key in keys]
+
+    def _key(self, problem: Problem) -> tuple[str, str | None]:
+        return problem.prompt, problem.strategy if self.guided else None

@@ -37,6 +37,10 @@ class Evaluation:
     k: int
 
     @property
+    def problems(self) -> list[Problem]:
+        return [sample.problem for sample in self.samples[:: self.k]]
+
+    @property
     def rates(self) -> list[float]:
         """Mean reward of each problem over its k samples."""
         rewards = [sample.reward for sample in self.samples]

@@ -12,12 +12,14 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from sgpo import __version__
+from sgpo.checkpoints import check_model, context_length, open_checkpoint
 from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.inspection import STRUCTURE, check_bad_rows_option, describe, inspect, too_long, unparsed_golds
 from sgpo.problems import Problem
-from sgpo.tokenizers import check_tokenizer
+from sgpo.tokenizers import PromptLengths
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
 
@@ -25,16 +27,18 @@ def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> tuple[Evaluat
     """Sample and score; `args` are those of `sgpo eval`. The length limit is capped at the model's context.
 
     The second evaluation is the greedy one, with `args.greedy`.
+
+    Raises:
+        ValueError: problems, model or options that do not fit together, before the weights are loaded.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(args.model)
-    check_tokenizer(tokenizer)
+    _check_options(args, problems)
+    config, tokenizer = open_checkpoint(args.model)
+    check_model(config, tokenizer, args.pad_token)
+    problems, limit = _check_problems(args, problems, tokenizer, context_length(config))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
     sampler = TransformersSampler.of(model, tokenizer)
-    longest = max(len(tokenizer(problem.prompt + (problem.strategy or ""))["input_ids"]) for problem in problems)
-    # 128 tokens are left for the chat template, the system turn and the frame of a guided prompt.
-    room = getattr(model.config, "max_position_embeddings", args.max_completion_length) - longest - 128
-    sampling = SamplingConfig(min(args.max_completion_length, room), args.temperature, args.top_p)
+    sampling = SamplingConfig(limit, args.temperature, args.top_p)
 
     def run(sampling: SamplingConfig, k: int) -> Evaluation:
         return evaluate(
@@ -49,6 +53,37 @@ def evaluate_checkpoint(args: Any, problems: Sequence[Problem]) -> tuple[Evaluat
         )
 
     return run(sampling, args.k), run(replace(sampling, temperature=0.0), 1) if args.greedy else None
+
+
+def _check_options(args: Any, problems: Sequence[Problem]) -> None:
+    check_bad_rows_option(args.bad_rows)
+    SamplingConfig(args.max_completion_length, args.temperature, args.top_p)  # refuses what is out of range
+    if args.k < 1 or (args.temperature == 0 and args.k > 1):
+        raise ValueError(f"k is {args.k}; it must be at least 1, and 1 with temperature 0, where all samples are equal")
+    columns = sorted({name for problem in problems for name in problem.extra})
+    if args.group_by is not None and args.group_by not in columns:
+        raise ValueError(
+            f"group_by: there is no column {args.group_by!r}; the further columns are {', '.join(columns)}"
+        )
+
+
+def _check_problems(
+    args: Any, problems: Sequence[Problem], tokenizer: Any, positions: int | None
+) -> tuple[list[Problem], int]:
+    """The problems to evaluate on, and how many tokens their completions may have."""
+    lengths = PromptLengths(tokenizer, args.system_prompt, guided=args.guided)
+    checks = {**STRUCTURE, "gold not parsed": unparsed_golds}
+    if positions is not None:
+        checks["prompt too long"] = too_long(lengths, positions - 1, f"the model's context of {positions}")
+    found = inspect(problems, "problems", args.bad_rows, checks)
+    data = describe(found, args.problems)
+    print(f"problems: {data['problems']}, fingerprint {data['fingerprint']}")
+    if positions is None:
+        return found, args.max_completion_length
+    room = positions - max(lengths(found))
+    if room < args.max_completion_length:
+        print(f"max_completion_length is {room}: what the longest prompt leaves of the model's {positions} positions")
+    return found, min(args.max_completion_length, room)
 
 
 def print_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any) -> None:
@@ -78,6 +113,7 @@ def save_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any
     summary = {
         **_averages(evaluation, args),
         **({} if greedy is None else {"greedy": _averages(greedy, args)}),
+        "data": describe(evaluation.problems, args.problems),
         "configuration": vars(args),
         "versions": {
             "sgpo": __version__,

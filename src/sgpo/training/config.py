@@ -7,15 +7,17 @@ is loaded, with what to write instead.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers import TrainingArguments
 
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.training.methods import METHODS, MethodArguments
+from sgpo.training.runs import RunArguments
 
 
 @dataclass
-class SGPOConfig(MethodArguments, TrainingArguments):
+class SGPOConfig(MethodArguments, RunArguments, TrainingArguments):
     """Arguments of `SGPOTrainer`.
 
     One *rollout batch* of ``problems_per_rollout`` problems is sampled, verified and cut into ``updates_per_rollout``
@@ -24,6 +26,8 @@ class SGPOConfig(MethodArguments, TrainingArguments):
     Raises:
         ValueError: an unknown method, or values that exclude each other.
     """
+
+    FOLLOWS: ClassVar = ("per_device_train_batch_size",)  # from other values, so not for a configuration file
 
     problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
@@ -37,8 +41,10 @@ class SGPOConfig(MethodArguments, TrainingArguments):
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
 
+    pad_token: str | None = field(default=None, metadata={"help": "The token that pads, if the tokenizer has none."})
+
     max_tokens_per_microbatch: int = field(
-        default=16_384, metadata={"help": "Tokens of a forward and backward pass, padding included."}
+        default=20_480, metadata={"help": "Tokens of a forward and backward pass, padding included."}
     )
     padding_free: bool | None = field(
         default=None,
@@ -50,6 +56,9 @@ class SGPOConfig(MethodArguments, TrainingArguments):
     eval_top_p: float = field(default=0.95, metadata={"help": "Nucleus of the evaluation."})
 
     # Defaults of TrainingArguments that differ here.
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Follows: problems_per_rollout / updates_per_rollout."}
+    )
     learning_rate: float = 1e-6
     lr_scheduler_type: str = "constant"
     num_train_epochs: float = 10.0
@@ -60,7 +69,7 @@ class SGPOConfig(MethodArguments, TrainingArguments):
     def __post_init__(self) -> None:
         self._check()
         # What transformers calls the batch of one update.
-        self.per_device_train_batch_size = self.problems_per_rollout // self.updates_per_rollout
+        self.per_device_train_batch_size = self._problems_per_update()
         super().__post_init__()
         if self.world_size > 1 or self.n_gpu > 1:
             raise ValueError(
@@ -72,6 +81,8 @@ class SGPOConfig(MethodArguments, TrainingArguments):
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; choose one of {', '.join(sorted(METHODS))}")
         self.check_method_arguments()
+        self.check_run_arguments()
+        self._check_ranges()
         if (
             self.updates_per_rollout < 1
             or self.problems_per_rollout < 1
@@ -80,6 +91,11 @@ class SGPOConfig(MethodArguments, TrainingArguments):
             raise ValueError(
                 f"problems_per_rollout ({self.problems_per_rollout}) must be a multiple of updates_per_rollout "
                 f"({self.updates_per_rollout}): each update takes an equal part of the rollout batch"
+            )
+        if self.per_device_train_batch_size not in (0, self._problems_per_update()):
+            raise ValueError(
+                f"per_device_train_batch_size ({self.per_device_train_batch_size}) follows from problems_per_rollout / "
+                f"updates_per_rollout ({self._problems_per_update()}): leave it out and set those"
             )
         if self.gradient_accumulation_steps != 1:
             raise ValueError(
@@ -101,3 +117,21 @@ class SGPOConfig(MethodArguments, TrainingArguments):
                 f"max_steps ({self.max_steps}) must be a multiple of updates_per_rollout ({self.updates_per_rollout}): "
                 "a run ends, and may be resumed, between two rollout batches"
             )
+
+    def _problems_per_update(self) -> int:
+        return self.problems_per_rollout // self.updates_per_rollout
+
+    def _check_ranges(self) -> None:
+        for name in ("max_completion_length", "eval_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("top_p", "eval_top_p"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1 (1: no filter)")
+        if self.temperature <= 0:
+            raise ValueError(
+                f"temperature is {self.temperature}; it must be positive: without chance all completions of a group "
+                "are equal, and nothing is learnt"
+            )
+        if self.eval_temperature < 0:
+            raise ValueError(f"eval_temperature is {self.eval_temperature}; it must be positive, or 0 for greedy")

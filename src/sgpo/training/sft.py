@@ -6,22 +6,28 @@ loss on a random tenth of the problems is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
+from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint
+from sgpo.inspection import Check, describe, duplicate_responses, empty_fields, inspect, missing_responses, too_long
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, response_messages, student_messages
-from sgpo.tokenizers import check_tokenizer
+from sgpo.run_folder import check_same_data
+from sgpo.training.preflight import TRAINING, check_room, say_data
+from sgpo.training.runs import RunArguments, RunTrainer
 
 
 @dataclass
-class WarmupConfig(SFTConfig):
+class WarmupConfig(RunArguments, SFTConfig):
     """TRL's SFTConfig with the paper's defaults; ``validation_share`` of the problems choose the checkpoint."""
 
     validation_share: float = field(default=0.1, metadata={"help": "Share of the problems that choose the checkpoint."})
@@ -49,7 +55,14 @@ class WarmupConfig(SFTConfig):
         # TRL would turn it on everywhere, which transformers then refuses on a machine without a GPU.
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+        self.check_run_arguments()
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
         super().__post_init__()
+
+
+class WarmupTrainer(RunTrainer, SFTTrainer):
+    """TRL's trainer, with the folder, the data's fingerprint and Ctrl-C of every training run here."""
 
 
 def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
@@ -74,16 +87,70 @@ def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Problem]) -> SFTTrainer:
-    """A trainer over all but a random share of the problems, which choose the checkpoint."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(model)
-    check_tokenizer(tokenizer)
-    rows = warmup_rows(problems, args.system_prompt)
-    split = rows.train_test_split(test_size=args.validation_share, seed=args.seed)
-    return SFTTrainer(
+def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Problem]) -> WarmupTrainer:
+    """A trainer over all but a random share of the problems, which choose the checkpoint.
+
+    Raises:
+        ValueError: problems, tokenizer or configuration that cannot be trained with, before the weights are loaded.
+    """
+    config, tokenizer = open_checkpoint(model)
+    check_model(config, tokenizer, args.pad_token)
+    problems = check_warmup(args, config, tokenizer, problems)
+    data = {"train": describe(problems)}
+    if args.resume_from_checkpoint:
+        check_same_data(Path(args.resume_from_checkpoint).parent, data)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    check_room(args, count_parameters(config), math.ceil(len(problems) * (1 - args.validation_share) / batch))
+    split = warmup_rows(problems, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
+    trainer = WarmupTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         args=args,
         train_dataset=split["train"],
         eval_dataset=split["test"],
         processing_class=tokenizer,
     )
+    trainer.begin_run(data)
+    return trainer
+
+
+def check_warmup(args: WarmupConfig, config: Any, tokenizer: Any, problems: Sequence[Problem]) -> list[Problem]:
+    """The problems to learn from.
+
+    Raises:
+        ValueError: rows that cannot be used, fewer than two that can, or none with a response.
+    """
+    if not any(problem.response for problem in problems):
+        warmup_rows(problems, args.system_prompt)
+    limits = {"max_length": args.max_length, "the model's context": context_length(config)}
+    name, room = min(
+        ((name, limit) for name, limit in limits.items() if limit is not None),
+        key=lambda pair: pair[1],
+        default=("", None),
+    )
+    checks: dict[str, Check] = {
+        "empty field": empty_fields,
+        "no response": missing_responses,
+        "duplicate": duplicate_responses,
+    }
+    if room is not None:
+        checks["prompt and response too long"] = too_long(_row_lengths(args, tokenizer), room, name)
+    found = inspect(problems, TRAINING, args.bad_rows, checks)
+    if len(found) < 2:
+        raise ValueError(f"{len(found)} problem is too few for SFT: one at least is kept to choose the checkpoint")
+    say_data(TRAINING, found)
+    return found
+
+
+def _row_lengths(args: WarmupConfig, tokenizer: Any) -> Any:
+    """Tokens of prompt and response together, which beyond max_length would be cut off."""
+
+    def lengths(problems: Sequence[Problem]) -> list[int]:
+        if not problems:
+            return []
+        conversations = [
+            student_messages(p.prompt, args.system_prompt) + response_messages(p.response or "") for p in problems
+        ]
+        texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    return lengths

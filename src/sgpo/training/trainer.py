@@ -19,27 +19,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Trainer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from sgpo.checkpoints import check_model, count_parameters, open_checkpoint
 from sgpo.evaluation.evaluate import evaluate
+from sgpo.inspection import describe
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, math_reward
-from sgpo.tokenizers import check_tokenizer, pad_token_id
+from sgpo.run_folder import check_same_data
+from sgpo.tokenizers import pad_token_id
 from sgpo.training.batching import BatchLayout
 from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
-from sgpo.training.data import RolloutBatchSampler
 from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.methods import METHODS
 from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
 from sgpo.training.objectives import Thresholds
+from sgpo.training.preflight import batch_sampler, check_evaluation, check_room, check_training
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_importance, with_rewards
+from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
 
 
-class SGPOTrainer(Trainer):
+class SGPOTrainer(RunTrainer):
     """Train a causal language model on problems with checkable answers, with strategies (arXiv:2606.24064).
 
     Args:
@@ -71,20 +75,33 @@ class SGPOTrainer(Trainer):
         sampler: Sampler | None = None,
         **kwargs: Any,
     ) -> None:
-        problems = problems_from(train_dataset) if train_dataset is not None else None
-        eval_problems = problems_from(eval_dataset) if eval_dataset is not None else None
         rewards = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
         weights = list(reward_weights or [1.0] * len(rewards))
         if len(weights) != len(rewards):
             raise ValueError(f"{len(rewards)} reward functions need as many reward_weights, not {len(weights)}")
-        if problems is not None:
-            problems = _check_strategies(problems, args)
-            _batch_sampler(problems, args)  # refuses too few problems before anything is loaded
+        problems, eval_problems = _as_problems(train_dataset), _as_problems(eval_dataset)
+        if args.eval_strategy != "no" and eval_problems is None:
+            raise ValueError(
+                f"eval_strategy {args.eval_strategy.value} needs eval_problems; give some, or leave it out"
+            )
         if isinstance(model, str):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            config, tokenizer = open_checkpoint(model, processing_class)
+        else:
+            config = model.config
+            tokenizer = processing_class or AutoTokenizer.from_pretrained(config._name_or_path)
+        golds = math_reward in rewards
+        check_model(config, tokenizer, args.pad_token)
+        if problems is not None:
+            problems = check_training(args, config, tokenizer, problems, golds=golds)
+            parameters = count_parameters(config) if isinstance(model, str) else model.num_parameters()
+            check_room(args, parameters, len(batch_sampler(problems, args)))
+        if eval_problems is not None:
+            eval_problems = check_evaluation(args, config, tokenizer, eval_problems, golds=golds)
+        data = {"train": problems and describe(problems), "eval": eval_problems and describe(eval_problems)}
+        if args.resume_from_checkpoint:
+            check_same_data(Path(args.resume_from_checkpoint).parent, data)
+        if isinstance(model, str):
             model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        tokenizer = processing_class or AutoTokenizer.from_pretrained(model.config._name_or_path)
-        check_tokenizer(tokenizer)
         super().__init__(
             model,
             args,
@@ -109,6 +126,7 @@ class SGPOTrainer(Trainer):
         self._updates: list[list[TrainingSequence]] = []
         self._update_metrics: list[dict[str, float]] = []
         self._logged: dict[str, list[float]] = {}
+        self.begin_run(data, args.updates_per_rollout)
 
     # One step
 
@@ -116,12 +134,13 @@ class SGPOTrainer(Trainer):
         """One update: the first of a rollout batch samples, verifies and assembles for those after it too."""
         update = self.state.global_step % self.args.updates_per_rollout
         if update == 0:
-            with self._timed("sample"):
+            with self._timed("sample"), self.interrupt.may_leave():
                 groups = self._sample(inputs)
             with self._timed("verify"):
                 groups = self._verify(groups)
             with self._timed("assemble"):
                 self._assemble(groups)
+            self.interrupt.stop_if_requested()
         with self._timed("optimise"):
             loss = self._optimise(model, self._updates[update])
         self._record(self._update_metrics[update])
@@ -203,7 +222,7 @@ class SGPOTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("training needs a train_dataset")
-        sampler = _batch_sampler(self.train_dataset, self.args)
+        sampler = batch_sampler(self.train_dataset, self.args)
         return self.accelerator.prepare(
             DataLoader(self.train_dataset, batch_sampler=sampler, collate_fn=self.data_collator)
         )
@@ -258,8 +277,6 @@ class SGPOTrainer(Trainer):
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
         self._logged.clear()
-        if not resume_from_checkpoint:
-            cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", 0)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
@@ -283,20 +300,6 @@ def rows_are_packed(model: Any, args: SGPOConfig) -> bool:
     return any(name in model.config._attn_implementation for name in ("flash", "flex"))
 
 
-def _batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:
-    seed = args.data_seed if args.data_seed is not None else args.seed
-    return RolloutBatchSampler(len(problems), args.problems_per_rollout, args.updates_per_rollout, seed)
-
-
-def _check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
-    """The problems to train on; says how many have a strategy where the method uses it."""
-    if args.method == "grpo":
-        return problems
-    with_strategy = [problem for problem in problems if problem.strategy]
-    print(f"{len(with_strategy)} of {len(problems)} problems have a strategy.")
-    if not with_strategy:
-        raise ValueError(
-            f"method {args.method} needs strategies, and no problem has one; fill the column 'strategy', or use "
-            "method: grpo"
-        )
-    return with_strategy if args.without_strategy == "drop" else problems
+def _as_problems(data: Any) -> list[Problem] | None:
+    """As they are: which rows cannot be used is decided together with the tokenizer and the model."""
+    return None if data is None else problems_from(data, bad_rows="keep")

@@ -49,5 +49,10 @@ class MethodArguments:
             raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
         if self.importance_cap is not None and self.importance_cap <= 0:
             raise ValueError("importance_cap must be positive; leave it out for no correction")
-        if self.delta <= 0:
+        if not self.delta > 0:
             raise ValueError("delta must be positive; for no clipping write delta: .inf")
+        for name in ("eps_low", "eps_high", "alpha_scale", "alpha_max"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
+        if not self.alpha_smoothing > 0:
+            raise ValueError("alpha_smoothing must be positive: it divides where no autonomous completion is correct")

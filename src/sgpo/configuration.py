@@ -1,0 +1,129 @@
+"""A command's arguments: those of a YAML file, and over them those of the command line.
+
+Unknown keys are refused with the nearest known one, wherever they stand. `--config` takes a file, or the name of a
+recipe of this package, such as `miniworld/sgpo`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from trl import TrlParser
+
+RECIPES = Path(__file__).parent / "recipes"
+# How a run is started, not what it computes; and a secret.
+NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}
+
+
+class _Parser(TrlParser):
+    def error(self, message: str) -> NoReturn:
+        """In place of pages of usage and an exit."""
+        raise ValueError(message)
+
+
+def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
+    """An object of each kind.
+
+    Raises:
+        ValueError: unknown keys, a configuration that cannot be read, or values that a kind refuses.
+    """
+    parser = _Parser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
+    arguments, config = _take_config(argv)
+    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    _check_keys(options, parser._option_string_actions, "the command line", prog)
+    if config is not None:
+        path = find_config(config)
+        values = _read(path)
+        fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
+        os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
+        _check_keys(values, fields, str(path), prog)
+        parser.set_defaults_with_config(**{name: _default(fields[name], value) for name, value in values.items()})
+    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+
+
+def _default(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A YAML value as the parser takes it: it converts and checks texts only."""
+    if isinstance(value, bool) and "bool" not in str(field.type):
+        words = "yes, on or true" if value else "no, off or false"
+        raise ValueError(f"{field.name}: YAML reads {words} without quotes as {value}; write it in quotes")
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def find_config(name: str) -> Path:
+    """The file of that name, or the recipe."""
+    path, recipe = Path(name), RECIPES / f"{name}.yaml"
+    if path.is_file():
+        return path
+    if recipe.is_file():
+        return recipe
+    known = recipes()
+    raise ValueError(
+        f"there is no file {name} with a configuration (looked in {Path.cwd()}), and no recipe of that name"
+        f"{_nearest(name, known)}; the recipes are {', '.join(known)}"
+    )
+
+
+def recipes() -> list[str]:
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+
+
+def _take_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without --config, and its value."""
+    arguments = [part for a in argv for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    if "--config" not in arguments:
+        return arguments, None
+    place = arguments.index("--config")
+    if place + 1 == len(arguments):
+        raise ValueError(f"--config needs a file or a recipe; the recipes are {', '.join(recipes())}")
+    return arguments[:place] + arguments[place + 2 :], arguments[place + 1]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold lines of the form key: value")
+    return values
+
+
+def _check_keys(keys: Iterable[str], known: Iterable[str], where: str, prog: str) -> None:
+    unknown = [key for key in dict.fromkeys(keys) if key not in known]
+    if unknown:
+        shown = ", ".join(f"{key}{_nearest(key, known)}" for key in map(str, unknown))
+        raise ValueError(f"unknown in {where}: {shown}; sgpo {prog} --help lists what is known")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def save_configuration(output_dir: str, *parts: Any) -> Path:
+    """The resolved configuration beside the results, as a file that --config takes again."""
+    values: dict[str, Any] = {}
+    for part in parts:
+        values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+        # TrainingArguments turns its values into plain ones, but hides all tokens, also those of the vocabulary.
+        plain = part.to_dict() if hasattr(part, "to_dict") else {}
+        values |= {name: value for name, value in plain.items() if not name.endswith("_token")}
+        for name in getattr(part, "FOLLOWS", ()):
+            del values[name]
+    values = {name: value for name, value in values.items() if name not in NOT_SAVED}
+    path = Path(output_dir) / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(values, default=_plain)), sort_keys=True))
+    return path
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else str(value)

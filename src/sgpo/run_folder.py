@@ -1,0 +1,197 @@
+"""The folder of a run: what it holds, what must not be overwritten, and whether there is room in it.
+
+config.yaml     the resolved configuration        metrics.jsonl   a line for each update or evaluation
+data.json       number and fingerprint of the data  checkpoint-N/ weights, optimizer and state after N updates
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
+COMPLETE = "trainer_state.json"  # the last file that Trainer writes into a checkpoint
+BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and Adam's two moments
+
+
+class NoSpaceError(OSError):
+    """The device ran full while a run was writing."""
+
+
+# ---------------------------------------------------------------------- what a folder holds
+
+
+def checkpoints_of(folder: str | Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first; one whose writing was cut off is none."""
+    numbered = [
+        (int(found.group(1)), path)
+        for path in Path(folder).glob("checkpoint-*")
+        if (found := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / COMPLETE).is_file()
+    ]
+    return [path for _, path in sorted(numbered)]
+
+
+def newest_checkpoint(folder: str | Path) -> Path:
+    """Raises ValueError where there is none."""
+    found = checkpoints_of(folder)
+    if not found:
+        raise ValueError(f"there is no checkpoint in {folder} to resume from; leave out --resume")
+    return found[-1]
+
+
+def results_in(folder: str | Path) -> list[Path]:
+    """What an earlier training run left that a new one would replace or be mixed up with."""
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.is_dir()]
+    files = [path for pattern in (*WEIGHTS, "metrics.jsonl") for path in Path(folder).glob(pattern)]
+    return sorted([*found, *(path for path in files if path.stat().st_size)])
+
+
+def evaluation_in(folder: str | Path) -> list[Path]:
+    return [path for name in ("samples.jsonl", "summary.json") if (path := Path(folder) / name).is_file()]
+
+
+def check_output_dir(folder: str | Path, *, overwrite: bool, resume: bool = False, model: str = "") -> None:
+    """Refuse a folder that holds another run.
+
+    Args:
+        model: the model's name; a folder that is to be replaced must not hold it.
+
+    Raises:
+        ValueError: a run that is neither resumed nor overwritten, both at once, or a model in the folder.
+    """
+    folder = Path(folder)
+    if overwrite and resume:
+        raise ValueError("overwrite and resume exclude each other: leave out one of them")
+    _check_is_folder(folder, "output_dir")
+    found = results_in(folder)
+    if overwrite and found and model and Path(model).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(
+            f"the model {model} lies in output_dir {folder}, which overwrite would delete; write another output_dir"
+        )
+    if found and not overwrite and not resume:
+        ways = "add --resume to go on with it, " if checkpoints_of(folder) else ""
+        raise ValueError(
+            f"output_dir {folder} holds another run ({found[0].name}); {ways}write another output_dir, or "
+            "overwrite: true to delete that run"
+        )
+
+
+def check_output_of_evaluation(folder: str | Path, *, overwrite: bool) -> None:
+    """Raises ValueError for a folder that holds another evaluation; a model's own folder is as good as any."""
+    _check_is_folder(Path(folder), "output")
+    found = evaluation_in(folder)
+    if found and not overwrite:
+        raise ValueError(
+            f"output {folder} holds another evaluation ({found[0].name}); write another output, or overwrite: true to "
+            "replace it"
+        )
+
+
+def _check_is_folder(folder: Path, option: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{option} {folder} is a file; write a folder's name")
+
+
+def clear(paths: list[Path]) -> None:
+    """Delete files, and folders with all that is in them."""
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+# ---------------------------------------------------------------------- which data a run has
+
+
+def save_data(folder: str | Path, data: Mapping[str, Any]) -> None:
+    path = Path(folder) / "data.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def check_same_data(folder: str | Path, data: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data than a run began with.
+
+    Raises:
+        ValueError: a fingerprint in data.json that is not that of `data`.
+    """
+    path = Path(folder) / "data.json"
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    for name in before.keys() & data.keys():
+        old, new = before[name], data[name]
+        if old and new and old["fingerprint"] != new["fingerprint"]:
+            raise ValueError(
+                f"the {name} data is not that of the run in {folder}: {old['problems']} problems with fingerprint "
+                f"{old['fingerprint']} then, {new['problems']} with {new['fingerprint']} now; resume with the old "
+                "data, or begin a new run in another output_dir"
+            )
+
+
+# ---------------------------------------------------------------------- room on the device
+
+
+def check_space(folder: str | Path, parameters: int, checkpoints: int) -> None:
+    """Refuse a run whose checkpoints, and the final weights beside them, will not fit on the device.
+
+    Raises:
+        ValueError: less free space than they need together.
+    """
+    each = parameters * (BYTES_OF_WEIGHT + BYTES_OF_OPTIMIZER)
+    needed = checkpoints * each + parameters * BYTES_OF_WEIGHT
+    free = shutil.disk_usage(_existing(Path(folder))).free
+    if needed > free:
+        raise ValueError(
+            f"no space left for output_dir {folder}: {checkpoints} x {_size(each)} of checkpoints and the final "
+            f"weights need about {_size(needed)}, {_size(free)} are free; lower save_total_limit, save less often, or "
+            "write an output_dir on another device"
+        )
+
+
+def _existing(folder: Path) -> Path:
+    folder = folder.absolute()
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+@contextmanager
+def explained_lack_of_space(folder: str | Path) -> Iterator[None]:
+    """Whoever writes meanwhile, a full device becomes one clear error.
+
+    Raises:
+        NoSpaceError: in place of what the writing library raised.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _is_lack_of_space(error):
+            raise
+        complete = checkpoints_of(folder)
+        way_on = (
+            f"go on from {complete[-1].name} with --resume" if complete else "start again: no checkpoint is complete"
+        )
+        raise NoSpaceError(
+            errno.ENOSPC, f"no space left on the device while writing to {folder}; free some and {way_on}"
+        ) from error
+
+
+def _is_lack_of_space(error: BaseException | None) -> bool:
+    """safetensors and torch wrap the error of the system in ones of their own, the latter without its number."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(text in str(error) for text in ("No space left on device", "PytorchStreamWriter failed")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

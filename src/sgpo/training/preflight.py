@@ -1,0 +1,129 @@
+"""What is refused, or left out and said, before the weights of a model are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sgpo.checkpoints import context_length
+from sgpo.inspection import STRUCTURE, Check, fingerprint, inspect, too_long, unparsed_golds
+from sgpo.problems import Problem
+from sgpo.run_folder import check_space
+from sgpo.tokenizers import PromptLengths
+from sgpo.training.config import SGPOConfig
+from sgpo.training.data import RolloutBatchSampler
+from sgpo.training.methods import METHODS
+
+TRAINING, EVALUATION = "training problems", "evaluation problems"
+
+
+def check_training(
+    args: SGPOConfig, config: Any, tokenizer: Any, problems: Sequence[Problem], *, golds: bool
+) -> list[Problem]:
+    """The problems to train on.
+
+    Args:
+        config: the model's.
+        golds: whether the verifier has to parse the answers.
+
+    Raises:
+        ValueError: what cannot be trained with; the message says what to write instead.
+    """
+    guided = METHODS[args.method].group_sizes(True, args)[1] > 0
+    lengths = PromptLengths(tokenizer, args.system_prompt, guided=guided)
+    checks = _checks(args, config, problems, lengths, golds)
+    found = check_strategies(inspect(problems, TRAINING, args.bad_rows, checks), args)
+    batch_sampler(found, args)  # refuses too few problems
+    _check_budgets(args, max(lengths(found)))
+    say_data(TRAINING, found)
+    return found
+
+
+def check_evaluation(
+    args: SGPOConfig, config: Any, tokenizer: Any, problems: Sequence[Problem], *, golds: bool
+) -> list[Problem]:
+    """The problems of avg@k during training, as `check_training`."""
+    lengths = PromptLengths(tokenizer, args.system_prompt, guided=False)
+    found = inspect(problems, EVALUATION, args.bad_rows, _checks(args, config, problems, lengths, golds))
+    say_data(EVALUATION, found)
+    return found
+
+
+def _checks(
+    args: SGPOConfig, config: Any, problems: Sequence[Problem], lengths: PromptLengths, golds: bool
+) -> dict[str, Check]:
+    checks = dict(STRUCTURE)
+    if golds:
+        checks["gold not parsed"] = unparsed_golds
+    positions = context_length(config)
+    if positions is not None:
+        check_context(positions, args.max_completion_length, min(lengths(problems), default=1))
+        asked = f"max_completion_length {args.max_completion_length} of {positions} positions"
+        checks["prompt too long"] = too_long(lengths, positions - args.max_completion_length, asked)
+    return checks
+
+
+def check_context(positions: int, max_completion_length: int, shortest: int) -> None:
+    """Refuse a context into which not even the shortest prompt fits beside a completion; all in tokens."""
+    if shortest + max_completion_length > positions:
+        raise ValueError(
+            f"the model's context of {positions} tokens is too short: max_completion_length {max_completion_length} "
+            f"and the shortest prompt, {shortest} tokens, exceed it; lower max_completion_length, or take a model with "
+            "a longer context"
+        )
+
+
+def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
+    """The problems to train on; says how many have a strategy where the method uses it."""
+    if METHODS[args.method].group_sizes(True, args)[1] == 0:
+        return problems
+    with_strategy = [problem for problem in problems if problem.strategy]
+    said = f"{len(with_strategy)} of {len(problems)} problems have a strategy."
+    if len(with_strategy) < len(problems):
+        total = args.num_autonomous + args.num_guided
+        said += (
+            " The others are left out (without_strategy: drop)."
+            if args.without_strategy == "drop"
+            else f" The others get {total} autonomous samples and alpha 0 (without_strategy: autonomous)."
+        )
+    print(said)
+    if not with_strategy:
+        raise ValueError(
+            f"method {args.method} needs strategies, and no problem has one; fill the column 'strategy', or use "
+            "method: grpo"
+        )
+    return with_strategy if args.without_strategy == "drop" else problems
+
+
+def batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:
+    seed = args.data_seed if args.data_seed is not None else args.seed
+    return RolloutBatchSampler(len(problems), args.problems_per_rollout, args.updates_per_rollout, seed)
+
+
+def _check_budgets(args: SGPOConfig, longest_prompt: int) -> None:
+    """A row of the longest prompt and completion must fit: what is longer would break the bound on memory."""
+    needed = longest_prompt + args.max_completion_length
+    for name in ("max_tokens_per_microbatch", "sampler_batch_tokens"):
+        if getattr(args, name) < needed:
+            raise ValueError(
+                f"{name} ({getattr(args, name)}) is below the longest prompt, {longest_prompt} tokens, and "
+                f"max_completion_length ({args.max_completion_length}) together; set it to {needed} or more, or lower "
+                "max_completion_length"
+            )
+
+
+def check_room(args: Any, parameters: int, updates_per_epoch: int) -> None:
+    """Refuse an output_dir without room for the checkpoints that `args` asks for; one at least, that of Ctrl-C."""
+    updates = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates_per_epoch)
+    every = {"epoch": updates_per_epoch, "steps": args.save_steps, "best": args.eval_steps}
+    # A share of the run counts as steps that are below 1.
+    between = every.get(args.save_strategy.value) or updates
+    saved = math.ceil(1 / between if between < 1 else updates / between)
+    if args.save_total_limit is not None:
+        saved = min(saved, args.save_total_limit + 1)  # the new one is written before the oldest is deleted
+    check_space(args.output_dir, parameters, max(saved, 1))
+
+
+def say_data(name: str, problems: Sequence[Problem]) -> None:
+    print(f"{name}: {len(problems)}, fingerprint {fingerprint(problems)}")
