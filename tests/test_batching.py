@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from sgpo.training.batching import MicroBatch, collate, split_by_token_budget
-from sgpo.training.objectives import TERMS, Thresholds, TokenScores, token_divergence, token_logprobs
+from sgpo.training.batching import collate, split_by_token_budget
+from sgpo.training.loss import LossSums, add_head_task, microbatch_loss
+from sgpo.training.objectives import Thresholds
 from sgpo.training.rollouts import TrainingSequence
 
 PAD = 0
@@ -31,11 +32,9 @@ def row(prompt: int, completion: int, *, weight: float = 1.0, teacher: int | Non
 
 
 def padded_tokens(rows: list[TrainingSequence]) -> int:
+    """Computed positions; the last token of a row is no input."""
     batch = collate(rows, PAD, "cpu")
-    widths = [batch.input_ids.shape[1]]
-    if batch.teacher_input_ids is not None:
-        widths.append(batch.teacher_input_ids.shape[1])
-    return len(rows) * max(widths)
+    return max(side.arguments["input_ids"].numel() for side in (batch.policy, batch.teacher) if side is not None)
 
 
 # --- splitting ----------------------------------------------------------------------------------------------
@@ -53,10 +52,11 @@ def test_split_counts_the_longer_prompt_of_a_distillation_row() -> None:
     assert [len(batch) for batch in split_by_token_budget(rows, 20)] == [2]
 
 
-def test_split_counts_the_padding_of_prompts_and_completions_apart() -> None:
-    rows = [row(1, 9), row(8, 1)]  # 10 and 9 tokens, but 17 columns together
-    assert [len(batch) for batch in split_by_token_budget(rows, 33)] == [1, 1]
-    assert [len(batch) for batch in split_by_token_budget(rows, 34)] == [2]
+def test_packed_rows_are_counted_as_they_are() -> None:
+    rows = [row(1, 9), row(1, 3), row(1, 2)]  # 10, 4 and 3 tokens
+    assert [len(batch) for batch in split_by_token_budget(rows, 14)] == [1, 2]
+    assert [len(batch) for batch in split_by_token_budget(rows, 16, packed=True)] == [2, 1]
+    assert [len(batch) for batch in split_by_token_budget(rows, 17, packed=True)] == [3]
 
 
 def test_a_row_longer_than_the_budget_is_alone() -> None:
@@ -103,30 +103,51 @@ def test_budget_must_be_positive() -> None:
 # --- layout -------------------------------------------------------------------------------------------------
 
 
-def test_layout() -> None:
-    rows = [
-        TrainingSequence("distillation", [5, 6], [7, 8, 9], [0.1, 0.2, 0.3], [-1.0, -2.0, -3.0], [4, 5, 6]),
-        TrainingSequence("distillation", [5, 6, 7], [8], [0.4], [-4.0], [4]),
-    ]
-    batch = collate(rows, 11, "cpu", dtype=torch.float64)
-    expected = {
-        "input_ids": [[11, 5, 6, 7, 8, 9], [5, 6, 7, 8, 11, 11]],
-        "attention_mask": [[0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]],
-        "position_ids": [[0, 0, 1, 2, 3, 4], [0, 1, 2, 3, 3, 3]],
-        "completion_ids": [[7, 8, 9], [8, 11, 11]],
-        "completion_mask": [[True, True, True], [True, False, False]],
-        "weights": [[0.1, 0.2, 0.3], [0.4, 0.0, 0.0]],
-        "old_logprobs": [[-1.0, -2.0, -3.0], [-4.0, 0.0, 0.0]],
-        "teacher_input_ids": [[4, 5, 6, 7, 8, 9], [11, 11, 4, 8, 11, 11]],
-        "teacher_attention_mask": [[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0]],
-        "teacher_position_ids": [[0, 1, 2, 3, 4, 5], [0, 0, 0, 1, 1, 1]],
+ROWS = [
+    TrainingSequence("distillation", [5, 6], [7, 8, 9], [0.1, 0.2, 0.3], [-1.0, -2.0, -3.0], [4, 5, 6]),
+    TrainingSequence("distillation", [5, 6, 7], [8], [0.4], [-4.0], [4]),
+]
+
+
+def test_padded_layout() -> None:
+    batch = collate(ROWS, 11, "cpu", dtype=torch.float64)
+    assert batch.teacher is not None
+    assert {name: tensor.tolist() for name, tensor in batch.policy.arguments.items()} == {
+        "input_ids": [[5, 6, 7, 8], [5, 6, 7, 11]],
+        "attention_mask": [[1, 1, 1, 1], [1, 1, 1, 0]],
+        "position_ids": [[0, 1, 2, 3], [0, 1, 2, 0]],
     }
+    assert batch.policy.predictors.tolist() == [1, 2, 3, 6]
+    assert {name: tensor.tolist() for name, tensor in batch.teacher.arguments.items()} == {
+        "input_ids": [[4, 5, 6, 7, 8], [4, 11, 11, 11, 11]],
+        "attention_mask": [[1, 1, 1, 1, 1], [1, 0, 0, 0, 0]],
+        "position_ids": [[0, 1, 2, 3, 4], [0, 0, 0, 0, 0]],
+    }
+    assert batch.teacher.predictors.tolist() == [2, 3, 4, 5]
+
+
+def test_packed_layout() -> None:
+    batch = collate(ROWS, 11, "cpu", packed=True)
+    assert batch.teacher is not None
+    assert {name: tensor.tolist() for name, tensor in batch.policy.arguments.items()} == {
+        "input_ids": [[5, 6, 7, 8, 5, 6, 7]],
+        "position_ids": [[0, 1, 2, 3, 0, 1, 2]],
+    }
+    assert batch.policy.predictors.tolist() == [1, 2, 3, 6]
+    assert batch.teacher.arguments["input_ids"].tolist() == [[4, 5, 6, 7, 8, 4]]
+    assert batch.teacher.arguments["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0]]
+    assert batch.teacher.predictors.tolist() == [2, 3, 4, 5]
+
+
+def test_completion_tokens_are_flat() -> None:
+    batch = collate(ROWS, 11, "cpu", dtype=torch.float64)
     assert batch.term == "distillation"
-    assert {name: getattr(batch, name).tolist() for name in expected} == expected
+    assert batch.completion_ids.tolist() == [7, 8, 9, 8]
+    assert batch.weights.tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert batch.old_logprobs is not None
+    assert batch.old_logprobs.tolist() == [-1.0, -2.0, -3.0, -4.0]
     assert batch.weights.dtype == batch.old_logprobs.dtype == torch.float64
-    assert batch.teacher_inputs is not None
-    assert batch.teacher_inputs["input_ids"] is batch.teacher_input_ids
-    assert collate([row(1, 1)], PAD, "cpu").teacher_inputs is None
+    assert collate([row(1, 1)], PAD, "cpu").teacher is None
     assert collate([row(1, 1)], PAD, "meta").weights.device.type == "meta"
 
 
@@ -135,11 +156,11 @@ def test_old_logprobs_may_be_absent_from_all_rows() -> None:
     rows = [replace(row(1, 2), old_logprobs=None), replace(row(3, 4), old_logprobs=None)]
     batch = collate(rows, PAD, "cpu")
     assert batch.old_logprobs is None
-    assert batch.weights.tolist() == [[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]
+    assert batch.weights.tolist() == [1.0] * 6
     assert split_by_token_budget(rows, 100) == [[rows[1], rows[0]]]
     distilled = collate([replace(row(1, 2, teacher=3), old_logprobs=None)], PAD, "cpu")
     assert distilled.old_logprobs is None
-    assert distilled.teacher_inputs is not None
+    assert distilled.teacher is not None
     with pytest.raises(ValueError, match="differ in number"):
         collate([replace(row(1, 2), old_logprobs=None, weights=[1.0])], PAD, "cpu")
 
@@ -185,7 +206,9 @@ def model() -> Qwen2ForCausalLM:
         initializer_range=0.3,
         tie_word_embeddings=True,
     )
-    return Qwen2ForCausalLM(config).double().eval()
+    model = Qwen2ForCausalLM(config).double().eval()
+    add_head_task(model)
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -213,27 +236,14 @@ def sequences() -> list[TrainingSequence]:
     return rows
 
 
-def completion_logits(model: Qwen2ForCausalLM, inputs: dict[str, Tensor], width: int) -> Tensor:
-    return model(**inputs, logits_to_keep=width + 1).logits[:, :-1]
-
-
-def micro_batch_loss(model: Qwen2ForCausalLM, batch: MicroBatch) -> Tensor:
-    width = batch.completion_ids.shape[1]
-    logits = completion_logits(model, batch.model_inputs, width)
-    divergence = None
-    if batch.teacher_inputs is not None:
-        divergence = token_divergence(completion_logits(model, batch.teacher_inputs, width), logits)
-    scores = TokenScores(token_logprobs(logits, batch.completion_ids), batch.old_logprobs, divergence)
-    return TERMS[batch.term](scores, batch.weights, THRESHOLDS).sum()
-
-
 def loss_and_gradient(
-    model: Qwen2ForCausalLM, batches: list[list[TrainingSequence]], pad_token_id: int = PAD
+    model: Qwen2ForCausalLM, batches: list[list[TrainingSequence]], pad_token_id: int = PAD, packed: bool = False
 ) -> tuple[float, Tensor]:
     model.zero_grad()
     total = 0.0
     for rows in batches:
-        loss = micro_batch_loss(model, collate(rows, pad_token_id, "cpu", dtype=torch.float64))
+        batch = collate(rows, pad_token_id, "cpu", packed=packed, dtype=torch.float64)
+        loss = microbatch_loss(model, batch, THRESHOLDS, LossSums())
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
@@ -269,14 +279,17 @@ def one_by_one(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> tu
     return total.item(), torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
 
 
-def test_loss_does_not_depend_on_the_budget(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:
+@pytest.mark.parametrize("packed", [False, True])
+def test_loss_does_not_depend_on_the_budget(
+    model: Qwen2ForCausalLM, sequences: list[TrainingSequence], packed: bool
+) -> None:
     expected = one_by_one(model, sequences)
     assert expected[1].abs().max() > 1e-2
     numbers = set()
     for max_tokens in (1, 25, 40, 60, 100, 1000):
-        batches = split_by_token_budget(sequences, max_tokens)
+        batches = split_by_token_budget(sequences, max_tokens, packed=packed)
         numbers.add(len(batches))
-        assert_same(loss_and_gradient(model, batches), expected)
+        assert_same(loss_and_gradient(model, batches, packed=packed), expected)
     assert {2, 11} <= numbers  # one micro-batch a term ... one a row; the row without weight is gone
     assert len(numbers) >= 4
 
@@ -290,19 +303,11 @@ def test_loss_does_not_depend_on_the_order(model: Qwen2ForCausalLM, sequences: l
 
 def test_thresholds_are_active(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:
     """Guards the tests above: both terms have tokens inside and outside their bounds."""
-    kept: dict[str, list[bool]] = {"surrogate": [], "distillation": []}
-    for rows in split_by_token_budget(sequences, 1):
-        batch = collate(rows, PAD, "cpu", dtype=torch.float64)
-        width = batch.completion_ids.shape[1]
-        logits = completion_logits(model, batch.model_inputs, width).detach().requires_grad_()
-        divergence = None
-        if batch.teacher_inputs is not None:
-            divergence = token_divergence(completion_logits(model, batch.teacher_inputs, width), logits)
-        scores = TokenScores(token_logprobs(logits, batch.completion_ids), batch.old_logprobs, divergence)
-        TERMS[batch.term](scores, batch.weights, THRESHOLDS).sum().backward()
-        kept[batch.term] += logits.grad.abs().sum(-1).gt(0).flatten().tolist()
-    for term, flags in kept.items():
-        assert set(flags) == {True, False}, term
+    for term, name in (("surrogate", "clipped_share"), ("distillation", "divergence_masked_share")):
+        sums = LossSums()
+        for rows in split_by_token_budget([row for row in sequences if row.term == term], 1):
+            microbatch_loss(model, collate(rows, PAD, "cpu", dtype=torch.float64), THRESHOLDS, sums)
+        assert 0.1 < sums.metrics()[name] < 0.9
 
 
 def test_padding_has_no_effect(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:

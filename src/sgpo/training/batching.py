@@ -1,23 +1,24 @@
 """Training sequences to micro-batches under a token budget.
 
 The loss is a sum over tokens whose weights were fixed when the batch was assembled, so how rows are cut into
-micro-batches changes neither the loss nor its gradient. Rows are therefore sorted by length, to pad little,
-and rows without any weight are left out.
+micro-batches changes neither the loss nor its gradient. Rows are therefore sorted by length, to pad little, and rows
+without any weight are left out. Two layouts of the rows p (prompt) and c (completion):
 
-Layout of N rows with P columns of prompt and C of completion (Q of prompt on the side with the strategy):
+    padded    input_ids [N, L]     p p c c c          packed    input_ids [1, sum L]     p p c c c p c p p p c c
+                                   p c . . .                    position_ids             0 1 2 3 4 0 1 0 1 2 3 4
+                                   p p p c c
 
-    input_ids          [N, P + C]   . . p p p | c c c c .
-    teacher_input_ids  [N, Q + C]   p p p p p p | c c c c .      the same completion block
-    weights            [N, C]                   w w w w 0
-
-The prompt is padded on the left and the completion on the right, so the completion is the last C columns on
-both sides, and ``model(..., logits_to_keep=C + 1).logits[:, :-1]`` predicts exactly its tokens.
+Packed rows have no padding; they need an attention that keeps them apart by their positions (FlashAttention, flex
+attention; sdpa builds a block-diagonal mask). What is known of completion tokens is flat in both, [T] over all rows,
+and ``predictors`` says where in the flattened hidden states each token is predicted: one place before it. The last
+token of a row predicts nothing and is not in the input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -27,50 +28,58 @@ from sgpo.training.rollouts import TrainingSequence
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """Rows of one loss term, padded into tensors; padding has weight 0 and mask 0.
+class ModelInputs:
+    """The rows under one of their prompts.
 
-    Example: ``model(**batch.model_inputs, logits_to_keep=batch.completion_ids.shape[1] + 1).logits[:, :-1]``
+    Example: ``model.base_model(**inputs.arguments).last_hidden_state.flatten(0, 1)[inputs.predictors]``  -> [T, H]
+    """
+
+    arguments: dict[str, Tensor]  # input_ids, position_ids [N, L], and attention_mask [N, L] unless packed
+    predictors: Tensor  # [T] places in the flattened [N * L]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one loss term.
+
+    Example: ``collate(rows, pad_token_id=0, device="cpu")``
     """
 
     term: str  # a key of sgpo.training.objectives.TERMS
-    input_ids: Tensor  # [N, P + C]
-    attention_mask: Tensor  # [N, P + C]
-    position_ids: Tensor  # [N, P + C] counted from each row's first token
-    completion_ids: Tensor  # [N, C]
-    completion_mask: Tensor  # [N, C] boolean
-    weights: Tensor  # [N, C]
-    old_logprobs: Tensor | None = None  # [N, C]; None where pi_old is the present policy
-    teacher_input_ids: Tensor | None = None  # [N, Q + C], likewise the next two
-    teacher_attention_mask: Tensor | None = None
-    teacher_position_ids: Tensor | None = None
-
-    @property
-    def model_inputs(self) -> dict[str, Tensor]:
-        """Arguments of the model for the policy's side: the unguided prompt."""
-        return {
-            "input_ids": self.input_ids,
-            "attention_mask": self.attention_mask,
-            "position_ids": self.position_ids,
-        }
-
-    @property
-    def teacher_inputs(self) -> dict[str, Tensor] | None:
-        """Arguments of the model for the fixed side, with the strategy; None for a term without that side."""
-        if self.teacher_input_ids is None or self.teacher_attention_mask is None or self.teacher_position_ids is None:
-            return None
-        return {
-            "input_ids": self.teacher_input_ids,
-            "attention_mask": self.teacher_attention_mask,
-            "position_ids": self.teacher_position_ids,
-        }
+    policy: ModelInputs  # under the unguided prompt
+    teacher: ModelInputs | None  # under the prompt of the fixed side; None for a term without that side
+    completion_ids: Tensor  # [T]
+    weights: Tensor  # [T]
+    old_logprobs: Tensor | None  # [T]; None where pi_old is the present policy
 
 
-def split_by_token_budget(sequences: Sequence[TrainingSequence], max_tokens: int) -> list[list[TrainingSequence]]:
+@dataclass(frozen=True)
+class BatchLayout:
+    """How sequences become micro-batches.
+
+    Example: ``BatchLayout(max_tokens=16_384, pad_token_id=0)``
+    """
+
+    max_tokens: int  # of a forward pass, padding included
+    pad_token_id: int
+    packed: bool = False  # without padding, for attention that keeps packed rows apart
+
+
+def micro_batches(
+    sequences: Sequence[TrainingSequence], layout: BatchLayout, device: torch.device | str
+) -> Iterator[MicroBatch]:
+    """The rows that have weight, term by term, longest first; each row once."""
+    for rows in split_by_token_budget(sequences, layout.max_tokens, packed=layout.packed):
+        yield collate(rows, layout.pad_token_id, device, packed=layout.packed)
+
+
+def split_by_token_budget(
+    sequences: Sequence[TrainingSequence], max_tokens: int, *, packed: bool = False
+) -> list[list[TrainingSequence]]:
     """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
 
-    A row longer than the budget is a micro-batch of its own. A row whose weights are all zero is left out: it
-    adds exactly nothing to the loss or to its gradient.
+    A row longer than the budget is a micro-batch of its own. A row whose weights are all zero is left out: it adds
+    exactly nothing to the loss or to its gradient.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, not {max_tokens}")
@@ -81,33 +90,29 @@ def split_by_token_budget(sequences: Sequence[TrainingSequence], max_tokens: int
     micro_batches = []
     for rows in rows_of_term.values():
         # Longest first: a budget too large for the memory fails at once rather than late in the step.
-        micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens)
+        micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
     return micro_batches
 
 
-def _fill(rows: list[TrainingSequence], max_tokens: int) -> list[list[TrainingSequence]]:
+def _fill(rows: list[TrainingSequence], max_tokens: int, packed: bool) -> list[list[TrainingSequence]]:
     micro_batches: list[list[TrainingSequence]] = []
-    prompt_width = completion_width = 0
+    tokens = 0
     for row in rows:
-        # Prompts and completions are padded apart, so a row that is shorter in sum can still widen the block.
-        prompt_width = max(prompt_width, _prompt_length(row))
-        completion_width = max(completion_width, len(row.completion_ids))
-        fits = bool(micro_batches) and ((len(micro_batches[-1]) + 1) * (prompt_width + completion_width) <= max_tokens)
-        if fits:
+        length = _row_length(row)
+        # Sorted, so the first row of a padded micro-batch is its widest.
+        more = length if packed else _row_length(micro_batches[-1][0]) if micro_batches else 0
+        if micro_batches and tokens + more <= max_tokens:
             micro_batches[-1].append(row)
+            tokens += more
         else:
             micro_batches.append([row])
-            prompt_width, completion_width = _prompt_length(row), len(row.completion_ids)
+            tokens = length
     return micro_batches
-
-
-def _prompt_length(row: TrainingSequence) -> int:
-    """Length of the longer prompt: both sides are computed, and the larger one must fit."""
-    return max(len(row.prompt_ids), len(row.teacher_prompt_ids or ()))
 
 
 def _row_length(row: TrainingSequence) -> int:
-    return _prompt_length(row) + len(row.completion_ids)
+    """With the longer of the two prompts: both sides are computed, and the larger one must fit."""
+    return max(len(row.prompt_ids), len(row.teacher_prompt_ids or ())) + len(row.completion_ids)
 
 
 def collate(
@@ -115,32 +120,27 @@ def collate(
     pad_token_id: int,
     device: torch.device | str,
     *,
+    packed: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> MicroBatch:
-    """Rows of one term as tensors in the layout above; ``dtype`` is for weights and old log-probabilities."""
+    """Rows of one term as tensors in one of the layouts above; ``dtype`` is for weights and old log-probabilities."""
     _check(sequences)
-    completions = [row.completion_ids for row in sequences]
-    completion_ids = _pad(completions, pad_token_id, torch.long)
-    completion_mask = _pad([[True] * len(ids) for ids in completions], False, torch.bool)
-    prompts = [row.prompt_ids for row in sequences]
-    input_ids, attention_mask, position_ids = _join(prompts, completion_ids, completion_mask, pad_token_id)
-    old_logprobs: list[Any] = [row.old_logprobs for row in sequences]
-    teacher: dict[str, Tensor] = {}
+
+    def flat(values: Any, kind: torch.dtype) -> Tensor:
+        return torch.tensor(list(chain.from_iterable(values)), dtype=kind, device=device)
+
+    def side(prompts: Sequence[list[int]]) -> ModelInputs:
+        return _model_inputs(prompts, [row.completion_ids for row in sequences], pad_token_id, device, packed)
+
     teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
-    if teacher_prompts:
-        names = ("teacher_input_ids", "teacher_attention_mask", "teacher_position_ids")
-        joined = _join(teacher_prompts, completion_ids, completion_mask, pad_token_id)
-        teacher = {name: tensor.to(device) for name, tensor in zip(names, joined, strict=True)}
+    old_logprobs: list[Any] = [row.old_logprobs for row in sequences]
     return MicroBatch(
         term=sequences[0].term,
-        input_ids=input_ids.to(device),
-        attention_mask=attention_mask.to(device),
-        position_ids=position_ids.to(device),
-        completion_ids=completion_ids.to(device),
-        completion_mask=completion_mask.to(device),
-        weights=_pad([row.weights for row in sequences], 0.0, dtype).to(device),
-        old_logprobs=None if None in old_logprobs else _pad(old_logprobs, 0.0, dtype).to(device),
-        **teacher,
+        policy=side([row.prompt_ids for row in sequences]),
+        teacher=side(teacher_prompts) if teacher_prompts else None,
+        completion_ids=flat((row.completion_ids for row in sequences), torch.long),
+        weights=flat((row.weights for row in sequences), dtype),
+        old_logprobs=None if None in old_logprobs else flat(old_logprobs, dtype),
     )
 
 
@@ -163,19 +163,31 @@ def _check(sequences: Sequence[TrainingSequence]) -> None:
             raise ValueError("a prompt is empty: nothing would predict the first token of the completion")
 
 
-def _join(
-    prompts: Sequence[list[int]], completion_ids: Tensor, completion_mask: Tensor, pad_token_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Left-padded prompts before the completions: input_ids, attention_mask, position_ids [N, P + C]."""
-    reversed_prompts = [ids[::-1] for ids in prompts]
-    prompt_ids = _pad(reversed_prompts, pad_token_id, torch.long).flip(1)
-    prompt_mask = _pad([[True] * len(ids) for ids in prompts], False, torch.bool).flip(1)
-    attention_mask = torch.cat([prompt_mask, completion_mask], dim=1).long()
-    position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
-    return torch.cat([prompt_ids, completion_ids], dim=1), attention_mask, position_ids
-
-
-def _pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> Tensor:
-    """Rows padded on the right to the longest. -> [N, longest]"""
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=dtype)
+def _model_inputs(
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    pad_token_id: int,
+    device: torch.device | str,
+    packed: bool,
+) -> ModelInputs:
+    rows = [torch.tensor([*prompt, *completion[:-1]]) for prompt, completion in zip(prompts, completions, strict=True)]
+    positions = [torch.arange(len(row)) for row in rows]
+    if packed:
+        starts = torch.tensor([0, *map(len, rows[:-1])]).cumsum(0).tolist()
+        arguments = {"input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions)[None]}
+    else:
+        width = max(map(len, rows))
+        starts = list(range(0, len(rows) * width, width))
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        arguments = {
+            "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token_id),
+            "attention_mask": mask,
+            "position_ids": torch.nn.utils.rnn.pad_sequence(positions, batch_first=True),
+        }
+    predictors = torch.cat(
+        [
+            torch.arange(len(completion)) + start + len(prompt) - 1
+            for start, prompt, completion in zip(starts, prompts, completions, strict=True)
+        ]
+    )
+    return ModelInputs({name: tensor.to(device) for name, tensor in arguments.items()}, predictors.to(device))

@@ -46,6 +46,10 @@ class SGPOConfig(MethodArguments, RunArguments, TrainingArguments):
     max_tokens_per_microbatch: int = field(
         default=20_480, metadata={"help": "Tokens of a forward and backward pass, padding included."}
     )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={"help": "Pack rows without padding; default: where the attention is FlashAttention or flex."},
+    )
 
     eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
     eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})

@@ -1,30 +1,57 @@
-"""From a micro-batch to its part of the loss, and log-probabilities of given completions."""
+"""From a micro-batch to its part of the loss, and log-probabilities of given completions.
+
+Nothing here ever holds logits of all tokens: the model's forward pass hands its hidden states to the sliced projection
+(`sgpo.training.projection`). That happens inside the forward pass, so that whatever wraps the model (mixed precision,
+PEFT, a parallel wrapper) does its part.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sgpo.training.batching import MicroBatch, collate, split_by_token_budget
-from sgpo.training.objectives import (
-    TERMS,
-    Thresholds,
-    TokenScores,
-    divergence_mask,
-    entropy,
-    token_divergence,
-    token_logprobs,
+from sgpo.training.batching import (
+    BatchLayout,
+    MicroBatch,
+    ModelInputs,
+    collate,
+    micro_batches,
+    split_by_token_budget,
 )
+from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
+from sgpo.training.projection import Head, divergence_loss, logprob_loss, token_scores
 from sgpo.training.rollouts import TrainingSequence
 
+HeadTask = Callable[[Tensor, Head], Any]
 
-def completion_logits(model: nn.Module, inputs: dict[str, Tensor], length: int) -> Tensor:
-    """Logits that predict the last `length` tokens. -> [N, length, V]"""
-    return model(**inputs, use_cache=False, logits_to_keep=length + 1).logits[:, :-1]
+
+def add_head_task(model: Any) -> None:
+    """Let ``model(..., head_task=task)`` return ``task(hidden states [N, L, H], head)``; otherwise nothing changes.
+
+    Raises ValueError for a head that is not an ordinary linear layer.
+    """
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # of PEFT
+    Head.of(model)
+    if "head_task" in getattr(model.forward, "__dict__", {}):
+        return
+    original = model.forward.__func__  # not bound, so that a copy of the model calls itself
+
+    @functools.wraps(type(model).forward)  # generate() reads the signature
+    def forward(self: Any, *args: Any, head_task: HeadTask | None = None, **kwargs: Any) -> Any:
+        if head_task is None:
+            return original(self, *args, **kwargs)
+        # Backbone and head are looked up at each call: PEFT and parallel wrappers replace them later.
+        return head_task(self.base_model(*args, use_cache=False, **kwargs).last_hidden_state, Head.of(self))
+
+    forward.head_task = True  # type: ignore[attr-defined]
+    model.forward = MethodType(forward, model)
 
 
 @dataclass
@@ -33,9 +60,9 @@ class LossSums:
 
     sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, name: str, values: Tensor, mask: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(values.detach().float()[mask].sum())
-        self.sums[f"{name}/count"] = self.sums.get(f"{name}/count", 0.0) + float(mask.sum())
+    def add(self, name: str, values: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(values.sum())
+        self.sums[f"{name}/count"] = self.sums.get(f"{name}/count", 0.0) + values.numel()
 
     def metrics(self) -> dict[str, float]:
         """The mean of each over its tokens; what had no token is left out."""
@@ -44,48 +71,76 @@ class LossSums:
 
 
 def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds, sums: LossSums) -> Tensor:
-    """The weighted sum over the tokens of one micro-batch, of one term. -> scalar with gradient"""
-    length, mask = batch.completion_ids.shape[1], batch.completion_mask
-    logits = completion_logits(model, batch.model_inputs, length)
-    if batch.teacher_inputs is not None:
-        with torch.no_grad():
-            teacher_logits = completion_logits(model, batch.teacher_inputs, length)
-        divergence = token_divergence(teacher_logits, logits)
-        scores = TokenScores(divergence=divergence)
-        sums.add("divergence", divergence, mask)
-        sums.add("divergence_masked_share", ~divergence_mask(divergence, thresholds.delta), mask)
-    else:
-        logprobs = token_logprobs(logits, batch.completion_ids)
-        old_logprobs = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        scores = TokenScores(logprobs=logprobs, old_logprobs=old_logprobs)
-        sums.add("entropy", entropy(logits.detach()), mask)
-        sums.add("clipped_share", clipped(logprobs, old_logprobs, batch.weights, thresholds), mask)
-    losses = TERMS[batch.term](scores, batch.weights, thresholds)
-    return torch.where(mask, losses, 0.0).sum()
+    """The weighted sum over the tokens of one micro-batch, of one term. -> scalar with gradient
+
+    The model needs ``add_head_task``.
+    """
+    term = TERMS[batch.term]
+
+    def loss(score: Tensor, rows: slice) -> Tensor:
+        old_logprobs = None if batch.old_logprobs is None else batch.old_logprobs[rows]
+        return term.loss(score, old_logprobs, batch.weights[rows], thresholds)
+
+    if batch.teacher is None:
+        found = with_hidden(model, batch.policy, lambda h, head: logprob_loss(h, head, batch.completion_ids, loss))
+        sums.add("entropy", found.entropy)
+        sums.add("clipped_share", ((found.slope == 0) & (batch.weights != 0)).float())
+        return found.loss
+    with torch.no_grad():
+        teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
+    found = with_hidden(model, batch.policy, lambda h, head: divergence_loss(h, teacher, head, loss))
+    sums.add("divergence", found.score)
+    sums.add("divergence_masked_share", (~divergence_mask(found.score, thresholds.delta)).float())
+    return found.loss
 
 
-def clipped(logprobs: Tensor, old_logprobs: Tensor, weights: Tensor, thresholds: Thresholds) -> Tensor:
-    """Whether the clip of Eq. 1 stops a token's gradient. -> boolean, the shape of logprobs"""
-    ratio = torch.exp(logprobs.detach() - old_logprobs)
-    too_high = (ratio > 1 + thresholds.eps_high) & (weights > 0)
-    return too_high | ((ratio < 1 - thresholds.eps_low) & (weights < 0))
+def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
+    """``task(hidden states that predict the completion tokens [T, H], head)``, inside the model's forward pass."""
+    return model(**inputs.arguments, head_task=lambda hidden, head: task(hidden.flatten(0, 1)[inputs.predictors], head))
+
+
+def accumulate_gradients(
+    model: nn.Module,
+    sequences: Sequence[TrainingSequence],
+    layout: BatchLayout,
+    thresholds: Thresholds,
+    *,
+    backward: Callable[[Tensor], None] = Tensor.backward,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> tuple[float, dict[str, float]]:
+    """Forward and backward passes over all micro-batches of an update; gradients are added to the parameters'.
+
+    Args:
+        model: with ``add_head_task``, bare or wrapped, on one device.
+        sequences: of ``Method.assemble``; all normalisation is in their weights.
+        backward: in place of ``loss.backward()``, such as accelerate's.
+        context: entered around each forward pass, such as autocast.
+
+    Returns the loss of the update, and means over its tokens: entropy, clipped_share, divergence,
+    divergence_masked_share, as far as there are such tokens.
+    """
+    device, sums, loss = next(model.parameters()).device, LossSums(), 0.0
+    for batch in micro_batches(sequences, layout, device):
+        with context():
+            part = microbatch_loss(model, batch, thresholds, sums)
+        backward(part)
+        loss += part.item()
+    return loss, sums.metrics()
 
 
 @torch.no_grad()
 def completion_logprobs(
-    model: Any, sequences: Sequence[tuple[list[int], list[int]]], *, max_tokens: int, pad_token_id: int
+    model: Any, sequences: Sequence[tuple[list[int], list[int]]], layout: BatchLayout
 ) -> list[list[float]]:
     """Log-probability of each completion token given its prompt: (prompt ids, completion ids) -> a list for each."""
-    rows = [TrainingSequence("score", prompt, ids, weights=[1.0] * len(ids)) for prompt, ids in sequences]
-    places = {id(row): place for place, row in enumerate(rows)}
-    found: list[list[float]] = [[] for _ in rows]
+    rows = [TrainingSequence("surrogate", prompt, ids, weights=[1.0] * len(ids)) for prompt, ids in sequences]
+    found: dict[int, list[float]] = {}
     was_training = model.training
     model.eval()
-    for part in split_by_token_budget(rows, max_tokens):
-        batch = collate(part, pad_token_id, model.device)
-        logits = completion_logits(model, batch.model_inputs, batch.completion_ids.shape[1])
-        logprobs = token_logprobs(logits, batch.completion_ids).tolist()
-        for row, values in zip(part, logprobs, strict=True):
-            found[places[id(row)]] = values[: len(row.completion_ids)]
+    for part in split_by_token_budget(rows, layout.max_tokens, packed=layout.packed):
+        batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
+        scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
+        of_rows = scores.score.split([len(row.completion_ids) for row in part])
+        found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}
     model.train(was_training)
-    return found
+    return [found[id(row)] for row in rows]

@@ -30,15 +30,13 @@ def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> dict
     return {name: value for name, value in values.items() if value is not None}
 
 
-def sampler_mismatch(groups: Sequence[ProblemRollouts], rows: Sequence[TrainingSequence]) -> dict[str, float]:
+def sampler_mismatch(rows: Sequence[TrainingSequence]) -> dict[str, float]:
     """Mean absolute difference between the sampler's log-probabilities and those that training recomputed, nats."""
-    # A row carries the very list of token ids of its rollout, which tells equal completions apart.
-    of_sampler = {id(rollout.completion_ids): rollout.sampler_logprobs for g in groups for rollout in g.autonomous}
     differences = [
         abs(ours - theirs)
         for row in rows
-        if row.old_logprobs is not None
-        for ours, theirs in zip(row.old_logprobs, of_sampler[id(row.completion_ids)], strict=True)
+        if row.old_logprobs is not None and row.sampler_logprobs is not None
+        for ours, theirs in zip(row.old_logprobs, row.sampler_logprobs, strict=True)
     ]
     average = mean(differences)
     return {} if average is None else {"sampler_mismatch": average}

@@ -137,39 +137,31 @@ class Thresholds:
 
 
 @dataclass(frozen=True)
-class TokenScores:
-    """What was computed of the tokens of N rows and C columns; a term takes what it needs.
+class Term:
+    """What one row adds to the loss: a function of one score a token, and which score that is.
 
-    Example: ``TokenScores(logprobs=token_logprobs(logits, completion_ids), old_logprobs=batch.old_logprobs)``
+    Example: ``Term("divergence", distillation)``
     """
 
-    logprobs: Tensor | None = None  # [N, C] log pi of each completion token given the unguided prompt
-    old_logprobs: Tensor | None = None  # [N, C] the same under the policy of Eq. 1's denominator
-    divergence: Tensor | None = None  # [N, C] d_t of Eq. 3
+    score: str  # "logprob": log pi of the token; "divergence": d_t of Eq. 3
+    # (scores [T], log-probabilities under the policy of Eq. 1's denominator [T], weights [T], thresholds) -> [T]
+    loss: Callable[[Tensor, Tensor | None, Tensor, Thresholds], Tensor]
 
 
-def _surrogate(scores: TokenScores, weights: Tensor, thresholds: Thresholds) -> Tensor:
-    logprobs = _needed(scores.logprobs, "logprobs")
-    old_logprobs = _needed(scores.old_logprobs, "old_logprobs")
-    return surrogate_loss(logprobs, old_logprobs, weights, eps_low=thresholds.eps_low, eps_high=thresholds.eps_high)
+def _surrogate(logprobs: Tensor, old_logprobs: Tensor | None, weights: Tensor, thresholds: Thresholds) -> Tensor:
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    return surrogate_loss(logprobs, old, weights, eps_low=thresholds.eps_low, eps_high=thresholds.eps_high)
 
 
-def _distillation(scores: TokenScores, weights: Tensor, thresholds: Thresholds) -> Tensor:
-    return distillation_loss(_needed(scores.divergence, "divergence"), weights, delta=thresholds.delta)
+def _distillation(divergence: Tensor, _: Tensor | None, weights: Tensor, thresholds: Thresholds) -> Tensor:
+    return distillation_loss(divergence, weights, delta=thresholds.delta)
 
 
-# (scores, weights [N, C], thresholds) -> loss of each token [N, C], to be minimised; its sum is what the rows
-# add to the loss of the batch.
-TERMS: dict[str, Callable[[TokenScores, Tensor, Thresholds], Tensor]] = {
-    "surrogate": _surrogate,
-    "distillation": _distillation,
+# The sum over the tokens of a row is what the row adds to the loss of the batch, to be minimised.
+TERMS: dict[str, Term] = {
+    "surrogate": Term("logprob", _surrogate),
+    "distillation": Term("divergence", _distillation),
 }
-
-
-def _needed(values: Tensor | None, name: str) -> Tensor:
-    if values is None:
-        raise ValueError(f"this loss term needs TokenScores.{name}")
-    return values
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

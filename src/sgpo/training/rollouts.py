@@ -7,6 +7,7 @@ TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,6 +50,21 @@ class TrainingSequence:
     weights: list[float]  # one a completion token
     old_logprobs: list[float] | None = None  # log pi_old of each completion token; None: pi_old is the present policy
     teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)
+    sampler_logprobs: list[float] | None = None  # of a term with a ratio: what the sampling engine said of each token
+
+
+def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:
+    """Weights times min(cap, pi_old / pi_sampler) of each token: the sampling engine has not quite the same policy.
+
+    By token, not by sequence: under nucleus sampling the ratio of a whole sequence is far from 1 whatever the engine.
+    """
+    if row.sampler_logprobs is None or row.old_logprobs is None:
+        return row
+    ratios = [
+        min(cap, math.exp(min(ours - theirs, 80.0)))
+        for ours, theirs in zip(row.old_logprobs, row.sampler_logprobs, strict=True)
+    ]
+    return replace(row, weights=[weight * ratio for weight, ratio in zip(row.weights, ratios, strict=True)])
 
 
 def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:

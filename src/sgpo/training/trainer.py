@@ -30,15 +30,15 @@ from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, math_reward
 from sgpo.run_folder import check_same_data
 from sgpo.tokenizers import pad_token_id
-from sgpo.training.batching import collate, split_by_token_budget
+from sgpo.training.batching import BatchLayout
 from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
-from sgpo.training.loss import LossSums, completion_logprobs, microbatch_loss
+from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.methods import METHODS
 from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, check_evaluation, check_room, check_training
-from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_rewards
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_importance, with_rewards
 from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
 
@@ -115,6 +115,10 @@ class SGPOTrainer(RunTrainer):
             self.remove_callback(callback)
         if not args.disable_tqdm:
             self.add_callback(ShortProgressCallback)
+        add_head_task(self.model)
+        self.layout = BatchLayout(
+            args.max_tokens_per_microbatch, pad_token_id(tokenizer), rows_are_packed(self.model, args)
+        )
         self.method = METHODS[args.method]
         self.reward_funcs, self.reward_weights = rewards, weights
         self.sampler = sampler or TransformersSampler.of(self.model, tokenizer, args.sampler_batch_tokens)
@@ -176,41 +180,40 @@ class SGPOTrainer(RunTrainer):
         assemblies = [self.method.assemble(part, self._completion_logprobs, self.args) for part in parts]
         self._updates = [assembly.sequences for assembly in assemblies]
         self._update_metrics = [group_metrics(part, a) for part, a in zip(parts, assemblies, strict=True)]
-        # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass.
-        self._updates[1:] = [self._with_old_logprobs(sequences) for sequences in self._updates[1:]]
-        self._record(sampler_mismatch(groups, [row for rows in self._updates[1:] for row in rows]))
+        # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass, unless
+        # it is to be compared with what the sampler thought.
+        first = 1 if self.args.importance_cap is None else 0
+        self._updates[first:] = [self._with_old_logprobs(sequences) for sequences in self._updates[first:]]
+        self._record(sampler_mismatch([row for rows in self._updates for row in rows]))
 
     def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update."""
         model.train()
-        loss = torch.zeros((), device=self.args.device)
-        sums = LossSums()
-        for rows in split_by_token_budget(sequences, self.args.max_tokens_per_microbatch):
-            batch = collate(rows, pad_token_id(self.processing_class), self.args.device)
-            with self.compute_loss_context_manager():
-                part = microbatch_loss(model, batch, self.thresholds, sums)
-            self.accelerator.backward(part)
-            loss += part.detach()
-        self._record(sums.metrics())
-        return loss
+        loss, metrics = accumulate_gradients(
+            model,
+            sequences,
+            self.layout,
+            self.thresholds,
+            backward=self.accelerator.backward,
+            context=self.compute_loss_context_manager,
+        )
+        self._record(metrics)
+        return torch.tensor(loss, device=self.args.device)
 
     # What a step needs
 
     def _completion_logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
         with self.compute_loss_context_manager():
-            return completion_logprobs(
-                self.model,
-                sequences,
-                max_tokens=self.args.max_tokens_per_microbatch,
-                pad_token_id=pad_token_id(self.processing_class),
-            )
+            return completion_logprobs(self.model, sequences, self.layout)
 
     def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
         """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
         rows = [row for row in sequences if any(row.weights)]
-        asked = [row for row in rows if row.term == "surrogate"]
+        asked = [row for row in rows if row.sampler_logprobs is not None]
         found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
-        return [replace(row, old_logprobs=next(found)) if row.term == "surrogate" else row for row in rows]
+        scored = [row if row.sampler_logprobs is None else replace(row, old_logprobs=next(found)) for row in rows]
+        cap = self.args.importance_cap
+        return scored if cap is None else [with_importance(row, cap) for row in scored]
 
     def _sampling_seed(self) -> int:
         """Follows from the seed and the number of the rollout batch alone."""
@@ -288,6 +291,13 @@ def cut_metrics(path: Path, last_step: int) -> None:
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if json.loads(line).get("step", 0) <= last_step]
         path.write_text("".join(f"{line}\n" for line in lines if last_step))
+
+
+def rows_are_packed(model: Any, args: SGPOConfig) -> bool:
+    """Whether micro-batches go without padding: where the attention keeps packed rows apart at no cost."""
+    if args.padding_free is not None:
+        return args.padding_free
+    return any(name in model.config._attn_implementation for name in ("flash", "flex"))
 
 
 def _as_problems(data: Any) -> list[Problem] | None:

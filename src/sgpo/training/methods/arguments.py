@@ -17,6 +17,10 @@ class MethodArguments:
     )
     eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
     eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
+    importance_cap: float | None = field(
+        default=None,
+        metadata={"help": "Weigh tokens by min(cap, pi_old / probability in the sampler); default: not at all."},
+    )
     delta: float = field(default=1.0, metadata={"help": "Tokens of larger divergence are left out (Eq. 5), nats."})
     alpha_scale: float = field(default=0.5, metadata={"help": "a0 of the adaptive weight (Eq. 6)."})
     alpha_smoothing: float = field(default=0.1, metadata={"help": "gamma of the adaptive weight (Eq. 6)."})
@@ -43,6 +47,8 @@ class MethodArguments:
             raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
         if self.method == "sgpo" and self.num_guided < 1:
             raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
+        if self.importance_cap is not None and self.importance_cap <= 0:
+            raise ValueError("importance_cap must be positive; leave it out for no correction")
         if not self.delta > 0:
             raise ValueError("delta must be positive; for no clipping write delta: .inf")
         for name in ("eps_low", "eps_high", "alpha_scale", "alpha_max"):

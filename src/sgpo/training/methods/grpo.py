@@ -37,6 +37,7 @@ def surrogate_rows(group: ProblemRollouts, *, num_problems: int) -> list[Trainin
                 prompt_ids=group.prompt_ids,
                 completion_ids=rollout.completion_ids,
                 weights=[weight] * length,
+                sampler_logprobs=rollout.sampler_logprobs,
             )
         )
     return rows

@@ -1,0 +1,159 @@
+"""Time and memory of the token divergence over a large vocabulary: full logits, TRL's chunked function, ours.
+
+    python benchmarks/divergence.py [--tokens 1024 4096 16384] [--vocabulary 151936] [--hidden 896] [--threads 2]
+
+Forward KL between the distributions of two sides of hidden states under one head, and its gradients for the hidden
+states of one side and the head. Each measurement runs in a process of its own. Memory is the peak beyond inputs and
+gradients (the weight's gradient has to be held by everybody): resident set on a CPU, allocated memory on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgpo.training.objectives import token_divergence
+from sgpo.training.projection import Head, divergence_loss
+
+PAGE = 4096
+
+
+def plain(hidden: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    with torch.no_grad():
+        teacher_logits = teacher @ weight.t()
+    return token_divergence(teacher_logits, hidden @ weight.t()).mean()
+
+
+def ours(hidden: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    return divergence_loss(hidden, teacher, Head(weight), lambda d, _: d / len(hidden)).loss
+
+
+def trl_chunked(hidden: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    from trl.kernels import chunked_divergence
+
+    function = chunked_divergence._ChunkedDivergenceFunction
+    return function.apply(hidden, weight, None, teacher, weight.detach(), None, 0.0)[0].mean()
+
+
+def liger(hidden: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
+    from liger_kernel.transformers import LigerFusedLinearJSD
+
+    return LigerFusedLinearJSD(jsd_beta=0.0)(hidden, weight, teacher, weight.detach())
+
+
+VARIANTS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "full logits": plain,
+    "TRL chunked": trl_chunked,
+    "Liger fused JSD": liger,
+    "sgpo": ours,
+}
+
+
+class ResidentPeak:
+    """The largest resident set while it is open, beyond that at the start. [bytes]"""
+
+    def __enter__(self) -> ResidentPeak:
+        self.start = self.peak = self._resident()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.done.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        while not self.done.wait(0.002):
+            self.peak = max(self.peak, self._resident())
+
+    @staticmethod
+    def _resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def measure(variant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One variant at one size, in this process."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    (tokens,) = options.tokens
+    hidden, teacher = (torch.randn(tokens, options.hidden, device=device, dtype=dtype) for _ in range(2))
+    weight = (0.05 * torch.randn(options.vocabulary, options.hidden, device=device)).to(dtype).requires_grad_()
+    hidden.requires_grad_()
+    weight.grad, hidden.grad = torch.zeros_like(weight), torch.zeros_like(hidden)
+    seconds = []
+    value = 0.0
+    with ResidentPeak() as memory:
+        if device == "cuda":
+            base = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+        for _ in range(options.repeats):
+            start = time.perf_counter()
+            loss = VARIANTS[variant](hidden, teacher, weight)
+            loss.backward()
+            value = loss.item()
+            seconds.append(time.perf_counter() - start)
+            del loss
+    extra = torch.cuda.max_memory_allocated() - base if device == "cuda" else memory.peak - memory.start
+    gradient_bytes = weight.numel() * weight.element_size()  # the new gradient, before it is added to the old one
+    norm = float(weight.grad.float().norm()) / options.repeats
+    return {
+        "seconds": statistics.median(seconds),
+        "extra_bytes": max(0, extra - gradient_bytes),
+        "loss": value,
+        "gradient_norm": norm,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096, 16384])
+    parser.add_argument("--vocabulary", type=int, default=151_936)
+    parser.add_argument("--hidden", type=int, default=896)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--most-plain-tokens", type=int, default=4096, help="full logits are not tried beyond")
+    parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(options.one, options)))
+        return
+    report: dict[str, Any] = {}
+    for tokens in options.tokens:
+        for variant in VARIANTS:
+            if variant == "full logits" and tokens > options.most_plain_tokens:
+                continue
+            command = [sys.executable, __file__, "--one", variant, "--tokens", str(tokens)]
+            for name in ("vocabulary", "hidden", "threads", "repeats"):
+                command += [f"--{name}", str(getattr(options, name))]
+            run = subprocess.run(command, capture_output=True, text=True)
+            if run.returncode:
+                print(f"{tokens:6} tokens  {variant:16} does not run here: {run.stderr.strip().splitlines()[-1:]}")
+                continue
+            found = json.loads(run.stdout.splitlines()[-1])
+            report[f"{tokens} {variant}"] = found
+            print(
+                f"{tokens:6} tokens  {variant:16} {found['seconds']:8.2f} s  {found['extra_bytes'] / 2**20:8.0f} MiB  "
+                f"loss {found['loss']:.6f}  gradient {found['gradient_norm']:.6f}",
+                flush=True,
+            )
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Time of one update: ours against TRL's GRPOTrainer, on the same model and the same completions.
+
+    python benchmarks/update.py [--rows 96] [--longest 512] [--threads 1] [--repeats 3] [--output update.json]
+
+A rollout batch of GRPO with long-tailed lengths: mean at most 0.3 of the longest. TRL's loss is that of its installed
+version, called as its training step calls it (slices of per_device_train_batch_size rows, all padded to the longest
+completion of the batch); ours packs rows of like length under a token budget of the same size. Both compute the same
+loss, which is checked, and the same gradient. Contenders run in turns, after one turn that is not timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from sgpo.miniworld.tokenizer import build_tokenizer
+from sgpo.training.batching import BatchLayout
+from sgpo.training.loss import accumulate_gradients, add_head_task
+from sgpo.training.objectives import Thresholds, group_advantages
+from sgpo.training.rollouts import TrainingSequence
+
+GROUP = 12
+VOCABULARY = 2048
+
+
+def build_model(hidden: int, layers: int) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=hidden // 64,
+            num_key_value_heads=max(1, hidden // 128),
+            intermediate_size=hidden * 3,
+            max_position_embeddings=8192,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def rollout_batch(rows: int, longest: int, equal_share: float) -> list[tuple[list[int], list[int], float]]:
+    """(prompt, completion, advantage): lengths of an exponential tail; a share of the groups has equal rewards."""
+    source = random.Random(0)
+    lengths = [min(longest, 8 + int(source.expovariate(1 / (0.24 * longest)))) for _ in range(rows)]
+    lengths[0] = longest
+    batch = []
+    for start in range(0, rows, GROUP):
+        prompt = [source.randrange(2, VOCABULARY) for _ in range(source.randint(40, 60))]
+        equal = start // GROUP < equal_share * rows / GROUP
+        rewards = [0.0 if equal else float(source.random() < 0.4) for _ in range(GROUP)]
+        if not equal:
+            rewards[:2] = [0.0, 1.0]
+        advantages = group_advantages(torch.tensor(rewards, dtype=torch.float64)).tolist()
+        for length, advantage in zip(lengths[start : start + GROUP], advantages, strict=True):
+            batch.append((prompt, [source.randrange(2, VOCABULARY) for _ in range(length)], advantage))
+    return batch
+
+
+def trl_update(model: Any, batch: list[Any], slice_rows: int, folder: str) -> Callable[[], float]:
+    """Forward and backward passes over all slices, as GRPOTrainer's training step makes them."""
+    args = trl.GRPOConfig(
+        output_dir=folder,
+        per_device_train_batch_size=slice_rows,
+        gradient_accumulation_steps=len(batch) // slice_rows,
+        num_generations=GROUP,
+        loss_type="grpo",
+        beta=0.0,
+        epsilon=0.2,
+        epsilon_high=0.28,
+        report_to="none",
+        bf16=False,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+    )
+    trainer = trl.GRPOTrainer(
+        model=model,
+        args=args,
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        train_dataset=Dataset.from_list([{"prompt": "x"}]),
+        processing_class=build_tokenizer(documents=50),
+    )
+    trainer.current_gradient_accumulation_steps = args.gradient_accumulation_steps
+    device = next(model.parameters()).device
+    width = max(len(prompt) for prompt, _, _ in batch)
+    longest = max(len(completion) for _, completion, _ in batch)
+    inputs = {
+        "prompt_ids": torch.tensor([[0] * (width - len(p)) + p for p, _, _ in batch], device=device),
+        "prompt_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p, _, _ in batch], device=device),
+        "completion_ids": torch.tensor([c + [0] * (longest - len(c)) for _, c, _ in batch], device=device),
+        "completion_mask": torch.tensor([[1] * len(c) + [0] * (longest - len(c)) for _, c, _ in batch], device=device),
+        "advantages": torch.tensor([a for _, _, a in batch], device=device, dtype=torch.float32),
+    }
+
+    def run() -> float:
+        total = 0.0
+        for start in range(0, len(batch), slice_rows):
+            part = {name: tensor[start : start + slice_rows] for name, tensor in inputs.items()}
+            loss = trainer.compute_loss(trainer.model, part)
+            loss.backward()
+            total += loss.item()
+        return total
+
+    trainer.model.train()
+    return run
+
+
+def our_update(model: Any, batch: list[Any], budget: int, skip_equal: bool = True) -> Callable[[], float]:
+    add_head_task(model)
+    sequences = [
+        TrainingSequence(
+            "surrogate",
+            prompt,
+            completion,
+            # A weight that is not quite zero keeps a row of a group with equal rewards.
+            [(advantage or (0.0 if skip_equal else 1e-30)) / (len(batch) * len(completion))] * len(completion),
+        )
+        for prompt, completion, advantage in batch
+    ]
+    layout, thresholds = BatchLayout(budget, pad_token_id=0), Thresholds(0.2, 0.28, 1.0)
+    model.train()
+    return lambda: accumulate_gradients(model, sequences, layout, thresholds)[0]
+
+
+def gradient(model: Any) -> torch.Tensor:
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--longest", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--slice-rows", type=int, default=8, help="TRL's per_device_train_batch_size")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    batch = rollout_batch(options.rows, options.longest, equal_share=0.25)
+    lengths = [len(completion) for _, completion, _ in batch]
+    budget = options.slice_rows * (options.longest + 60)
+    models = [build_model(options.hidden, options.layers).to(device) for _ in range(4)]
+    with tempfile.TemporaryDirectory() as folder:
+        contenders = {
+            f"TRL {trl.__version__}, slices of {options.slice_rows} rows": trl_update(
+                models[0], batch, options.slice_rows, folder
+            ),
+            f"sgpo, every row, {budget} tokens": our_update(models[1], batch, budget, skip_equal=False),
+            f"sgpo, {budget} tokens": our_update(models[2], batch, budget),
+            f"sgpo, {budget // 2} tokens": our_update(models[3], batch, budget // 2),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in contenders}
+        losses: dict[str, float] = {}
+        for repeat in range(options.repeats + 1):
+            for (name, run), model in zip(contenders.items(), models, strict=True):
+                model.zero_grad()
+                start = time.perf_counter()
+                losses[name] = run()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if repeat:
+                    seconds[name].append(time.perf_counter() - start)
+    parameters = sum(p.numel() for p in models[0].parameters())
+    spread = statistics.mean(lengths) / max(lengths)
+    print(f"{parameters / 1e6:.1f}M parameters, {len(batch)} completions, mean/longest {spread:.3f}")
+    reference, expected = next(iter(seconds)), gradient(models[0])
+    report: dict[str, Any] = {"parameters": parameters, "mean_over_longest": spread}
+    for (name, times), model in zip(seconds.items(), models, strict=True):
+        found = {
+            "median_s": statistics.median(times),
+            "all_s": times,
+            "ratio": statistics.median(seconds[reference]) / statistics.median(times),
+            "loss": losses[name],
+            "gradient_difference": float((gradient(model) - expected).norm() / expected.norm()),
+        }
+        report[name] = found
+        print(
+            f"{name:36} {found['median_s']:7.2f} s  {found['ratio']:5.2f}x  loss {found['loss']:+.6f}  "
+            f"gradient differs by {found['gradient_difference']:.1e}"
+        )
+    if options.output:
+        report["versions"] = {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+        }
+        report["processor"] = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+        options.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Loss terms straight from hidden states: the projection to the vocabulary in slices of tokens, in one pass.
+
+Full-vocabulary logits, not the model, fill the memory of a training step. But every weight and threshold of a token is
+known before the update, so its loss and gradient can be finished while its logits are there. For each slice of tokens
+
+    z  = h W^T + b                              (also from the side with the strategy, for a divergence)
+    s  = log pi(id), or the divergence d        from z
+    l  = loss(s),  c = dl/ds                    a pure function of one number a token (sgpo.training.objectives)
+    dz = c (onehot(id) - pi)                    log-probability
+         c (pi - pi_teacher)                    forward KL( teacher || policy ), Eq. 3
+         c pi (log pi - log pi_teacher - d)     reverse KL( policy || teacher )
+    dh = dz W,  dW += dz^T h,  db += sum dz
+
+and the slice is forgotten. Nothing is projected twice, and a token with c = 0 (clipped, masked, of weight 0) costs no
+backward projection. The result is exact over the full vocabulary; logits and sums are float32 at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+SLICE_BYTES = 128 * 1024**2  # of one [tokens, V] buffer; three of them live at a time
+
+# The scores [n] of a slice of tokens, and which slice -> the loss of each token [n]; differentiable.
+SliceLoss = Callable[[Tensor, slice], Tensor]
+
+
+@dataclass(frozen=True)
+class Head:
+    """The projection from hidden states to logits: ``softcap * tanh(scale * (h W^T + b) / softcap)``.
+
+    Example: ``Head.of(model)``
+    """
+
+    weight: Tensor  # [V, H]
+    bias: Tensor | None = None  # [V]
+    scale: float = 1.0
+    softcap: float | None = None
+
+    @classmethod
+    def of(cls, model: Any) -> Head:
+        """The head of a transformers causal language model, with what its configuration does to logits.
+
+        Raises ValueError for a head that is not an ordinary linear layer.
+        """
+        config, layer = model.config.get_text_config(), model.get_output_embeddings()
+        if type(layer) is not nn.Linear:
+            raise ValueError(
+                f"the language model head is a {type(layer).__name__}, not an ordinary linear layer: leave it out of "
+                "adapters (target_modules, modules_to_save) and of quantization"
+            )
+        return cls(layer.weight, layer.bias, _logit_scale(config), getattr(config, "final_logit_softcapping", None))
+
+
+def _logit_scale(config: Any) -> float:
+    """What a model multiplies its logits by, for which the families have different names."""
+    for name in ("logit_scale", "output_multiplier", "lm_head_multiplier"):
+        if getattr(config, name, None) is not None:
+            return float(getattr(config, name))
+    divisor = getattr(config, "logits_scaling", None)
+    if divisor is None:
+        return 1.0
+    return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """What was found of T tokens. The loss has a gradient, the rest has none."""
+
+    loss: Tensor  # scalar: the sum over the tokens
+    score: Tensor  # [T] log-probability or divergence, nats
+    entropy: Tensor  # [T] of the policy, nats
+    slope: Tensor  # [T] derivative of a token's loss by its score; 0 for a token without gradient
+
+
+def logprob_loss(
+    hidden: Tensor, head: Head, ids: Tensor, loss: SliceLoss, *, slice_bytes: int = SLICE_BYTES
+) -> Projected:
+    """The summed loss of tokens, each a function of its log-probability.
+
+    Args:
+        hidden: [T, H] hidden states that predict the tokens.
+        head: the projection. Gradients flow into hidden states, weight and bias, as far as they require them.
+        ids: [T] the tokens.
+        loss: see ``SliceLoss``; the scores are log-probabilities.
+        slice_bytes: size of one buffer of logits.
+    """
+    return _project(hidden, head, _LogprobTerm(ids, loss), slice_bytes)
+
+
+def divergence_loss(
+    hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Head,
+    loss: SliceLoss,
+    *,
+    reverse: bool = False,
+    slice_bytes: int = SLICE_BYTES,
+) -> Projected:
+    """The summed loss of tokens, each a function of the divergence of two distributions, the teacher's being fixed.
+
+    Args:
+        hidden, teacher_hidden: [T, H] each; the second gets no gradient, and the head none through it.
+        loss: see ``SliceLoss``; the scores are divergences.
+        reverse: KL(policy || teacher) in place of KL(teacher || policy), Eq. 3.
+    """
+    return _project(hidden, head, _DivergenceTerm(teacher_hidden.detach(), loss, reverse), slice_bytes)
+
+
+@torch.no_grad()
+def token_scores(hidden: Tensor, head: Head, ids: Tensor, *, slice_bytes: int = SLICE_BYTES) -> Projected:
+    """Log-probabilities and entropies of tokens, without gradients."""
+    return logprob_loss(hidden, head, ids, lambda logprobs, _: torch.zeros_like(logprobs), slice_bytes=slice_bytes)
+
+
+# A term turns the logits of a slice into its losses and their gradient with respect to the logits.
+
+
+@dataclass(frozen=True)
+class _Slice:
+    loss: Tensor  # [n]
+    score: Tensor  # [n]
+    entropy: Tensor  # [n]
+    slope: Tensor  # [n]
+    gradient: Callable[[], Tensor]  # [n, V] made in the buffers of the slice, if anything asks for it
+
+
+class _Term(Protocol):
+    def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice: ...
+
+
+@dataclass(frozen=True)
+class _LogprobTerm:
+    ids: Tensor
+    loss: SliceLoss
+
+    def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice:
+        ids = self.ids[rows].unsqueeze(-1)
+        logprobs = _log_softmax_(logits)
+        probs = logprobs.exp()
+        score, entropy = logprobs.gather(-1, ids).squeeze(-1), _entropy(probs, logprobs)
+        loss, slope = _loss_and_slope(self.loss, score, rows)
+        column = slope.unsqueeze(-1)
+        return _Slice(loss, score, entropy, slope, lambda: probs.mul_(-column).scatter_add_(-1, ids, column))
+
+
+@dataclass(frozen=True)
+class _DivergenceTerm:
+    teacher_hidden: Tensor
+    loss: SliceLoss
+    reverse: bool
+
+    def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice:
+        logprobs, teacher = _log_softmax_(logits), _log_softmax_(project(self.teacher_hidden[rows]))
+        if self.reverse:
+            probs = logprobs.exp()
+            entropy = _entropy(probs, logprobs)
+            gaps = logprobs.sub_(teacher)
+            score = torch.einsum("nv,nv->n", probs, gaps)
+        else:
+            teacher_probs = teacher.exp()
+            score = torch.einsum("nv,nv->n", teacher_probs, teacher.sub_(logprobs))
+            probs = torch.exp(logprobs, out=teacher)
+            entropy = _entropy(probs, logprobs)
+        loss, slope = _loss_and_slope(self.loss, score, rows)
+
+        def gradient() -> Tensor:
+            if self.reverse:
+                return gaps.sub_(score.unsqueeze(-1)).mul_(probs).mul_(slope.unsqueeze(-1))
+            return probs.sub_(teacher_probs).mul_(slope.unsqueeze(-1))
+
+        return _Slice(loss, score, entropy, slope, gradient)
+
+
+def _log_softmax_(logits: Tensor) -> Tensor:
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+
+
+def _entropy(probs: Tensor, logprobs: Tensor) -> Tensor:
+    return -torch.einsum("nv,nv->n", probs, logprobs)
+
+
+def _loss_and_slope(loss: SliceLoss, score: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """The loss of each token and its derivative by the token's score: vectors, free beside the projection."""
+    with torch.enable_grad():
+        score = score.detach().requires_grad_()
+        losses = loss(score, rows)
+        if not losses.requires_grad:
+            return losses, torch.zeros_like(score)
+        (slope,) = torch.autograd.grad(losses.sum(), score)
+    return losses.detach(), slope
+
+
+# The pass over slices.
+
+
+def _project(hidden: Tensor, head: Head, term: _Term, slice_bytes: int) -> Projected:
+    if isinstance(head.weight, DTensor):
+        raise ValueError("the head's weight is sharded on its own; shard it together with the root of the model")
+    return Projected(*_SlicedProjection.apply(hidden, head.weight, head.bias, head, term, slice_bytes))
+
+
+class _SlicedProjection(torch.autograd.Function):
+    """Loss and gradients together in the forward pass; the backward pass hands the gradients on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, term: _Term, slice_bytes: int
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        inputs = (hidden, weight, bias)
+        gradients = [
+            torch.zeros_like(tensor, dtype=dtype) if tensor is not None and needed else None
+            for tensor, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
+        ]
+        per_token = hidden.new_zeros(4, len(hidden), dtype=dtype)
+        step = max(1, slice_bytes // (weight.shape[0] * dtype.itemsize))
+        with torch.autocast(hidden.device.type, enabled=False):
+            projection = _Projection(head, _matmul_dtype(hidden), dtype)
+            for start in range(0, len(hidden), step):
+                rows = slice(start, start + step)
+                found = term(projection.of_policy(hidden[rows]), rows, projection)
+                per_token[:, rows] = torch.stack([found.loss, found.score, found.entropy, found.slope])
+                projection.backward(found, hidden, rows, gradients)
+        ctx.gradients = [
+            None if g is None or x is None else g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)
+        ]
+        loss, *others = per_token.unbind()
+        ctx.mark_non_differentiable(*others)
+        return loss.sum(), *others
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: Any) -> tuple[Any, ...]:
+        gradients, ctx.gradients = ctx.gradients, [None, None, None]  # the weight's is large: not kept
+        if grad_loss is not None:
+            gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in gradients]
+        return (*gradients, None, None, None)
+
+
+def _matmul_dtype(hidden: Tensor) -> torch.dtype:
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+class _Projection:
+    """Logits of a slice, and from their gradient those of hidden states, weight and bias."""
+
+    def __init__(self, head: Head, matmul_dtype: torch.dtype, dtype: torch.dtype) -> None:
+        self.head, self.dtype = head, dtype
+        self.weight = head.weight.detach().to(matmul_dtype)
+        self.bias = None if head.bias is None else head.bias.detach().to(dtype)
+        self.chain: Tensor | None = None  # derivative of the capped logits by those before the cap
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        logits = self._matmul(hidden.to(self.weight.dtype), self.weight.t())
+        if self.bias is not None:
+            logits.add_(self.bias)
+        if self.head.scale != 1.0:
+            logits.mul_(self.head.scale)
+        if self.head.softcap is not None:
+            logits.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
+        return logits
+
+    def of_policy(self, hidden: Tensor) -> Tensor:
+        """Logits of the side with a gradient: what the chain rule needs of them is kept for ``backward``."""
+        logits = self(hidden)
+        if self.head.softcap is not None:
+            self.chain = (logits / self.head.softcap).square_().neg_().add_(1)
+        return logits
+
+    def backward(self, found: _Slice, hidden: Tensor, rows: slice, gradients: list[Tensor | None]) -> None:
+        """Add the slice's part to the gradients of hidden states, weight and bias."""
+        active = found.slope.nonzero().squeeze(-1)
+        if not len(active) or not any(gradient is not None for gradient in gradients):
+            return
+        grad_logits = found.gradient()
+        if self.chain is not None:
+            grad_logits.mul_(self.chain)
+        if self.head.scale != 1.0:
+            grad_logits.mul_(self.head.scale)
+        inputs = hidden[rows].to(self.weight.dtype)
+        if len(active) < len(inputs):
+            grad_logits, inputs = grad_logits[active], inputs[active]
+        grad_hidden, grad_weight, grad_bias = gradients
+        if grad_bias is not None:
+            grad_bias.add_(grad_logits.sum(0))
+        grad_logits = grad_logits.to(self.weight.dtype)
+        if grad_hidden is not None:
+            grad_hidden[rows.start + active] = self._matmul(grad_logits, self.weight)
+        if grad_weight is not None:
+            self._add_matmul(grad_weight, grad_logits.t(), inputs)
+
+    def _matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """In the dtype of the model, with a result that keeps the accumulator's precision where the device can."""
+        if left.is_cuda and left.dtype != self.dtype:
+            return torch.mm(left, right, out_dtype=self.dtype)
+        return torch.mm(left, right).to(self.dtype)
+
+    def _add_matmul(self, total: Tensor, left: Tensor, right: Tensor) -> None:
+        if left.dtype == total.dtype:
+            total.addmm_(left, right)
+        else:
+            total.add_(self._matmul(left, right))

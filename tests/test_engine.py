@@ -1,0 +1,222 @@
+"""The update without trainer or sampler: for other architectures, precisions, adapters and memory savers."""
+
+from __future__ import annotations
+
+import copy
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from sgpo.problems import Problem
+from sgpo.training.batching import BatchLayout
+from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
+from sgpo.training.methods import METHODS, MethodArguments
+from sgpo.training.objectives import Thresholds
+from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
+
+VOCABULARY = 40
+THRESHOLDS = Thresholds(eps_low=0.2, eps_high=0.28, delta=1.0)
+LAYOUT = BatchLayout(max_tokens=60, pad_token_id=0)
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.2,
+    "max_position_embeddings": 64,
+}
+ARCHITECTURES: dict[str, tuple[Any, Any]] = {
+    "llama": (LlamaForCausalLM, LlamaConfig(**SMALL)),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SMALL, tie_word_embeddings=True)),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SMALL, head_dim=8)),
+}
+
+
+def make_model(name: str = "qwen2") -> Any:
+    torch.manual_seed(0)
+    model_class, config = ARCHITECTURES[name]
+    return model_class(config)
+
+
+def rollout_groups() -> list[ProblemRollouts]:
+    """Two problems with both groups; lengths from 1 to 20."""
+    source = random.Random(0)
+
+    def ids(length: int) -> list[int]:
+        return [source.randrange(1, VOCABULARY) for _ in range(length)]
+
+    def rollout(reward: float) -> Rollout:
+        completion = ids(source.randint(1, 20))
+        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward)
+
+    def group(name: str) -> ProblemRollouts:
+        autonomous = [rollout(reward) for reward in (1.0, 0.0, 0.0, 0.0)]
+        guided = [rollout(reward) for reward in (1.0, 1.0, 0.0)]
+        return ProblemRollouts(Problem(name, "?", "1", strategy="s"), ids(5), ids(9), autonomous, guided)
+
+    return [group("a"), group("b")]
+
+
+def sequences_for(model: Any) -> list[TrainingSequence]:
+    """As the documentation shows it: completions and rewards in, training sequences out."""
+    arguments = MethodArguments(num_autonomous=4, num_guided=3)
+    return (
+        METHODS["sgpo"]
+        .assemble(rollout_groups(), lambda pairs: completion_logprobs(model, pairs, LAYOUT), arguments)
+        .sequences
+    )
+
+
+def gradients(model: Any, sequences: list[TrainingSequence], **options: Any) -> tuple[float, list[Tensor]]:
+    model.zero_grad()
+    loss, _ = accumulate_gradients(model, sequences, options.pop("layout", LAYOUT), THRESHOLDS, **options)
+    return loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def reference_gradients(model: Any, sequences: list[TrainingSequence]) -> tuple[float, list[Tensor]]:
+    """The plain model in float64, one row at a time, full logits."""
+    model = copy.deepcopy(model).double()
+    model.zero_grad()
+    total: Any = 0.0
+    for row in sequences:
+        weights = torch.tensor(row.weights, dtype=torch.float64)
+        completion = torch.tensor(row.completion_ids)
+
+        def logprobs(prompt: list[int], row: TrainingSequence = row) -> Tensor:
+            logits = model(torch.tensor([prompt + row.completion_ids])).logits[0]
+            return logits[len(prompt) - 1 : -1].log_softmax(-1)
+
+        policy = logprobs(row.prompt_ids)
+        if row.teacher_prompt_ids is None:
+            chosen = policy[range(len(completion)), completion]
+            total = total - (weights * (chosen - chosen.detach()).exp()).sum()
+        else:
+            teacher = logprobs(row.teacher_prompt_ids).detach()
+            divergence = (teacher.exp() * (teacher - policy)).sum(-1)
+            total = total + (weights * (divergence <= THRESHOLDS.delta) * divergence).sum()
+    total.backward()
+    return total.item(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+def distance(left: list[Tensor], right: list[Tensor]) -> float:
+    assert len(left) == len(right)
+    one, other = (torch.cat([g.double().flatten() for g in some]) for some in (left, right))
+    assert other.norm() > 1e-2
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures(name: str, packed: bool) -> None:
+    model = make_model(name)
+    add_head_task(model)
+    sequences = sequences_for(model)
+    assert {row.term for row in sequences} == {"surrogate", "distillation"}
+    loss, found = gradients(model, sequences, layout=BatchLayout(60, 0, packed))
+    expected_loss, expected = reference_gradients(make_model(name), sequences)
+    assert loss == pytest.approx(expected_loss, abs=1e-6)
+    assert distance(found, expected) < 2e-6
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_any_budget_and_order_in_float32(packed: bool) -> None:
+    model = make_model()
+    add_head_task(model)
+    sequences = sequences_for(model)
+    _, expected = gradients(model, sequences, layout=BatchLayout(1, 0))
+    for budget in (30, 60, 200, 10_000):
+        shuffled = random.Random(budget).sample(sequences, len(sequences))
+        _, found = gradients(model, shuffled, layout=BatchLayout(budget, 0, packed))
+        assert distance(found, expected) < 1e-6
+
+
+def test_gradient_checkpointing_changes_nothing() -> None:
+    model = make_model().train()
+    add_head_task(model)
+    sequences = sequences_for(model)
+    _, expected = gradients(model, sequences)
+    calls: list[int] = []
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
+    _, found = gradients(model, sequences)
+    assert distance(found, expected) < 1e-6
+    surrogates = sum(row.term == "surrogate" for row in sequences)
+    assert surrogates > 3
+    assert len(calls) > 3  # the layer ran again in the backward pass
+
+
+def test_bfloat16_autocast() -> None:
+    model = make_model()
+    add_head_task(model)
+    sequences = sequences_for(model)
+    _, expected = reference_gradients(model, sequences)
+    _, found = gradients(model, sequences, context=lambda: torch.autocast("cpu", torch.bfloat16))
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    assert 1e-5 < distance(found, expected) < 0.05  # bfloat16 has 8 bits
+
+
+def test_lora_trains_adapters_only() -> None:
+    """The gradient of an adapter is that of the same model without our forward pass."""
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    torch.manual_seed(1)
+    model = peft.get_peft_model(make_model(), config)
+    add_head_task(model)
+    sequences = sequences_for(model.get_base_model())
+    _, found = gradients(model, sequences)
+    assert len(found) == 8  # A and B of two projections in two layers
+    assert distance(found, reference_gradients(model, sequences)[1]) < 2e-6
+
+
+def test_lora_on_the_head_is_refused() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(make_model("llama"), peft.LoraConfig(r=2, target_modules=["lm_head"]))
+    with pytest.raises(ValueError, match="leave it out of adapters"):
+        add_head_task(model)
+
+
+def test_the_patched_model_is_otherwise_the_same() -> None:
+    model = make_model().eval()
+    ids = torch.tensor([[1, 2, 3]])
+    before = model(ids).logits
+    add_head_task(model)
+    add_head_task(model)  # once more does nothing
+    assert torch.equal(model(ids).logits, before)
+    assert model.generate(ids, max_new_tokens=2, do_sample=False, pad_token_id=0).shape[1] <= 5
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        twin.model.norm.weight.zero_()
+    assert torch.equal(model(ids).logits, before)
+    assert not torch.equal(twin(ids).logits, before)
+
+
+def test_unselected_completions_and_equal_rewards_cost_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six forward passes: four rows of one group, the target and its teacher; not those of no use."""
+    model = make_model()
+    add_head_task(model)
+    first, second = rollout_groups()
+    equal = [Rollout(r.completion_ids, r.sampler_logprobs, False, 0.0) for r in second.autonomous]
+    wrong = [Rollout(r.completion_ids, r.sampler_logprobs, False, 0.0) for r in second.guided]
+    groups = [first, ProblemRollouts(second.problem, second.prompt_ids, second.guided_prompt_ids, equal, wrong)]
+    assembly = METHODS["sgpo"].assemble(
+        groups,
+        lambda pairs: completion_logprobs(model, pairs, LAYOUT),
+        MethodArguments(num_autonomous=4, num_guided=3),
+    )
+    rows: list[int] = []
+    model.model.register_forward_hook(lambda *_: rows.append(1))
+    accumulate_gradients(model, assembly.sequences, BatchLayout(1, 0), THRESHOLDS)
+    assert len(rows) == 6
