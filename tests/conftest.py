@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,10 @@ from sgpo.miniworld.tokenizer import build_tokenizer
 from sgpo.training.config import SGPOConfig
 from sgpo.training.rollouts import Rollout
 from sgpo.training.sampling import SampleRequest, SamplingConfig
+
+# A shell that starts the tests in the background has SIGINT ignored; the tests of Ctrl-C need it, here and in children.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
