@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sgpo import verification
-from sgpo.verification import Verdict, check_gold, last_boxed, normalise, verify, verify_many
+from sgpo.verification import Verdict, check_gold, last_boxed, normalise, pool, verify, verify_many
 
 TOWER = r"\dfrac{5^{(5^{(5^{(5^5)})}-4)}-5}{16}"
 
@@ -80,7 +79,7 @@ def test_text_and_numbers_need_no_process(monkeypatch, answer, gold, status):
     def refuse(*_):
         raise AssertionError("a process was asked")
 
-    monkeypatch.setattr(verification, "_ask", refuse)
+    monkeypatch.setattr(pool, "ask", refuse)
     assert verify(rf"\boxed{{{answer}}}", gold).status == status
 
 
@@ -157,9 +156,9 @@ def test_golds_are_checked():
 
 def test_a_killed_verification_process_raises_and_is_replaced():
     assert verify(r"\boxed{\frac12}", "0.5").correct
-    server = verification._server
+    server = pool._server
     assert server is not None
-    asked = verification._ask("judge", ("4", TOWER), 60)
+    asked = pool.ask("judge", ("4", TOWER), 60)
     os.kill(server.process.pid, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="the verification process ended"):
         asked.result(timeout=10)
@@ -168,9 +167,9 @@ def test_a_killed_verification_process_raises_and_is_replaced():
 
 SCRIPT = r"""
 import sys
-from sgpo import verification
+from sgpo.verification import pool
 print(verification.verify(r"\boxed{\frac{1}{2}}", "0.5").status, "torch" in sys.modules, flush=True)
-print(verification._server.process.pid, flush=True)
+print(pool._server.process.pid, flush=True)
 """
 
 
@@ -186,7 +185,7 @@ def test_script_without_a_main_guard(tmp_path):
 
 def test_no_process_outlives_a_killed_caller(tmp_path):
     script = tmp_path / "script.py"
-    hang = f"verification.verify(r'\\boxed{{{TOWER}}}', '4', timeout=600)\n"
+    hang = f"verify(r'\\boxed{{{TOWER}}}', '4', timeout=600)\n"
     script.write_text(SCRIPT + hang)
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
