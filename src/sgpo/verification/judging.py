@@ -21,9 +21,9 @@ from sgpo.verification.answers import (
 from sgpo.verification.counts import Status, count
 from sgpo.verification.notation import different_base, different_brackets, quantity, without_units
 
-MAX_ANSWER_LENGTH = 2000  # characters; longer extracted answers are 'unparsed'
-MAX_DEPTH = 50  # nested brackets; deeper answers are 'unparsed'
-TIMEOUT = 3.0  # seconds a comparison may take: with the end of its worker, an answer takes at most 5
+MAX_ANSWER_LENGTH = 500  # characters; longer extracted answers are 'unparsed'
+MAX_DEPTH = 20  # nested brackets; deeper answers are 'unparsed'
+TIMEOUT = 2.5  # seconds a comparison may take: with the end of its worker, an answer takes at most 5
 
 _BAD_GOLD = "bad gold"  # sgpo.verification.worker.BAD_GOLD, whose module loads SymPy and is not imported here
 
@@ -78,7 +78,7 @@ def check_gold(answer: str, *, timeout: float = TIMEOUT) -> bool:
     """Tell whether a gold answer is of use: not empty, and parsed by Math-Verify within the limits."""
     _require_positive(timeout)
     gold = gold_text(answer)
-    if not gold:
+    if not gold or _too_large(gold):
         return False
     if number(normalise(gold)) is not None:
         return True
@@ -102,7 +102,7 @@ def _decide(response: str, answer: str) -> Verdict | _Comparison:
     extracted = last_boxed(response)
     if extracted is None or len(extracted) > MAX_ANSWER_LENGTH:
         return Verdict("unparsed", None)
-    if not normalise(extracted) or depth(extracted) > MAX_DEPTH:
+    if not normalise(extracted) or _too_large(extracted):
         return Verdict("unparsed", extracted)
     status = _same_text(gold, extracted)
     if status:
@@ -114,6 +114,10 @@ def _decide(response: str, answer: str) -> Verdict | _Comparison:
     if status:
         return Verdict(status, extracted)
     return _Comparison(readable(values[0]), readable(values[1]), extracted)
+
+
+def _too_large(answer: str) -> bool:
+    return len(answer) > MAX_ANSWER_LENGTH or depth(answer) > MAX_DEPTH
 
 
 def _same_text(gold: str, answer: str) -> Status | None:

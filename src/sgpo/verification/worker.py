@@ -42,6 +42,19 @@ BAD_GOLD = "bad gold"
 TOLERANCE = 1e-12  # of two equal numbers, relative
 TOLERANCE_OF_DECIMALS = 1e-4  # a decimal of 6 places may stand for a number of at least 0.005
 
+WARM_UP = [
+    (r"\frac{1}{2}", "0.5"),
+    ("p - q", "q - p"),
+    (r"3 \sqrt{13} + 2 i", r"\frac{2}{3}\sqrt[3]{117}"),
+    (r"(3, \frac{\pi}{2})", r"(3, \pi/2)"),
+    (r"(-\infty, 2) \cup [3, \infty)", r"x \in [-2, 7]"),
+    (r"\{1 \pm \sqrt{5}, -2\}", r"1 + \sqrt{5}, -2"),
+    (r"\begin{pmatrix} -1 & 0 \\ 0 & 1/2 \end{pmatrix}", r"\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix}"),
+    ("y = 2x + 3", r"-2 \le x < 7"),
+    (r"x^5 - 2x + 1", r"(x-1)(x^{2}+5_{7})"),
+    (r"\cot x", r"\frac{\cos(x)}{\sin x}"),
+    (r"137 \frac{1}{2}", r"6.72 \times 10^{-5}"),
+]
 _EXTRACTION = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -116,10 +129,10 @@ def serve(descriptor: int, workers: int) -> None:
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
     connection = Connection(descriptor)
-    # Workers inherit compiled patterns, and the modules that SymPy imports only when it first simplifies a difference:
-    # on a busy machine that import alone can take as long as a comparison may.
-    judge(r"\frac{1}{2}", "0.5")
-    judge("q - p", "p - q")
+    # Workers inherit compiled patterns, what the parser has learnt of the grammar, and the modules that SymPy imports
+    # only when it first simplifies a difference: on a busy machine each can take as long as a comparison may.
+    for gold, answer in WARM_UP:
+        judge(gold, answer)
     context = multiprocessing.get_context("fork")
     pool = ProcessPool(workers, TASKS_PER_WORKER, _limit_worker, (os.getpid(),), context)
     sending = threading.Lock()
