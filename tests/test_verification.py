@@ -9,7 +9,17 @@ import time
 
 import pytest
 
-from sgpo.verification import Verdict, check_gold, count_verdicts, last_boxed, normalise, verify, verify_many
+from sgpo.verification import (
+    Verdict,
+    check_gold,
+    count_verdicts,
+    last_boxed,
+    normalise,
+    notation,
+    pool,
+    verify,
+    verify_many,
+)
 from sgpo.verification.answers import depth
 from sgpo.verification.notation import Quantity
 
