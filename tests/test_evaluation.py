@@ -72,6 +72,13 @@ def test_evaluate(tokenizer: Any, texts: Any, scripted_sampler: Any) -> None:
     sampler = scripted_sampler({tuple(ids): rollouts for ids, rollouts in zip(prompts, answers, strict=True)})
     result = evaluate(sampler, tokenizer, PROBLEMS, SAMPLING, k=2, seed=5)
     assert result.rates == [0.5, 0.0, 1.0]
+    assert result.verdicts == {
+        "correct": 4,
+        "wrong": 1,
+        "unparsed": 1,
+        "timeout": 0,
+    }  # truncated ones too
+    assert result.metrics()["verdicts/correct"] == pytest.approx(4 / 6)
     assert [sample.problem.id for sample in result.samples] == ["a", "a", "b", "b", "c", "c"]
     assert [sample.completion for sample in result.samples][:3] == ["\\boxed{7}", "\\boxed{8}", "12"]
     assert [sample.truncated for sample in result.samples] == [False, False, False, True, False, False]
@@ -102,6 +109,8 @@ def test_other_rewards(tokenizer: Any, texts: Any, scripted_sampler: Any) -> Non
         sampler, tokenizer, PROBLEMS, SAMPLING, k=2, reward_funcs=[depth, seven], reward_weights=[0.25, 0.5]
     )
     assert [sample.reward for sample in result.samples] == [0.75, 0.25, 0.75, 0.25, 0.5, 0.0]
+    assert result.verdicts == {}  # nobody asked the verifier
+    assert "verdicts/correct" not in result.metrics()
 
 
 def test_evaluate_refuses(tokenizer: Any, scripted_sampler: Any) -> None:

@@ -10,8 +10,9 @@ from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
 from sgpo.training.methods import METHODS, grpo, sgpo
 from sgpo.training.methods.base import pass_rate
-from sgpo.training.metrics import group_metrics
+from sgpo.training.metrics import group_metrics, verdict_metrics
 from sgpo.training.rollouts import ProblemRollouts, Rollout
+from sgpo.verification import VerdictCounts
 
 # Rewards 1, 0, 0: mean 1/3, squared deviations 4/9 + 1/9 + 1/9, unbiased variance 1/3.
 GOOD, BAD = (2 / 3) / (math.sqrt(1 / 3) + 1e-6), (-1 / 3) / (math.sqrt(1 / 3) + 1e-6)
@@ -231,3 +232,17 @@ def test_group_metrics_by_hand(make_config: Config) -> None:
     alone = group_metrics(groups[1:], grpo.assemble(groups[1:], FakeScorer(), make_config(method="grpo")))
     assert {"alpha", "alpha_with_target", "target_share"}.isdisjoint(alone)
     assert alone["zero_variance_share"] == 1.0
+
+
+def test_verdicts_are_shares_and_many_timeouts_warn(caplog: pytest.LogCaptureFixture) -> None:
+    assert verdict_metrics(VerdictCounts()) == {}
+    counts = VerdictCounts()
+    counts.add(["correct"] * 12 + ["wrong"] * 6 + ["unparsed", "timeout"])
+    expected = {"correct": 0.6, "wrong": 0.3, "unparsed": 0.05, "timeout": 0.05}
+    assert verdict_metrics(counts) == {f"verdicts/{status}": share for status, share in expected.items()}
+    assert caplog.records == []  # 5% and not more
+    counts.add(["timeout"])
+    verdict_metrics(counts)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "2 of 21 answers of this step were not compared within the verifier's 2.5 s" in record.getMessage()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from sgpo.rewards import load_reward, math_reward, score
@@ -90,12 +92,49 @@ def test_score_refuses_lengths_that_do_not_fit():
         score([never], [1], ["p"], ["a"], {"answer": ["1", "2"]})
 
 
-def test_exceptions_travel_unchanged():
-    def raises(completions, **columns):
+def test_only_what_follows_the_last_think_tag_is_judged():
+    completions = [
+        r"<think>\boxed{8}</think> \boxed{7}",
+        r"<think>\boxed{7}</think> so it is 7",
+        r"\boxed{7}</think>\boxed{7}</think>\boxed{8}",
+        r"<think>\boxed{7}",
+    ]
+    assert math_reward(completions, ["7"] * 4) == [1.0, 0.0, 0.0, 1.0]
+    everything = functools.partial(math_reward, after_think=False)
+    assert everything(completions, ["7"] * 4) == [1.0, 1.0, 0.0, 1.0]
+    assert score([everything], [1.0], ["p"], [completions[1]], {"answer": ["7"]}) == [1.0]
+    with pytest.raises(ValueError, match="give the data's column of that name another one"):
+        math_reward(["a"], ["1"], after_think=["yes"])
+
+
+def notes_of(function, completions=("good", "bad", "ugly"), prompts=("p", "q", "r")):
+    with pytest.raises(KeyError, match="level") as caught:
+        score([function], [1.0], prompts, completions, {})
+    assert caught.traceback[-1].frame.code.name != "score"  # the function's own traceback
+    return caught.value.__notes__
+
+
+def test_an_exception_names_the_function_and_the_sample():
+    def look_up(text):
+        if text == "bad":
+            raise KeyError("level")
+        return 1.0
+
+    def in_a_loop(completions, **columns):
+        return [look_up(completion) for completion in completions]
+
+    expected = "raised by the reward function in_a_loop, called for 3 samples; at that moment its variable 'text' held "
+    assert notes_of(in_a_loop) == [expected + "sample 1 (prompt 'q', completion 'bad')"]
+
+
+def test_an_exception_for_the_batch_names_the_batch():
+    def at_once(completions, **columns):
         raise KeyError("level")
 
-    with pytest.raises(KeyError, match="level"):
-        score([raises], [1.0], ["p"], ["a"], {})
+    expected = "raised by the reward function at_once, called for 3 samples, the first with the prompt 'p'"
+    assert notes_of(at_once) == [expected]
+    assert notes_of(functools.partial(at_once, depth=1)) == [expected]
+    assert notes_of(at_once, (), ()) == ["raised by the reward function at_once, called for 0 samples"]
 
 
 def test_load_reward_from_module_and_file(tmp_path):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
+from sgpo.rewards import math_reward
 from sgpo.training import trainer as trainer_module
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
@@ -394,6 +395,18 @@ def test_rewards_are_those_of_the_plans(make_trainer: MakeTrainer, problems: lis
         assert [rollout.reward for rollout in group.autonomous] == [full_reward(plan) for plan in plans[0]]
         assert [rollout.reward for rollout in group.guided] == [full_reward(plan) for plan in plans[1]]
         assert [rollout.truncated for rollout in group.guided] == [plan[0] == "cut" for plan in plans[1]]
+
+
+def test_verdicts_are_logged_as_shares(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
+    trainer = make_trainer()
+    trainer._verify(trainer._sample(problems))
+    assert not any(name.startswith("verdicts/") for name in trainer._logged)  # another reward asks no verifier
+    trainer.reward_funcs = [math_reward]
+    trainer._verify(trainer._sample(problems))
+    shares = {name: values for name, values in trainer._logged.items() if name.startswith("verdicts/")}
+    assert list(shares) == ["verdicts/correct", "verdicts/wrong", "verdicts/unparsed", "verdicts/timeout"]
+    assert shares["verdicts/timeout"] == [0.0]
+    assert sum(value for (value,) in shares.values()) == pytest.approx(1.0)
 
 
 def test_reward_functions_get_columns_and_weights(make_trainer: MakeTrainer, problems: list[Problem]) -> None:

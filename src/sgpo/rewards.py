@@ -5,15 +5,17 @@ the completions, and returns one float for each completion, or ``None`` where it
 are texts or, for conversational data, lists of chat messages. So functions written for TRL work here and the
 reverse.
 
-A function that raises ends the run with its own traceback: a reward that turned into a silent zero would
-train the policy on noise.
+A function that raises ends the run with its own traceback, to which a note adds the function and, where it can be told,
+the sample: a reward that turned into a silent zero would train the policy on noise.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -26,15 +28,22 @@ RewardFunction = Callable[..., Sequence[float | None]]
 Completion = str | Sequence[Mapping[str, Any]]
 
 
-def math_reward(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float | None]:
+def math_reward(
+    completions: Sequence[Completion], answer: Sequence[str], *, after_think: bool = True, **columns: Any
+) -> list[float | None]:
     r"""Return 1.0 for each completion whose last ``\boxed{...}`` equals its answer, else 0.0.
+
+    Where a completion has ``</think>``, only what follows the last one is judged; to judge all of it, use
+    ``functools.partial(math_reward, after_think=False)``.
 
     Raises ``ValueError`` when the lengths differ or a gold answer cannot be parsed.
     """
+    if not isinstance(after_think, bool):
+        raise ValueError("math_reward's after_think is True or False; give the data's column of that name another one")
     if len(completions) != len(answer):
         raise ValueError(f"math_reward got {len(completions)} completions but {len(answer)} answers")
     pairs = [(completion_text(completion), gold) for completion, gold in zip(completions, answer, strict=True)]
-    return [1.0 if verdict.correct else 0.0 for verdict in verify_many(pairs)]
+    return [1.0 if verdict.correct else 0.0 for verdict in verify_many(pairs, after_think=after_think)]
 
 
 def completion_text(completion: Completion) -> str:
@@ -63,7 +72,7 @@ def score(
     """Return the weighted sum of the functions' rewards for each completion, without those that are ``None``.
 
     Raises ``ValueError`` for lengths that do not fit, a reward that is not finite, and a sample to which no
-    function applies. Exceptions of the functions travel unchanged.
+    function applies. Exceptions of the functions travel on, with a note that says where they came from.
     """
     _check_lengths(reward_functions, weights, prompts, completions, columns)
     rewards = [
@@ -105,7 +114,11 @@ def _check_lengths(
 
 
 def _rewards_of(function: RewardFunction, **arguments: Any) -> list[Any]:
-    values = function(**arguments)
+    try:
+        values = function(**arguments)
+    except Exception as error:
+        error.add_note(_origin(function, error, arguments["prompts"], arguments["completions"]))
+        raise
     expected = len(arguments["completions"])
     if not isinstance(values, Sequence) or isinstance(values, str):
         raise ValueError(
@@ -120,7 +133,26 @@ def _rewards_of(function: RewardFunction, **arguments: Any) -> list[Any]:
     return [None if value is None else float(value) for value in values]
 
 
+def _origin(
+    function: RewardFunction, error: Exception, prompts: Sequence[Any], completions: Sequence[Completion]
+) -> str:
+    """What a reward function was at when it raised.
+
+    It got the whole batch. Calling it again, sample by sample, might cost much or do harm; its variables tell as well.
+    """
+    where = f"raised by the reward function {_name(function)}, called for {len(completions)} samples"
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for variable, value in frame.f_locals.items():
+            held = [index for index, completion in enumerate(completions) if completion is value]
+            if held:
+                sample = f"sample {held[0]} (prompt {_short(prompts[held[0]])}, completion {_short(value)})"
+                return f"{where}; at that moment its variable {variable!r} held {sample}"
+    return f"{where}, the first with the prompt {_short(prompts[0])}" if completions else where
+
+
 def _name(function: RewardFunction) -> str:
+    if isinstance(function, functools.partial):
+        function = function.func
     return getattr(function, "__name__", repr(function))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sgpo.problems import Problem
@@ -16,6 +16,7 @@ from sgpo.prompts import SYSTEM_PROMPT, encode_prompts, guided_messages, student
 from sgpo.rewards import RewardFunction, math_reward
 from sgpo.training.rollouts import decode, with_rewards
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
+from sgpo.verification import Status, count_verdicts
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Evaluation:
 
     samples: list[Sample]
     k: int
+    verdicts: dict[Status, int] = field(default_factory=dict)  # how many answers the verifier judged in which way
 
     @property
     def problems(self) -> list[Problem]:
@@ -66,6 +68,7 @@ class Evaluation:
         return {name: sum(rewards) / len(rewards) for name, rewards in sorted(groups.items())}
 
     def metrics(self) -> dict[str, float]:
+        """Averages over samples or problems; of the verdicts the shares, where the verifier was asked."""
         n = len(self.samples)
         return {
             f"avg_at_{self.k}": self.average,
@@ -73,6 +76,7 @@ class Evaluation:
             "truncated": sum(sample.truncated for sample in self.samples) / n,
             "length": sum(sample.length for sample in self.samples) / n,
             "problems": len(self.rates),
+            **{f"verdicts/{status}": count / sum(self.verdicts.values()) for status, count in self.verdicts.items()},
         }
 
 
@@ -108,9 +112,10 @@ def evaluate(
     groups = sampler.sample(requests, sampling, seed=seed)
     answers = [(problem, rollout) for problem, group in zip(problems, groups, strict=True) for rollout in group]
     texts = decode([rollout for _, rollout in answers], tokenizer)
-    rewarded = with_rewards(answers, texts, reward_funcs, list(reward_weights or [1.0] * len(reward_funcs)))
+    with count_verdicts() as verdicts:
+        rewarded = with_rewards(answers, texts, reward_funcs, list(reward_weights or [1.0] * len(reward_funcs)))
     samples = [
         Sample(problem, text, rollout.reward, rollout.truncated, len(rollout.completion_ids))
         for (problem, _), text, rollout in zip(answers, texts, rewarded, strict=True)
     ]
-    return Evaluation(samples, k)
+    return Evaluation(samples, k, verdicts.as_dict() if verdicts.total else {})

@@ -104,6 +104,8 @@ def print_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: An
         f"{int(metrics['problems'])} problems, truncated {100 * metrics['truncated']:.1f}%, "
         f"mean length {metrics['length']:.1f} tokens; ± is one standard error over problems."
     )
+    if evaluation.verdicts:
+        print("Verdicts: " + ", ".join(f"{count} {status}" for status, count in evaluation.verdicts.items()) + ".")
 
 
 def save_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any) -> None:
@@ -136,4 +138,8 @@ def save_evaluation(evaluation: Evaluation, greedy: Evaluation | None, args: Any
 
 
 def _averages(evaluation: Evaluation, args: Any) -> dict[str, Any]:
-    return {**evaluation.metrics(), "by": evaluation.by(args.group_by) if args.group_by else {}}
+    return {
+        **evaluation.metrics(),
+        "verdicts": evaluation.verdicts,
+        "by": evaluation.by(args.group_by) if args.group_by else {},
+    }

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from sgpo.training.methods import Assembly
 from sgpo.training.methods.base import pass_rate
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
+from sgpo.verification import TIMEOUT, VerdictCounts
+
+logger = logging.getLogger(__name__)
+
+MAX_TIMEOUT_SHARE = 0.05  # of a rollout batch's verdicts; more is warned of
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -40,6 +46,21 @@ def sampler_mismatch(rows: Sequence[TrainingSequence]) -> dict[str, float]:
     ]
     average = mean(differences)
     return {} if average is None else {"sampler_mismatch": average}
+
+
+def verdict_metrics(counts: VerdictCounts) -> dict[str, float]:
+    """The share of each verdict; warns of many time-outs, whose reward says nothing about the answer."""
+    timeouts = counts["timeout"]
+    if timeouts > MAX_TIMEOUT_SHARE * counts.total:
+        logger.warning(
+            "%d of %d answers of this step were not compared within the verifier's %g s (or its memory limit) and got "
+            "no reward. If the machine is busy, leave the verifier some cores; if it is not, read the answers in the "
+            "boxes: the policy may be learning to write what cannot be computed.",
+            timeouts,
+            counts.total,
+            TIMEOUT,
+        )
+    return {f"verdicts/{status}": share for status, share in counts.shares().items()}
 
 
 def _rollout_metrics(group: str, rollouts: Sequence[Rollout]) -> dict[str, float | None]:

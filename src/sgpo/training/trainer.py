@@ -35,12 +35,13 @@ from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
 from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.methods import METHODS
-from sgpo.training.metrics import group_metrics, mean, sampler_mismatch
+from sgpo.training.metrics import group_metrics, mean, sampler_mismatch, verdict_metrics
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, check_evaluation, check_room, check_training
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_importance, with_rewards
 from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, TransformersSampler
+from sgpo.verification import count_verdicts
 
 
 class SGPOTrainer(RunTrainer):
@@ -167,7 +168,9 @@ class SGPOTrainer(RunTrainer):
         """Give every rollout its reward; a truncated one gets 0."""
         answers = [(group.problem, rollout) for group in groups for rollout in (*group.autonomous, *group.guided)]
         texts = decode([rollout for _, rollout in answers], self.processing_class)
-        rewarded = iter(with_rewards(answers, texts, self.reward_funcs, self.reward_weights))
+        with count_verdicts() as verdicts:
+            rewarded = iter(with_rewards(answers, texts, self.reward_funcs, self.reward_weights))
+        self._record(verdict_metrics(verdicts))
         return [
             replace(g, autonomous=[next(rewarded) for _ in g.autonomous], guided=[next(rewarded) for _ in g.guided])
             for g in groups

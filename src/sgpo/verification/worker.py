@@ -5,7 +5,7 @@ code that no signal handler interrupts. Only the end of the process helps, so co
 Pebble's ``ProcessPool``, which kills and replaces a worker that exceeds its time; an address-space limit ends
 those that grow.
 
-The pool lives in a fresh interpreter of its own, started by ``sgpo.verification``, and not in the caller's
+The pool lives in a fresh interpreter of its own, started by ``sgpo.verification.pool``, and not in the caller's
 process, because of the start methods: ``fork`` is unsafe in a process with torch's threads and would inherit
 gigabytes of address space against which no limit could be set; ``spawn`` and ``forkserver`` import the
 caller's main script again, which breaks scripts without a ``__main__`` guard. Here ``fork`` is right: the
@@ -27,27 +27,46 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import Any
 
 import math_verify
+import sympy
+from math_verify import grader
 from pebble import ProcessExpired, ProcessFuture, ProcessPool
 
 ADDRESS_SPACE = 2 * 1024**3  # bytes; an ordinary comparison needs about 0.2 GiB
 TASKS_PER_WORKER = 1000  # then it is replaced, so that SymPy's caches and a fragmented heap do not pile up
 BAD_GOLD = "bad gold"
+TOLERANCE = 1e-12  # of two equal numbers, relative
+TOLERANCE_OF_DECIMALS = 1e-4  # a decimal of 6 places may stand for a number of at least 0.005
 
+WARM_UP = [
+    (r"\frac{1}{2}", "0.5"),
+    ("p - q", "q - p"),
+    (r"3 \sqrt{13} + 2 i", r"\frac{2}{3}\sqrt[3]{117}"),
+    (r"(3, \frac{\pi}{2})", r"(3, \pi/2)"),
+    (r"(-\infty, 2) \cup [3, \infty)", r"x \in [-2, 7]"),
+    (r"\{1 \pm \sqrt{5}, -2\}", r"1 + \sqrt{5}, -2"),
+    (r"\begin{pmatrix} -1 & 0 \\ 0 & 1/2 \end{pmatrix}", r"\begin{bmatrix} 1 & 0 \\ 0 & 1 \end{bmatrix}"),
+    ("y = 2x + 3", r"-2 \le x < 7"),
+    (r"x^5 - 2x + 1", r"(x-1)(x^{2}+5_{7})"),
+    (r"\cot x", r"\frac{\cos(x)}{\sin x}"),
+    (r"137 \frac{1}{2}", r"6.72 \times 10^{-5}"),
+]
 _EXTRACTION = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 def judge(gold: str, extracted: str) -> str:
     """Compare an extracted answer with the gold one: 'correct', 'wrong', 'unparsed' or ``BAD_GOLD``."""
-    parsed_gold = _parse(gold)
+    parsed_gold = _parse_gold(gold)
     if not parsed_gold:
         return BAD_GOLD
     parsed = _parse(extracted)
-    if parsed and math_verify.verify(parsed_gold, parsed, timeout_seconds=None):
+    # The option makes x > 5 and (5, oo) the same whichever of them is the gold answer.
+    if parsed and math_verify.verify(parsed_gold, parsed, timeout_seconds=None, allow_set_relation_comp=True):
         return "correct"
     # Math-Verify adds the text itself as a last resort: text alone means that it could not be read as
     # mathematics.
@@ -59,11 +78,44 @@ def parses(gold: str) -> bool:
     return bool(_parse(gold))
 
 
+@lru_cache(maxsize=256)  # the answers of a group share their gold
+def _parse_gold(gold: str) -> list[Any]:
+    return _parse(gold)
+
+
 def _parse(answer: str) -> list[Any]:
     # Bare LaTeX is rejected for 18% of real golds, boxed for none. The library's own timeouts use SIGALRM,
     # which does not interrupt C code; the pool's limit replaces them.
     return math_verify.parse(rf"\boxed{{{answer}}}", _EXTRACTION, parsing_timeout=None)
 
+
+_equal_when_rounded = grader.sympy_numeric_eq
+
+
+def _equal_as_numbers(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+    """Math-Verify's comparison, with the difference taken relative to the numbers.
+
+    Its own drops differences below 1e-15 and rounds decimals to 6 places, so that 1/2^99 equals 1/2^98 and 0.0000001
+    equals 0. It remains the first word: what it calls different stays so.
+    """
+    return _equal_when_rounded(a, b, float_rounding, numeric_precision) and not _differ(a, b)
+
+
+def _differ(a: Any, b: Any) -> bool:
+    try:
+        # Some point for the variables: what is equal is equal there.
+        point = {symbol: sympy.Rational(7, 5 + i) for i, symbol in enumerate((a - b).free_symbols)}
+        values = [expression.subs(point).evalf(30) for expression in (a - b, a, b)]
+        difference, *sizes = map(abs, values)
+        tolerance = TOLERANCE_OF_DECIMALS if (a - b).has(sympy.Float) else TOLERANCE
+        return bool(difference > tolerance * max(sizes))
+    except (AttributeError, TypeError, ValueError):  # no number there, or a matrix
+        return False
+
+
+grader.sympy_numeric_eq = (
+    _equal_as_numbers  # found by name where Math-Verify compares, also elements of sets and tuples
+)
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"judge": judge, "parses": parses}
 
@@ -77,10 +129,10 @@ def serve(descriptor: int, workers: int) -> None:
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its own timeouts are off
     connection = Connection(descriptor)
-    # Workers inherit compiled patterns, and the modules that SymPy imports only when it first simplifies a difference:
-    # on a busy machine that import alone can take as long as a comparison may.
-    judge(r"\frac{1}{2}", "0.5")
-    judge("q - p", "p - q")
+    # Workers inherit compiled patterns, what the parser has learnt of the grammar, and the modules that SymPy imports
+    # only when it first simplifies a difference: on a busy machine each can take as long as a comparison may.
+    for gold, answer in WARM_UP:
+        judge(gold, answer)
     context = multiprocessing.get_context("fork")
     pool = ProcessPool(workers, TASKS_PER_WORKER, _limit_worker, (os.getpid(),), context)
     sending = threading.Lock()
