@@ -38,6 +38,7 @@ class TrainArguments(DataArguments):
         default_factory=list,
         metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
     )
+    reward_weights: list[float] = field(default_factory=list, metadata={"help": "One for each reward; default: 1."})
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
 
 
@@ -94,6 +95,7 @@ def train(argv: list[str]) -> None:
             train_dataset=read_problems(data, data.problems),
             eval_dataset=read_problems(data, data.eval_problems) if data.eval_problems else None,
             reward_funcs=[load_reward(name) for name in data.rewards] or [math_reward],
+            reward_weights=data.reward_weights or None,
         )
         if data.resume and (not Path(args.output_dir).is_dir() or get_last_checkpoint(args.output_dir) is None):
             raise ValueError(f"there is no checkpoint in {args.output_dir} to resume from; leave out --resume")
