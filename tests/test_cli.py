@@ -135,6 +135,7 @@ def test_missing_files_are_named(
         (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
         (["--columns", "answer=solution"], "there is no column 'solution'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
+        (["--reward_weights", "1", "0.5"], "1 reward functions need as many reward_weights, not 2"),
         (["--limit", "0"], "limit must be at least 1"),
     ],
 )
@@ -209,6 +210,8 @@ def test_warm_up_training_and_evaluation(
     assert "6 problems" in out
     summary = json.loads((output / "summary.json").read_text())
     assert summary["problems"] == 6
+    assert sum(summary["verdicts"].values()) == 12
+    assert "Verdicts: " in out
     assert summary["avg_at_2"] == 0.0  # nothing is learnt in two steps of ten tokens
     problems = load_problems(world / "test.jsonl")
     assert set(summary["by"]) == {problem.extra["family"] for problem in problems}

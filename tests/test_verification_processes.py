@@ -134,6 +134,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_multiprocessing(tmp_path, method):
     before, after, exit_code, servers = run(tmp_path / "script.py", MULTIPROCESSING.replace("METHOD", method))
@@ -162,6 +163,7 @@ def test_async_code():
     assert asyncio.run(everything()) == [["correct"] * 3] * 4
 
 
+@pytest.mark.integration
 def test_under_xdist(tmp_path):
     (tmp_path / "test_inner.py").write_text(
         "import pytest\nfrom sgpo.verification import verify\n\n\n@pytest.mark.parametrize('n', range(6))\n"

@@ -48,6 +48,7 @@ class TrainArguments(DataArguments):
         default_factory=list,
         metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
     )
+    reward_weights: list[float] = field(default_factory=list, metadata={"help": "One for each reward; default: 1."})
     resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
 
 
@@ -106,7 +107,12 @@ def train(argv: list[str]) -> None:
         if data.eval_problems:
             eval_problems = _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
         trainer = SGPOTrainer(
-            data.model, args, train_dataset=read_problems(data), eval_dataset=eval_problems, reward_funcs=rewards
+            data.model,
+            args,
+            train_dataset=read_problems(data),
+            eval_dataset=eval_problems,
+            reward_funcs=rewards,
+            reward_weights=data.reward_weights or None,
         )
         trainer.data["train"]["source"] = data.problems
         if data.eval_problems:

@@ -85,16 +85,18 @@ def gold_text(answer: str) -> str:
 
 
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\[,! ])\s*(?=[0-9]{3}(?![0-9]))")
+_PRODUCT = re.compile(r"(?<![0-9A-Za-z_^.\\])([0-9]+)\s*(?=\([0-9]+\))")
 _IMAGINARY = re.compile(r"(?<=[0-9])\s*i(?![A-Za-z])")
 
 
 def readable(answer: str) -> str:
     r"""Return the answer in the notation that Math-Verify reads.
 
-    It knows neither ``20{,}000`` nor ``°``, and its ``3i`` is not its ``3 i``: whether a symbol is real depends on
-    the space.
+    It knows neither ``20{,}000`` nor ``°``, takes ``5(3)`` for a mixed number, 8, and its ``3i`` is not its ``3 i``:
+    whether a symbol is real depends on the space.
     """
-    return _IMAGINARY.sub(" i", _DEGREE.sub(r"^\\circ", _THOUSANDS.sub("", answer)))
+    text = _DEGREE.sub(r"^\\circ", _THOUSANDS.sub("", answer))
+    return _IMAGINARY.sub(" i", _PRODUCT.sub(r"\1\\cdot", text))
 
 
 _OPEN_OR_CLOSE = re.compile(r"\\[{}]|\\.|[()\[\]{}]", re.DOTALL)

@@ -103,19 +103,21 @@ def _equal_as_numbers(a: Any, b: Any, float_rounding: int, numeric_precision: in
 
 def _differ(a: Any, b: Any) -> bool:
     try:
+        difference = a - b
+        if difference.has(sympy.UnevaluatedExpr):  # a percent sign, and 50% may stand for 50
+            return False
         # Some point for the variables: what is equal is equal there.
-        point = {symbol: sympy.Rational(7, 5 + i) for i, symbol in enumerate((a - b).free_symbols)}
-        values = [expression.subs(point).evalf(30) for expression in (a - b, a, b)]
-        difference, *sizes = map(abs, values)
-        tolerance = TOLERANCE_OF_DECIMALS if (a - b).has(sympy.Float) else TOLERANCE
-        return bool(difference > tolerance * max(sizes))
+        symbols = sorted(difference.free_symbols, key=str)
+        point = {symbol: sympy.Rational(7, 5 + i) for i, symbol in enumerate(symbols)}
+        distance, *sizes = (abs(expression.subs(point).evalf(30)) for expression in (difference, a, b))
+        tolerance = TOLERANCE_OF_DECIMALS if difference.has(sympy.Float) else TOLERANCE
+        return bool(distance > tolerance * max(sizes))
     except (AttributeError, TypeError, ValueError):  # no number there, or a matrix
         return False
 
 
-grader.sympy_numeric_eq = (
-    _equal_as_numbers  # found by name where Math-Verify compares, also elements of sets and tuples
-)
+# Math-Verify finds it by name wherever it compares, so for the elements of sets and tuples too.
+grader.sympy_numeric_eq = _equal_as_numbers
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"judge": judge, "parses": parses}
 
