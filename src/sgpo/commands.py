@@ -13,7 +13,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from sgpo.errors import usage_errors
-from sgpo.problems import Problem, load_problems
+from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.rewards import load_reward, math_reward
 
@@ -62,13 +62,7 @@ def parse(prog: str, kinds: Sequence[Any], argv: list[str]) -> tuple[Any, ...]:
 
 
 def read_problems(data: DataArguments, source: str) -> list[Problem]:
-    columns = {}
-    for pair in data.columns:
-        canonical, equals, name = pair.partition("=")
-        if not equals:
-            raise ValueError(f"columns takes canonical=name, for example answer=solution, not {pair!r}")
-        columns[canonical] = name
-    return load_problems(source, columns=columns or None, limit=data.limit)
+    return load_problems(source, columns=columns_from_pairs(data.columns), limit=data.limit)
 
 
 def sft(argv: list[str]) -> None:
