@@ -17,9 +17,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sgpo.miniworld.documents import pretraining_documents
-from sgpo.strategies.record import LETTERS
 from sgpo.miniworld.families import FAMILIES
 from sgpo.prompts import GUIDED_TEMPLATE, SYSTEM_PROMPT
+from sgpo.strategies.record import LETTERS
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -10,7 +10,7 @@ where they are given as a value: after "=", "is", "gives", "the answer" and the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -22,6 +22,7 @@ from sgpo.verification import last_boxed
 
 COMMON = frozenset({*map(Fraction, range(-10, 11)), Fraction(1, 2)})
 STRUCTURAL = frozenset(map(Fraction, (90, 100, 180, 360, 1000)))  # of angles and per cents: not results by themselves
+NEARBY = 40  # characters before a number that say what it is
 FEWEST_DIGITS = 3  # of a decimal that is taken for a rounded result
 
 Number = Fraction | float
@@ -56,32 +57,33 @@ def structure_flaw(strategy: Strategy, limits: Limits) -> str | None:
 
 def find_leaks(strategy: str, problem: str, answer: str, response: str) -> list[Leak]:
     """What a strategy's text tells of the answer and of the response's results; empty if nothing."""
-    text, secrets = plain(strategy), _secrets(problem, answer, response)
+    text, secrets = plain(strategy), _secrets(problem, answer)
     leaks = list(_states_answer(text, strategy, secrets))
-    leaks += _told(text, "answer", secrets.answer_values, secrets.given)
     leaks += _told_as_text(text, problem, secrets.answer)
     leaks += _computations(text)
-    leaks += _told(text, "intermediate", secrets.results, secrets.given | STRUCTURAL)
+    values = list(_new_values(text, secrets.given))
+    leaks += [Leak("answer", m.written) for m, new in values if _tells(m, new, secrets.answer_values, rounded=True)]
+    derived = [(m, new - STRUCTURAL) for m, new in values if new - STRUCTURAL]
+    if derived:  # most strategies hold no number at all, and responses are long
+        results = _results(response, secrets.given)
+        leaks += [Leak("intermediate", m.written) for m, new in derived if _tells(m, new, results, rounded=False)]
     return list(dict.fromkeys(leaks))
 
 
 @dataclass(frozen=True)
 class _Secrets:
-    """What the strategies of one problem must not tell, and what they may."""
+    """The answer, what it amounts to, and the numbers that the problem itself tells."""
 
     answer: str
-    answer_values: tuple[Number, ...]
-    results: tuple[Number, ...]
+    answer_values: frozenset[Number]
     given: frozenset[Fraction]
 
 
-@lru_cache(maxsize=128)  # the candidates of a problem share it, and responses are long
-def _secrets(problem: str, answer: str, response: str) -> _Secrets:
+@lru_cache(maxsize=128)  # the candidates of a problem share it
+def _secrets(problem: str, answer: str) -> _Secrets:
     boxed = last_boxed(answer)
     goal = answer if boxed is None else boxed
-    given = _given(plain(problem))
-    results = dict.fromkeys(_results(plain(response), given))
-    return _Secrets(goal, tuple(dict.fromkeys(_answer_values(goal))), tuple(results), given)
+    return _Secrets(goal, frozenset(_answer_values(goal)), _given(plain(problem)))
 
 
 # ------------------------------------------------------------------------------ numbers
@@ -111,13 +113,18 @@ def _without_unit(text: str) -> str:
     return re.sub(r"(?:\s|(?<=[0-9)}]))(?:[A-Za-z]+\.?(?:\^\{?[23]\}?)?|%)(?:\s+[A-Za-z]+)*\s*$", "", text).strip()
 
 
-def _results(response: str, given: frozenset[Fraction]) -> list[Number]:
+_EQUALS = re.compile(r"(?:=|≈|\\approx|\\equiv)\s*-?\s*$")
+
+
+@lru_cache(maxsize=128)
+def _results(response: str, given: frozenset[Fraction]) -> frozenset[Number]:
     """The numbers that a response worked out. Small ones count where they follow an equals sign."""
     results: list[Number] = []
-    for mention in mentions(_without_labels(response)):
-        after_equals = re.search(r"(?:=|≈|\\approx|\\equiv)\s*-?\s*$", response[: mention.start]) is not None
+    response = _without_labels(plain(response))
+    for mention in mentions(response):
+        after_equals = _EQUALS.search(response[max(0, mention.start - NEARBY) : mention.start]) is not None
         results += [v for v in mention.values if v not in given and (v not in COMMON or after_equals)]
-    return results
+    return frozenset(results)
 
 
 def _without_labels(response: str) -> str:
@@ -126,29 +133,28 @@ def _without_labels(response: str) -> str:
     return re.sub(pattern, lambda m: " " * len(m.group()), response, flags=re.IGNORECASE | re.MULTILINE)
 
 
-def _told(
-    text: str,
-    kind: Literal["answer", "intermediate"],
-    wanted: Sequence[Number],
-    given: frozenset[Fraction],
-) -> Iterator[Leak]:
-    exact = {value for value in wanted if isinstance(value, Fraction)}
-    exact |= {-value for value in exact if value < 0}  # "12" gives away -12 too
+def _new_values(text: str, given: frozenset[Fraction]) -> Iterator[tuple[Mention, frozenset[Fraction]]]:
+    """The numbers of a strategy that may tell something: not those of the problem, small ones only as a value."""
     for mention in mentions(text):
-        values = [value for value in mention.values if value not in given]
-        hit = any(v in exact for v in values) or (kind == "answer" and any(_rounds(mention, values, t) for t in wanted))
-        if hit and (asserted(text, mention) or not all(value in COMMON for value in values)):
-            yield Leak(kind, mention.written)
+        new = frozenset(mention.values) - given
+        if new and (not new <= COMMON or asserted(text, mention)):
+            yield mention, new
 
 
-def _rounds(mention: Mention, values: list[Fraction], target: Number) -> bool:
-    """Whether a decimal is a target rounded to its digits."""
-    if mention.digits is None or mention.digits < FEWEST_DIGITS or not values:
-        return False
-    if not -1e15 < target < 1e15:
+def _tells(mention: Mention, values: frozenset[Fraction], secrets: frozenset[Number], *, rounded: bool) -> bool:
+    """Whether one of the values is secret; "12" gives away -12 too."""
+    if not values.isdisjoint(secrets) or any(-value in secrets for value in values if value > 0):
+        return True
+    return rounded and any(_rounds(mention, value, secret) for secret in secrets for value in values)
+
+
+def _rounds(mention: Mention, value: Fraction, secret: Number) -> bool:
+    """Whether a decimal is a secret number rounded to its digits."""
+    if mention.digits is None or mention.digits < FEWEST_DIGITS or not -1e15 < secret < 1e15:
         return False
     places = len(re.sub(r"[^0-9.]", "", mention.written).partition(".")[2])
-    return abs(float(values[0]) - abs(float(target)) * (-1 if values[0] < 0 else 1)) <= 0.5000001 * 10**-places
+    tolerance = 0.5000001 * 10**-places
+    return min(abs(float(value) - float(secret)), abs(float(value) + float(secret))) <= tolerance
 
 
 # ------------------------------------------------------------------------------ where a small number is a value
@@ -169,7 +175,7 @@ _GOES_ON = re.compile(r"\s+(?:and|or|so|which|because|since|when|as|by|for|at|in
 
 def asserted(text: str, mention: Mention) -> bool:
     """Whether a number is given as the value of something: `= 2`, `which is two.`, `the answer 2`."""
-    if not _BEFORE.search(text[: mention.start]):
+    if not _BEFORE.search(text[max(0, mention.start - NEARBY) : mention.start]):
         return False
     rest = text[mention.end :]
     return not _AFTER.match(rest) or bool(_UNIT.match(rest)) or bool(_GOES_ON.match(rest))
@@ -184,7 +190,7 @@ def _states_answer(text: str, strategy: str, secrets: _Secrets) -> Iterator[Leak
     r"""A box, or "the answer is ...", counts even if the problem holds that number too."""
     if (boxed := last_boxed(strategy)) is not None:
         yield Leak("answer", f"\\boxed{{{boxed}}}")
-    answer, values = secrets.answer, set(secrets.answer_values)
+    answer, values = secrets.answer, secrets.answer_values
     for statement in _ANSWER_IS.finditer(text):
         first = next(mentions(text[statement.end() : statement.end() + 40]), None)
         if first is not None and first.start <= 3 and values & set(first.values):

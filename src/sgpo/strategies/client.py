@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from sgpo.prompts import Messages
 from sgpo.strategies.costs import FREE, Budget, BudgetError, Prices, Usage, most_prompt_tokens
 from sgpo.strategies.endpoint import Body, FatalError, RefusedError, Reply, RequestError, TransientError
-from sgpo.strategies.journal import Entry, Journal, JournalError, key_of
+from sgpo.strategies.journal import Entry, Journal, JournalError, keys_of
 from sgpo.strategies.pacing import Pacer
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds
@@ -53,16 +53,15 @@ class Question:
     max_tokens: int
     prompt_version: str
 
-    def key(self, sample: int) -> str:
-        return key_of(
-            {
-                "model": self.model,
-                "messages": self.messages,
-                "parameters": {**self.parameters, "max_tokens": self.max_tokens},
-                "prompt_version": self.prompt_version,
-                "sample": sample,
-            }
-        )
+    def keys(self, samples: int) -> list[str]:
+        """The journal's keys of so many samples."""
+        question = {
+            "model": self.model,
+            "messages": self.messages,
+            "parameters": {**self.parameters, "max_tokens": self.max_tokens},
+            "prompt_version": self.prompt_version,
+        }
+        return keys_of(question, samples)
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class ChatClient:
 
         Raises ``FailedError`` if the server would not answer, ``StoppedError`` if the run is ending.
         """
-        keys = [question.key(sample) for sample in range(samples)]
+        keys = question.keys(samples)
         # Two problems with the same text are the same question: the second waits for the first one's answers.
         lock = self._under_way.setdefault(keys[0], asyncio.Lock())
         async with lock:

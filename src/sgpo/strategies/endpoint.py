@@ -85,13 +85,11 @@ class Endpoint:
         openai = require_openai()
         import httpx2
 
+        from sgpo.strategies.transport import http_client
+
         self._response_type = httpx2.Response
-        limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections)
         self._client = openai.AsyncOpenAI(
-            api_key=self._key,
-            base_url=self.base_url,
-            max_retries=0,
-            http_client=openai.DefaultAsyncHttpxClient(limits=limits),
+            api_key=self._key, base_url=self.base_url, max_retries=0, http_client=http_client(connections)
         )
 
     async def chat(self, body: Body, timeout: float) -> Reply:

@@ -56,10 +56,16 @@ class Totals:
     completion_tokens: int = 0
 
 
-def key_of(question: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that stand for what is asked: model, messages, parameters, prompt version, sample."""
+def keys_of(question: Mapping[str, Any], samples: int) -> list[str]:
+    """For each sample, 32 hexadecimal digits that stand for what is asked (model, messages, ...) and its number."""
     text = json.dumps(question, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-    return sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:32]
+    asked = sha256(text.encode("utf-8", errors="surrogatepass"))
+    return [_with_number(asked.copy(), sample).hexdigest()[:32] for sample in range(samples)]
+
+
+def _with_number(digest: Any, sample: int) -> Any:
+    digest.update(f"\n{sample}".encode())
+    return digest
 
 
 class Journal:

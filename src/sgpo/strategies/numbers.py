@@ -77,27 +77,33 @@ _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)
 _SMALL = "|".join(sorted(_WORDS, key=len, reverse=True))
 _TENS, _ONES = "|".join(list(_WORDS)[20:]), "|".join(list(_WORDS)[1:10])
 _PART = "|".join(sorted(_PARTS, key=len, reverse=True))
+# Lower case. The look-aheads are there for speed: most places of a text begin no number.
 _MENTION = re.compile(
     rf"""
-      (?P<mixed>[0-9]+)[ ]*\\frac\{{\s*(?P<mixed_top>[0-9]+)\s*\}}\{{\s*(?P<mixed_bottom>[0-9]+)\s*\}}
-    | \\frac\{{\s*(?P<frac_top>-?{_NUMBER})\s*\}}\{{\s*(?P<frac_bottom>{_NUMBER})\s*\}}
-    | (?<![0-9./])(?P<whole>[0-9]+)[ -](?P<whole_top>[0-9]+)/(?P<whole_bottom>[0-9]+)(?![0-9/])
-    | (?P<top>{_NUMBER})[ ]*/[ ]*(?P<bottom>{_NUMBER})(?![0-9.]*/)
-    | (?P<base>[0-9]+)[ ]*(?:\^|\*\*)[ ]*\{{?[ ]*(?P<exponent>[0-9]+)
-    | (?P<number>{_NUMBER})(?P<percent>[ ]*%|[ ]+per[ ]?cent\b)?
-    | \b(?P<hundred>an?|one)[ ]hundred\b
-    | \b(?P<times>{_SMALL}|a)[ -](?P<part>{_PART})s?\b
-    | \b(?P<tens>{_TENS})[ -](?P<ones>{_ONES})\b
-    | \b(?P<word>{_SMALL})\b(?P<word_percent>[ ]+per[ ]?cent\b)?
-    | \b(?P<half>half)\b
+    (?=[0-9.\\])
+    (?: (?P<mixed>[0-9]+)[ ]*\\frac\{{\s*(?P<mixed_top>[0-9]+)\s*\}}\{{\s*(?P<mixed_bottom>[0-9]+)\s*\}}
+      | \\frac\{{\s*(?P<frac_top>-?{_NUMBER})\s*\}}\{{\s*(?P<frac_bottom>{_NUMBER})\s*\}}
+      | (?<![0-9./])(?P<whole>[0-9]+)[ -](?P<whole_top>[0-9]+)/(?P<whole_bottom>[0-9]+)(?![0-9/])
+      | (?P<top>{_NUMBER})[ ]*/[ ]*(?P<bottom>{_NUMBER})(?![0-9.]*/)
+      | (?P<base>[0-9]+)[ ]*(?:\^|\*\*)[ ]*\{{?[ ]*(?P<exponent>[0-9]+)
+      | (?P<number>{_NUMBER})(?P<percent>[ ]*%|[ ]+per[ ]?cent\b)?
+    )
+    | \b(?=[aefhnostz])
+    (?: (?P<hundred>an?|one)[ ]hundred\b
+      | (?P<times>{_SMALL}|a)[ -](?P<part>{_PART})s?\b
+      | (?P<tens>{_TENS})[ -](?P<ones>{_ONES})\b
+      | (?P<word>{_SMALL})\b(?P<word_percent>[ ]+per[ ]?cent\b)?
+      | (?P<half>half)\b
+    )
     """,
-    re.VERBOSE | re.IGNORECASE,
+    re.VERBOSE,
 )
 
 
 def mentions(text: str) -> Iterator[Mention]:
     """The numbers of a text that has gone through ``plain``, from left to right."""
-    for found in _MENTION.finditer(text):
+    lower = text.lower()
+    for found in _MENTION.finditer(lower if len(lower) == len(text) else text):
         if len(found.group()) <= 2 * LONGEST_NUMBER and (mention := _mention(found, text)) is not None:
             yield mention
 
