@@ -51,10 +51,8 @@ def script(request: Request) -> Reply:
 def made_up_problems(count: int, response_length: int) -> list[Problem]:
     sentence = "Let x = 12 and y = 30; then x + y = 42, and the product is 360, so that the bound of 29 holds. "
     response = (sentence * (response_length // len(sentence) + 1))[:response_length]
-    return [
-        Problem(str(i), f"In how many ways can {i} people sit so that two of them are apart?", "7381", f"{i} {response}")
-        for i in range(count)
-    ]
+    prompt = "In how many ways can {} people sit so that two of them are apart?"
+    return [Problem(str(i), prompt.format(i), "7381", f"{i} {response}") for i in range(count)]
 
 
 def serve(pipe: Pipe) -> None:
@@ -86,9 +84,13 @@ def measure_requests(requests: int, concurrency: int) -> None:
 
 
 async def _bare(connection: Connection, requests: int) -> int:
-    messages = [[{"role": "user", "content": f"Problem {i}. " + "Some text of a problem. " * 40}] for i in range(requests)]
+    text = "Some text of a problem. " * 40
+    questions = [
+        Question("strong", [{"role": "user", "content": f"Problem {i}. {text}"}], {"temperature": 1.0}, 4096, "bench")
+        for i in range(requests)
+    ]
     async with open_client(connection, ["strong"]) as client:
-        await asyncio.gather(*(client.ask(Question("strong", m, {"temperature": 1.0}, 4096, "bench")) for m in messages))
+        await asyncio.gather(*(client.ask(question) for question in questions))
         return client.meter.attempts
 
 

@@ -157,7 +157,7 @@ class ChatServer:
 
 
 def teacher(problems: Sequence[Problem], *, several: bool = True) -> Script:
-    """Extracts each problem's own strategy, in candidates that are alike but for a note, and scores them 0.5, 0.6, ..."""
+    """Extracts each problem's own strategy, in candidates that differ by a word, and scores them 0.5, 0.6, ..."""
 
     def script(request: Request) -> Reply:
         problem = problem_of(request, problems)

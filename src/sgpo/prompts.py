@@ -45,8 +45,8 @@ Solution:
 """
 SCORE_TEMPLATE = """\
 Below are a problem, a complete solution of it, and {count} candidate strategies. A strategy is meant to help \
-somebody to solve the problem, and others of its kind, without being told any of its computations. Rate each candidate with a number \
-between 0 and 1, by these four criteria with equal weight:
+somebody to solve the problem, and others of its kind, without being told any of its computations. Rate each candidate \
+with a number between 0 and 1, by these four criteria with equal weight:
 
 1. Problem type: it is correct and specific.
 2. Strategy: it is the appropriate principle for this problem, specific and not trivial.

@@ -122,6 +122,8 @@ def _results(response: str, given: frozenset[Fraction]) -> frozenset[Number]:
     results: list[Number] = []
     response = _without_labels(plain(response))
     for mention in mentions(response):
+        if mention.written[0].isalpha():  # "a third of the height" is a way to say it, not a result
+            continue
         after_equals = _EQUALS.search(response[max(0, mention.start - NEARBY) : mention.start]) is not None
         results += [v for v in mention.values if v not in given and (v not in COMMON or after_equals)]
     return frozenset(results)
@@ -161,16 +163,18 @@ def _rounds(mention: Mention, value: Fraction, secret: Number) -> bool:
 
 _BEFORE = re.compile(
     r"(?:=|≈|\\approx|\\equiv|:|\b(?:is|are|be|equals?|equal\s+to|gives?|giving|yields?|yielding|gets?|getting|obtain(?:s|ing)?"
-    r"|leaves|leaving|becomes|makes|conclude|answer|result|total|totals|value|finds?|finding|remains|as))"
+    r"|leaves|leaving|becomes|makes|conclude|reach(?:es|ing)?|until|so|answer|result|total|totals|value|finds?|finding|remains|as))"
     r"\s*(?:\b(?:exactly|therefore|thus|then|simply|just|only|of|about|to\s+be|namely|x\s*=)\b\s*|[*_(\[{]\s*)*-?$",
     re.IGNORECASE,
 )
 # "is two cases", "= 2ab", "are three points": not a value but how many of something, or a coefficient.
-_AFTER = re.compile(r"\s*(?:[A-Za-z(\\√π^*/+]|-\s*[A-Za-z0-9])")
+_AFTER = re.compile(r"(?!\s*\([a-z]\)\s)\s*(?:[A-Za-z(\\√π^*/+]|-\s*[A-Za-z0-9])")
 _UNIT = re.compile(
     r"\s*(?:degrees?|percent|per\s+cent|cm|km|mm|m|kg|g|hours?|minutes?|days?|years?|dollars?|cents?|ways?)\b"
 )
-_GOES_ON = re.compile(r"\s+(?:and|or|so|which|because|since|when|as|by|for|at|in|in\s+total|is|here)\b", re.IGNORECASE)
+_GOES_ON = re.compile(
+    r"\s+(?:and|or|so|which|remains?|left|because|since|when|as|by|for|at|in|in\s+total|is|here)\b", re.IGNORECASE
+)
 
 
 def asserted(text: str, mention: Mention) -> bool:

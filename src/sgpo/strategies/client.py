@@ -12,15 +12,17 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from sgpo.prompts import Messages
 from sgpo.strategies.costs import FREE, Budget, BudgetError, Prices, Usage, most_prompt_tokens
 from sgpo.strategies.endpoint import Body, FatalError, RefusedError, Reply, RequestError, TransientError
 from sgpo.strategies.journal import Entry, Journal, JournalError, keys_of
 from sgpo.strategies.pacing import Pacer
+
+T = TypeVar("T")
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.5, 30.0  # seconds
 FAILURES_IN_A_ROW = 20  # after which the server counts as broken, and the run stops
@@ -98,6 +100,17 @@ class Meter:
     perhaps_billed: Usage = field(default_factory=Usage)  # at most, of those that were sent and never answered
 
 
+async def all_of(*asking: Coroutine[Any, Any, T]) -> list[T]:
+    """Await all; raises the first error only when all have ended, so that none is abandoned that was paid for."""
+    if not asking:
+        return []
+    results = await asyncio.gather(*asking, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
 class ChatClient:
     """Asks questions of one server. `prices` are by model; a model without prices costs nothing."""
 
@@ -153,10 +166,7 @@ class ChatClient:
         missing = [key for key in keys if key not in self.journal]
         if len(missing) > 1 and self._several is not False:
             missing = await self._ask_for_several(question, missing)
-        results = await asyncio.gather(*(self._request(question, [key]) for key in missing), return_exceptions=True)
-        for result in results:  # after all of them have ended, so that none is abandoned that was paid for
-            if isinstance(result, BaseException):
-                raise result
+        await all_of(*(self._request(question, [key]) for key in missing))
         entries = [entry for key in keys if (entry := self.journal.get(key))]
         if len(entries) < len(keys):
             raise FailedError(f"a line of the journal {self.journal.path} is damaged; another run asks again")

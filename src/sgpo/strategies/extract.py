@@ -7,7 +7,6 @@ A candidate that a check flags is never kept, whatever a judge would say of it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from sgpo.problems import Problem
 from sgpo.prompts import Messages, StrategyPrompts, repair_messages
 from sgpo.strategies.checks import Limits, find_leaks, structure_flaw
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question
+from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of
 from sgpo.strategies.costs import Usage
 from sgpo.strategies.outcome import Candidate, Outcome
 from sgpo.strategies.record import StrategyFormatError, parse_strategy
@@ -114,24 +113,18 @@ class _Asking:
 async def _candidates(problem: Problem, ask: _Asking, how: Extraction) -> tuple[Candidate, ...]:
     messages = how.prompts.extract_messages(problem.prompt, problem.response or "")
     answers = await ask(_question(messages, how), how.candidates)
-    results = await asyncio.gather(
-        *(_candidate(answer, messages, ask, how) for answer in answers), return_exceptions=True
-    )
-    candidates = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        candidates.append(_checked(result, problem, how.limits))
-    return tuple(candidates)
+    read = [_read(answer) for answer in answers]
+    repairs = [
+        _repaired(a.text, error, messages, ask, how) for a, (_, error) in zip(answers, read, strict=True) if error
+    ]
+    mended = iter(await all_of(*repairs))
+    candidates = [next(mended) if error else candidate for candidate, error in read]
+    return tuple(_checked(candidate, problem, how.limits) for candidate in candidates)
 
 
-async def _candidate(answer: Answer, messages: Messages, ask: _Asking, how: Extraction) -> Candidate:
-    """Read a candidate; if it is not in three parts, its author gets one chance to mend it."""
-    candidate, error = _read(answer)
-    if error is None:
-        return candidate
-    repair = _question(repair_messages(messages, answer.text, error), how)
-    (mended,) = await ask(repair)
+async def _repaired(text: str, error: str, messages: Messages, ask: _Asking, how: Extraction) -> Candidate:
+    """Give the author of what is not in three parts one chance to mend it."""
+    (mended,) = await ask(_question(repair_messages(messages, text, error), how))
     return replace(_read(mended)[0], repaired=True)
 
 

@@ -36,6 +36,7 @@ _PARTS = {
 }
 _VULGAR = {"½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅙": "1/6", "⅛": "1/8", "⅜": "3/8"}
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_LATEX = re.compile(r"[\\$]|\{,\}")
 LARGEST_EXPONENT = 64
 LONGEST_NUMBER = 40  # digits; longer runs of digits are no number anybody leaks
 
@@ -60,6 +61,8 @@ class Mention:
 
 def plain(text: str) -> str:
     """The text with LaTeX and Unicode that mean the same written in one way, so that one set of patterns reads all."""
+    if text.isascii() and not _LATEX.search(text):
+        return text
     for written, meant in _VULGAR.items():
         text = re.sub(rf"(?<=[0-9]){written}", f" {meant}", text).replace(written, meant)
     text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda found: "^" + found.group().translate(_SUPERSCRIPT), text)

@@ -57,7 +57,7 @@ class Connection:
             raise ValueError("--max-cost needs --price-in and --price-out (US dollars for a million tokens)")
 
 
-@dataclass
+@dataclass(repr=False)  # asyncio.run makes the text of its result as it ends: seconds, for all problems and responses
 class Run(Generic[T]):
     """What came of a run: the outcomes in the order of the problems, and why it stopped early, if it did."""
 
