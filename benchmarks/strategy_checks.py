@@ -2,9 +2,9 @@
 
     python benchmarks/strategy_checks.py
 
-Two sets whose truth is known. *Mini-world*: the teacher's strategies of 2,000 problems, of the instance and of the type,
-are good; leaking ones are made from them by a sentence in a random step that tells the answer or an intermediate result,
-in one of several wordings. *Competition*: 50 problems of `benchmarks/data/competition_strategies.jsonl`, each with a
+Two sets whose truth is known. *Mini-world*: the teacher's strategies of 2,000 problems, of the instance and of the
+type, are good; leaking ones are made from them by a phrase in a random step that tells the answer or an intermediate
+result, in one of several wordings (on which the check was tuned too). *Competition*: 50 problems of `benchmarks/data/competition_strategies.jsonl`, each with a
 solution, a good strategy and one that leaks, all written by hand; the even ones were looked at when the check was
 tuned, the odd ones were not. The printed cases say what it got wrong.
 """
@@ -45,7 +45,8 @@ def compare(name: str, rows: Sequence[dict[str, str]]) -> None:
         wrong = []
         for row in rows:
             parsed = parse_strategy(row[column])
-            assert parsed.text == row[column] and structure_flaw(parsed, Limits()) is None, row["id"]
+            assert parsed.text == row[column], row["id"]
+            assert structure_flaw(parsed, Limits()) is None, row["id"]
             leaks = find_leaks(row[column], row["problem"], row["answer"], row["response"])
             if bool(leaks) != is_leak:
                 told = ", ".join(leak.written for leak in leaks) or row[column].splitlines()[-1]

@@ -162,13 +162,15 @@ def _rounds(mention: Mention, value: Fraction, secret: Number) -> bool:
 # ------------------------------------------------------------------------------ where a small number is a value
 
 _BEFORE = re.compile(
-    r"(?:=|≈|\\approx|\\equiv|:|\b(?:is|are|be|equals?|equal\s+to|gives?|giving|yields?|yielding|gets?|getting|obtain(?:s|ing)?"
-    r"|leaves|leaving|becomes|makes|conclude|reach(?:es|ing)?|until|so|answer|result|total|totals|value|finds?|finding|remains|as))"
+    r"(?:=|≈|\\approx|\\equiv|:|\b(?:is|are|be|equals?|equal\s+to|gives?|giving|yields?|yielding|gets?|getting"
+    r"|obtain(?:s|ing)?"
+    r"|leaves|leaving|becomes|makes|conclude|reach(?:es|ing)?|until|so|answer|result|total|totals|value|finds?|finding"
+    r"|remains|as))"
     r"\s*(?:\b(?:exactly|therefore|thus|then|simply|just|only|of|about|to\s+be|namely|x\s*=)\b\s*|[*_(\[{]\s*)*-?$",
     re.IGNORECASE,
 )
 # "is two cases", "= 2ab", "are three points": not a value but how many of something, or a coefficient.
-_AFTER = re.compile(r"(?!\s*\([a-z]\)\s)\s*(?:[A-Za-z(\\√π^*/+]|-\s*[A-Za-z0-9])")
+_AFTER = re.compile(r"\(|\s*(?:[A-Za-z\\√π^*/+]|-\s*[A-Za-z0-9])")
 _UNIT = re.compile(
     r"\s*(?:degrees?|percent|per\s+cent|cm|km|mm|m|kg|g|hours?|minutes?|days?|years?|dollars?|cents?|ways?)\b"
 )

@@ -114,9 +114,8 @@ async def _candidates(problem: Problem, ask: _Asking, how: Extraction) -> tuple[
     messages = how.prompts.extract_messages(problem.prompt, problem.response or "")
     answers = await ask(_question(messages, how), how.candidates)
     read = [_read(answer) for answer in answers]
-    repairs = [
-        _repaired(a.text, error, messages, ask, how) for a, (_, error) in zip(answers, read, strict=True) if error
-    ]
+    wrong = [(answer.text, error) for answer, (_, error) in zip(answers, read, strict=True) if error]
+    repairs = [_repaired(text, error, messages, ask, how) for text, error in wrong]
     mended = iter(await all_of(*repairs))
     candidates = [next(mended) if error else candidate for candidate, error in read]
     return tuple(_checked(candidate, problem, how.limits) for candidate in candidates)

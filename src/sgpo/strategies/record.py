@@ -124,7 +124,8 @@ def _validated(steps: tuple[str, ...]) -> tuple[str, ...]:
         if not step:
             raise StrategyFormatError(f"step ({letter}) is empty")
     for index, step in enumerate(steps):
-        later = [stray.group(1) for stray in _STRAY_LETTER.finditer(step) if LETTERS.index(stray.group(1)) > index]
+        strays = [stray.group(1) for stray in _STRAY_LETTER.finditer(step)]
+        later = [letter for letter in strays if index < LETTERS.index(letter) <= len(steps) + 1]  # "(x)" is a formula
         if later:
             raise StrategyFormatError(f"the steps are not lettered in order: ({later[0]}) stands inside another step")
     return steps
