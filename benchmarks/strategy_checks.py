@@ -4,9 +4,9 @@
 
 Two sets whose truth is known. *Mini-world*: the teacher's strategies of 2,000 problems, of the instance and of the
 type, are good; leaking ones are made from them by a phrase in a random step that tells the answer or an intermediate
-result, in one of several wordings (on which the check was tuned too). *Competition*: 50 problems of `benchmarks/data/competition_strategies.jsonl`, each with a
-solution, a good strategy and one that leaks, all written by hand; the even ones were looked at when the check was
-tuned, the odd ones were not. The printed cases say what it got wrong.
+result, in one of several wordings (on which the check was tuned too). *Competition*: 50 problems of
+`benchmarks/data/competition_strategies.jsonl`, each with a solution, a good strategy and one that leaks, all written by
+hand; the even ones were looked at when the check was tuned, the odd ones were not. The printed cases are its errors.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_the_journal_answers_what_was_answered_before(tmp_path: Path) -> None:
         return [a.text for a in await client.ask(question(), 5)]
 
     assert ask(echo, tmp_path / "j", two)[0] == ["q0.0", "q0.1"]
-    texts, server, client = ask(lambda r: Reply(["new"] * r.body.get("n", 1)), tmp_path / "j", five)
+    texts, server, _ = ask(lambda r: Reply(["new"] * r.body.get("n", 1)), tmp_path / "j", five)
     assert texts == ["q0.0", "q0.1", "new", "new", "new"]
     assert [r.body.get("n") for r in server.requests] == [3]
     texts, server, _ = ask(echo, tmp_path / "j", five)
@@ -232,7 +232,7 @@ def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
     ("reply", "message"),
     [
         (
-            Reply(status=401, content=f'{{"error": {{"message": "bad key {SECRET[:12]}"}}}}'),
+            Reply(status=401, content=f"bad key {SECRET[:12]}"),
             "does not accept the key in",
         ),
         (Reply(status=402, content=f"no money for {SECRET}"), r"HTTP 402: no money for \[key\]"),

@@ -86,6 +86,7 @@ def _one_line(part: str) -> str:
 
 # How steps are told apart, in the order in which it is tried: (a), then a) or a. at the start of a line, 1. 1) (1)
 # there, and bullets.
+_LETTER_MARKERS = tuple(re.compile(rf"(?:(?<=\s)|(?<=\*)|(?<!.))\({letter}\)[*_]*\s+", re.DOTALL) for letter in LETTERS)
 _LINE_MARKERS = (
     re.compile(r"^[ \t*_]*\(?([a-z])[.)][*_]*[ \t]+", re.MULTILINE),
     re.compile(r"^[ \t*_]*(?:[Ss]tep[ \t]+)?\(?([0-9]{1,2})[.):][*_]*[ \t]+", re.MULTILINE),
@@ -106,9 +107,9 @@ def _split_steps(part: str) -> tuple[str, ...]:
 def _possible_cuts(part: str) -> Iterator[list[tuple[int, int]]]:
     """For each way of marking steps: where each marker begins and ends."""
     cuts: list[tuple[int, int]] = []
-    for letter in LETTERS:
+    for pattern in _LETTER_MARKERS:
         after = cuts[-1][1] if cuts else 0
-        marker = re.compile(rf"(?:(?<=\s)|(?<=\*)|(?<!.))\({letter}\)[*_]*\s+", re.DOTALL).search(part, after)
+        marker = pattern.search(part, after)
         if marker is None:
             break
         cuts.append(marker.span())
