@@ -115,7 +115,7 @@ def test_a_second_run_asks_nothing(several: bool, problems_file: Path) -> None:
         assert len(server.requests) == asked
         assert load_problems("strategies.parquet") == first
         assert main(extract(server, problems_file, "--candidates", "6")) == 0
-        assert len(server.requests) == asked + 12  # one more candidate, and scores of six
+        assert len(server.requests) == asked + 6  # the sixth candidates, which are like the first: no new scores
 
 
 def outcomes_of(script: Script, problem: Problem, **changes: Any) -> tuple[Any, ChatServer]:
@@ -211,10 +211,10 @@ def test_bad_input_is_refused_in_one_line(
 ) -> None:
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"id": "a", "prompt": "1+1", "answer": "2", "response": ""}\n')
-    with ChatServer(teacher(PROBLEMS)) as server:
+    with ChatServer(lambda request: Reply(status=404, content="no such model")) as server:
         ours = extract(server, problems_file)
         for arguments, message in (
-            (extract(server, bare), "1 of 1 problems have no response (the first: id a)"),
+            (extract(server, bare), "1 of 1 problems have no response (the first: id 'a')"),
             (extract(server, tmp_path / "no.jsonl"), "there is no file"),
             ([*ours, "--columns", "prompt=question"], "there is no column 'question'"),
             ([*ours, "--columns", "prompt"], "columns takes canonical=name"),
@@ -295,14 +295,14 @@ def test_dry_run_estimates_from_a_pilot_that_is_kept(tmp_path: Path, capsys: pyt
 
 
 def test_max_cost_stops_before_it_is_exceeded(problems_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--price-in", "100", "--price-out", "100", "--max-tokens", "100", "--max-cost", "0.5"]
+    options = ["--price-in", "100", "--price-out", "100", "--max-tokens", "100", "--max-cost", "0.3"]
     with ChatServer(teacher(PROBLEMS)) as server:
-        with pytest.raises(SystemExit, match=r"(?s)stopped with . problems to do: --max-cost 0.5: .*no answer is paid"):
+        with pytest.raises(SystemExit, match=r"(?s)stopped with . problems to do: --max-cost 0.3: .*no answer is paid"):
             main(extract(server, problems_file, *options))
         with Journal("strategies.journal.jsonl") as journal:
             totals = journal.totals["strong"]
         spent = 100e-6 * (totals.prompt_tokens + totals.completion_tokens)
-        assert 0.1 < spent <= 0.5
+        assert 0.05 < spent <= 0.3
         asked = len(server.requests)
         assert main(extract(server, problems_file, *options[:-1], "50")) == 0
         assert len(server.requests) == 12 > asked
@@ -356,7 +356,7 @@ def test_solve_verifies_and_tries_again(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_answers_that_cannot_be_verified_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_problems([Problem("1", "q", "7"), Problem("2", "q2", "\\text{?!}")], tmp_path / "bare.jsonl")
+    save_problems([Problem("1", "q", "7"), Problem("2", "q2", "}{")], tmp_path / "bare.jsonl")
     command = ["strategies", "solve", "--problems", str(tmp_path / "bare.jsonl"), "--model", "m"]
     line = refusal([*command, "--base-url", "http://127.0.0.1:9/v1"], capsys)
     assert "1 reference answers cannot be parsed by Math-Verify" in line
@@ -409,8 +409,8 @@ def test_killed_twice_and_resumed(tmp_path: Path) -> None:
     assert again <= 2 * concurrency  # answered, but killed before the answer was journalled
     assert len(asked) == 240
     with ChatServer(faulty(problems, 1)) as server:
-        other = [part.replace("killed", "whole") for part in extract(server, tmp_path / "problems.jsonl", *options)]
-        assert main(other) == 0
+        other = [option.replace("killed", "whole") for option in options]
+        assert main(extract(server, tmp_path / "problems.jsonl", *other)) == 0
     assert load_problems("killed.jsonl.parquet") == load_problems("whole.jsonl.parquet")
     assert len(load_problems("killed.jsonl.parquet")) == 120
 
@@ -434,7 +434,7 @@ def test_ctrl_c_waits_for_requests_under_way(problems_file: Path) -> None:
     with ChatServer(slow) as server:
         command = [sys.executable, "-m", "sgpo", *extract(server, problems_file, "--concurrency", "2")]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while len(server.requests) < 2:
+        while len(server.requests) < 2 and process.poll() is None:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=60)

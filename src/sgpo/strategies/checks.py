@@ -62,8 +62,9 @@ def find_leaks(strategy: str, problem: str, answer: str, response: str) -> list[
     leaks += _told_as_text(text, problem, secrets.answer)
     leaks += _computations(text)
     values = list(_new_values(text, secrets.given))
-    leaks += [Leak("answer", m.written) for m, new in values if _tells(m, new, secrets.answer_values, rounded=True)]
-    derived = [(m, new - STRUCTURAL) for m, new in values if new - STRUCTURAL]
+    answers = [m for m, new in values if _tells(m, new, secrets.answer_values, rounded=True)]
+    leaks += [Leak("answer", mention.written) for mention in answers]
+    derived = [(m, new - STRUCTURAL) for m, new in values if m not in answers and new - STRUCTURAL]
     if derived:  # most strategies hold no number at all, and responses are long
         results = _results(response, secrets.given)
         leaks += [Leak("intermediate", m.written) for m, new in derived if _tells(m, new, results, rounded=False)]
