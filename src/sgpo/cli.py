@@ -14,6 +14,7 @@ from sgpo.run_folder import NoSpaceError
 COMMANDS = {
     "quickstart": "the whole method on the embedded mini-world, in minutes",
     "miniworld": "create its problems and base model, or pretrain the base model from nothing",
+    "strategies": "extract them from a strong model's solutions, through any OpenAI-compatible server",
     "sft": "supervised warm-up on strong-model responses",
     "train": "SGPO or GRPO on problems with checkable answers",
     "eval": "avg@k of a checkpoint, without strategies",
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: dict[str, Callable[[list[str]], None]] = {
         "quickstart": _quickstart,
         "miniworld": _miniworld,
+        "strategies": _strategies,
         "sft": _sft,
         "train": _train,
         "eval": _eval,
@@ -98,6 +100,12 @@ def _miniworld(argv: list[str]) -> None:
 
     seed = SHIPPED_SEED if options.seed is None else options.seed
     pretrain_with_progress(options.output, seed=seed, steps=options.steps or STEPS)
+
+
+def _strategies(argv: list[str]) -> None:
+    from sgpo.strategies.commands import main as strategies
+
+    strategies(argv)
 
 
 def _sft(argv: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sgpo.configuration import parse, save_configuration
 from sgpo.errors import usage_errors
-from sgpo.problems import Problem, load_problems
+from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.rewards import load_reward, math_reward
 from sgpo.run_folder import (
@@ -75,13 +75,8 @@ def read_problems(data: DataArguments) -> list[Problem]:
 
 
 def _read(data: DataArguments, source: str, split: str, revision: str | None, limit: int | None) -> list[Problem]:
-    columns = {}
-    for pair in data.columns:
-        canonical, equals, name = pair.partition("=")
-        if not equals:
-            raise ValueError(f"columns takes canonical=name, for example answer=solution, not {pair!r}")
-        columns[canonical] = name
-    return load_problems(source, split=split, revision=revision, columns=columns or None, limit=limit, bad_rows="keep")
+    columns = columns_from_pairs(data.columns) or None
+    return load_problems(source, split=split, revision=revision, columns=columns, limit=limit, bad_rows="keep")
 
 
 def sft(argv: list[str]) -> None:

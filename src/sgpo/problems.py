@@ -113,6 +113,17 @@ def problems_from(
     return problems if bad_rows == "keep" else inspect(problems, name, bad_rows, STRUCTURE)
 
 
+def columns_from_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """Columns as a command line gives them, ``["answer=solution"]``. Raises ``ValueError`` for anything else."""
+    columns = {}
+    for pair in pairs:
+        canonical, equals, name = pair.partition("=")
+        if not equals:
+            raise ValueError(f"columns takes canonical=name, for example answer=solution, not {pair!r}")
+        columns[canonical] = name
+    return columns
+
+
 def problems_to_dataset(problems: Sequence[Problem]) -> datasets.Dataset:
     """Return a data set with the fields as columns, and each key of ``extra`` as one more."""
     import datasets

@@ -29,12 +29,12 @@ from sgpo.miniworld.families import (
     typical_misconceptions,
 )
 from sgpo.prompts import Messages, guided_messages, response_messages, student_messages
+from sgpo.strategies.record import LETTERS, Strategy
 
 NOTEBOOK_SKILL = 0.45
 TYPICAL = 0.95  # of the wrong choices, the share that is the most typical misconception
 FIDELITY = 0.98
 PRETRAINING_DEPTHS = (2, 3, 3, 4, 4, 5, 5, 6)
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 Policy = Callable[[State], str]
 
@@ -94,8 +94,7 @@ def type_strategy(puzzle: Puzzle) -> str:
 
 def _strategy(puzzle: Puzzle, steps: Sequence[str]) -> str:
     family = FAMILIES[puzzle.family]
-    listed = " ".join(f"({letter}) {step}" for letter, step in zip(LETTERS, steps, strict=False))
-    return f"Problem type: {family.problem_type}\nStrategy: {family.principle}\nSteps: {listed}"
+    return Strategy(family.problem_type, family.principle, tuple(steps)).text
 
 
 # Students of the pretraining documents

@@ -16,9 +16,10 @@ from itertools import islice
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sgpo.miniworld.documents import LETTERS, pretraining_documents
+from sgpo.miniworld.documents import pretraining_documents
 from sgpo.miniworld.families import FAMILIES
 from sgpo.prompts import GUIDED_TEMPLATE, SYSTEM_PROMPT
+from sgpo.strategies.record import LETTERS
 
 END, PAD = "<|end|>", "<|pad|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
