@@ -12,9 +12,9 @@ import yaml
 
 import sgpo
 from sgpo.cli import COMMANDS, main
-from sgpo.inspection import describe
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
+from sgpo.problems.inspection import describe
 from sgpo.run_folder import NoSpaceError
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sgpo.inspection import (
+from sgpo.problems import Problem, load_problems, problems_from, save_problems
+from sgpo.problems.inspection import (
     STRUCTURE,
     Finding,
     duplicate_responses,
@@ -17,7 +18,6 @@ from sgpo.inspection import (
     too_long,
     unparsed_golds,
 )
-from sgpo.problems import Problem, load_problems, problems_from, save_problems
 
 GOOD = [Problem(f"p{n}", f"{n}+1?", str(n + 1), extra={"level": n}) for n in range(4)]
 ROWS = [

@@ -452,7 +452,7 @@ def test_other_data_than_that_of_the_run_are_refused(refuse: Refuse, folder: Pat
     _checkpoint_in(folder / "run", 2)
     entry = {"source": "problems.jsonl", "problems": 9, "fingerprint": "0123456789abcdef"}
     (folder / "run" / "data.json").write_text(json.dumps({"train": entry, "eval": None}))
-    from sgpo.inspection import fingerprint
+    from sgpo.problems.inspection import fingerprint
 
     assert refuse("train", "--resume") == (
         "the train data is not that of the run in run: 9 problems with fingerprint 0123456789abcdef then, 8 with "

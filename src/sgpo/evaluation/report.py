@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from sgpo import __version__
 from sgpo.checkpoints import check_model, context_length, open_checkpoint
 from sgpo.evaluation.evaluate import Evaluation, evaluate
-from sgpo.inspection import STRUCTURE, check_bad_rows_option, describe, inspect, too_long, unparsed_golds
 from sgpo.problems import Problem
+from sgpo.problems.inspection import STRUCTURE, check_bad_rows_option, describe, inspect, too_long, unparsed_golds
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sgpo.checkpoints import context_length
-from sgpo.inspection import STRUCTURE, Check, fingerprint, inspect, too_long, unparsed_golds
 from sgpo.problems import Problem
+from sgpo.problems.inspection import STRUCTURE, Check, fingerprint, inspect, too_long, unparsed_golds
 from sgpo.run_folder import check_space
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.config import SGPOConfig

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from sgpo.inspection import check_bad_rows_option
+from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.run_folder import (
     COMPLETE,
     check_output_dir,
@@ -40,7 +40,7 @@ class RunArguments:
 class RunTrainer(Trainer):
     """A `Trainer` whose runs do not overwrite others, know their data, and can be stopped and resumed."""
 
-    data: dict[str, Any]  # what data.json will hold, see `sgpo.inspection.describe`
+    data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
 
     def begin_run(self, data: dict[str, Any], updates_per_rollout: int = 1) -> None:
         """To be called at the end of the constructor."""

@@ -18,8 +18,16 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint
-from sgpo.inspection import Check, describe, duplicate_responses, empty_fields, inspect, missing_responses, too_long
 from sgpo.problems import Problem
+from sgpo.problems.inspection import (
+    Check,
+    describe,
+    duplicate_responses,
+    empty_fields,
+    inspect,
+    missing_responses,
+    too_long,
+)
 from sgpo.prompts import SYSTEM_PROMPT, response_messages, student_messages
 from sgpo.run_folder import check_same_data
 from sgpo.training.preflight import TRAINING, check_room, say_data

@@ -24,8 +24,8 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sgpo.checkpoints import check_model, count_parameters, open_checkpoint
 from sgpo.evaluation.evaluate import evaluate
-from sgpo.inspection import describe
 from sgpo.problems import Problem, problems_from
+from sgpo.problems.inspection import describe
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, math_reward
 from sgpo.run_folder import check_same_data

@@ -13,12 +13,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from sgpo.problems import Problem
+from sgpo.problems.record import Problem
 
-Rows = Mapping[int, "Problem"]
+Rows = Mapping[int, Problem]
 Check = Callable[[Rows], dict[int, str]]  # the bad ones among some rows, each with what is wrong with it
 
 BAD_ROWS = ("refuse", "drop")

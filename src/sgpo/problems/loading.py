@@ -1,4 +1,4 @@
-"""The problem record, and problems from files, the Hub or a data set in memory.
+"""Problems from files, the Hub or a data set in memory.
 
 Columns are found by their canonical names (``id``, ``prompt``, ``answer``, ``response``, ``strategy``), then
 by the aliases that published data sets use (``problem`` or ``question``; ``solution``, or veRL's
@@ -6,7 +6,7 @@ by the aliases that published data sets use (``problem`` or ``question``; ``solu
 other columns travel in ``extra`` to the reward functions. Prompts and responses may be lists of chat messages.
 
 Nothing is repaired or left out in silence. A value of the wrong type raises a ``ValueError`` with the source, the
-row and what to write instead; rows with empty fields and rows that repeat others are ``sgpo.inspection``'s.
+row and what to write instead; rows with empty fields and rows that repeat others are ``sgpo.problems.inspection``'s.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgpo.inspection import STRUCTURE, inspect
+from sgpo.problems.inspection import STRUCTURE, inspect
+from sgpo.problems.record import Problem
 
 if TYPE_CHECKING:
     import datasets
@@ -36,22 +37,6 @@ FILE_SUFFIXES = (".parquet", ".jsonl", ".json")
 OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".gz", ".zip", ".pkl", ".yaml", ".yml", ".py")
 
 Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One problem with a checkable answer.
-
-    Example: ``Problem(id="17", prompt="Compute 1+2*3", answer="7", response="... \\\\boxed{7}",
-    strategy="Problem type: ...")``
-    """
-
-    id: str
-    prompt: str
-    answer: str
-    response: str | None = None  # a strong model's full solution
-    strategy: str | None = None  # three parts: problem type, strategy, steps
-    extra: Mapping[str, Any] = field(default_factory=dict)  # further columns, handed to reward functions
 
 
 def load_problems(
