@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sgpo.problems import Problem
+from sgpo.problems.inspection import unparsed_golds
 from sgpo.prompts import SYSTEM_PROMPT, student_messages
 from sgpo.strategies.client import ChatClient, FailedError, Question
 from sgpo.strategies.costs import Usage
-from sgpo.verification import check_gold, verify
+from sgpo.verification import verify
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,7 @@ async def solve_one(problem: Problem, client: ChatClient, how: Solving) -> Solve
 def check_answers(problems: Sequence[Problem]) -> None:
     """Raise ``ValueError`` for reference answers that no response could be compared with."""
     unsolved = [problem for problem in problems if not problem.response]
-    with ThreadPoolExecutor(8) as threads:
-        good = list(threads.map(lambda problem: check_gold(problem.answer), unsolved))
-    bad = [problem for problem, is_good in zip(unsolved, good, strict=True) if not is_good]
+    bad = [unsolved[row] for row in unparsed_golds(dict(enumerate(unsolved)))]
     if bad:
         shown = ", ".join(f"{problem.id}: {problem.answer[:40]!r}" for problem in bad[:3])
         raise ValueError(

@@ -67,10 +67,10 @@ class BatchLayout:
 
 def micro_batches(
     sequences: Sequence[TrainingSequence], layout: BatchLayout, device: torch.device | str
-) -> Iterator[MicroBatch]:
-    """The rows that have weight, term by term, longest first; each row once."""
+) -> Iterator[tuple[list[TrainingSequence], MicroBatch]]:
+    """The rows that have weight, term by term, longest first, each row once; and the same rows as tensors."""
     for rows in split_by_token_budget(sequences, layout.max_tokens, packed=layout.packed):
-        yield collate(rows, layout.pad_token_id, device, packed=layout.packed)
+        yield rows, collate(rows, layout.pad_token_id, device, packed=layout.packed)
 
 
 def split_by_token_budget(

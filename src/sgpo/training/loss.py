@@ -17,14 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sgpo.training.batching import (
-    BatchLayout,
-    MicroBatch,
-    ModelInputs,
-    collate,
-    micro_batches,
-    split_by_token_budget,
-)
+from sgpo.training.batching import BatchLayout, MicroBatch, ModelInputs, micro_batches
 from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
 from sgpo.training.projection import Head, divergence_loss, logprob_loss, token_scores
 from sgpo.training.rollouts import TrainingSequence
@@ -120,7 +113,7 @@ def accumulate_gradients(
     divergence_masked_share, as far as there are such tokens.
     """
     device, sums, loss = next(model.parameters()).device, LossSums(), 0.0
-    for batch in micro_batches(sequences, layout, device):
+    for _, batch in micro_batches(sequences, layout, device):
         with context():
             part = microbatch_loss(model, batch, thresholds, sums)
         backward(part)
@@ -137,8 +130,7 @@ def completion_logprobs(
     found: dict[int, list[float]] = {}
     was_training = model.training
     model.eval()
-    for part in split_by_token_budget(rows, layout.max_tokens, packed=layout.packed):
-        batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
+    for part, batch in micro_batches(rows, layout, model.device):
         scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
         of_rows = scores.score.split([len(row.completion_ids) for row in part])
         found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}
