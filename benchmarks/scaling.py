@@ -108,7 +108,7 @@ class Step:
             "sample_bytes": sampling.extra,
             "update_bytes": update.extra,
             "sampled_tokens": sum(len(r.completion_ids) for g in groups for r in (*g.autonomous, *g.guided)),
-            "trained_tokens": sum(len(row.completion_ids) for row in rows if any(row.weights)),
+            "trained_tokens": sum(len(row.completion_ids) for row in rows if row.contributes),
         }
 
     def _sample(self) -> list[ProblemRollouts]:

@@ -46,17 +46,29 @@ class FakeScorer:
 Config = Callable[..., SGPOConfig]
 
 
-def test_two_methods_are_listed() -> None:
-    assert sorted(METHODS) == ["grpo", "sgpo"]
+def test_the_methods() -> None:
+    assert sorted(METHODS) == ["grpo", "hpt", "luffy", "sgpo"]
+
+
+BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way", response="so")
 
 
 @pytest.mark.parametrize(
-    ("method", "has_strategy", "sizes"),
-    [("sgpo", True, (8, 4)), ("sgpo", False, (12, 0)), ("grpo", True, (12, 0)), ("grpo", False, (12, 0))],
+    ("method", "problem", "sizes"),
+    [
+        ("sgpo", WITH_BOTH, (8, 4)),
+        ("sgpo", BARE, (12, 0)),
+        ("grpo", WITH_BOTH, (12, 0)),
+        ("grpo", BARE, (12, 0)),
+        ("luffy", WITH_BOTH, (11, 0)),  # and the expert's response
+        ("luffy", BARE, (12, 0)),
+        ("hpt", WITH_BOTH, (12, 0)),
+        ("hpt", BARE, (12, 0)),
+    ],
 )
-def test_group_sizes(make_config: Config, method: str, has_strategy: bool, sizes: tuple[int, int]) -> None:
+def test_group_sizes(make_config: Config, method: str, problem: Problem, sizes: tuple[int, int]) -> None:
     config = make_config(num_autonomous=8, num_guided=4)
-    assert METHODS[method].group_sizes(has_strategy, config) == sizes
+    assert METHODS[method].group_sizes(problem, config) == sizes
 
 
 def test_pass_rate_counts_full_rewards() -> None:
@@ -168,7 +180,7 @@ def test_target_is_the_likeliest_of_the_correct(make_config: Config, how: str, c
     guided = [rollout(1, 6, first=LONG), rollout(0, 1, first=WRONG), rollout(1, 2, first=SHORT)]
     one = group([rollout(0, 4), rollout(0, 2)], guided, number=3)
     scorer = FakeScorer(SCORES)
-    assembly = sgpo.assemble([one], scorer, make_config(target_score=how, num_guided=3))
+    assembly = sgpo.assemble([one], scorer, make_config(target_selection=how, num_guided=3))
     assert assembly.sequences[-1].completion_ids[0] == chosen
     unguided = [3, 5]
     assert scorer.asked == [[(unguided, guided[0].completion_ids), (unguided, guided[2].completion_ids)]]

@@ -40,6 +40,7 @@ class Case:
         self.head = Head(self.weight, self.bias, scale, softcap)
         self.ids = torch.randint(VOCABULARY, (TOKENS,), generator=source)
         self.old_logprobs, self.weights = draw(TOKENS) * 0.3 - 4, draw(TOKENS)
+        self.bonus = torch.where(torch.arange(TOKENS) % 3 > 0, draw(TOKENS).abs(), 0.0)
         self.slice_bytes = 10 * VOCABULARY * max(4, dtype.itemsize)  # slices of 10, 10, 10 and 7 tokens
 
     @property
@@ -85,8 +86,24 @@ def full_distillation(case: Case) -> Tensor:
     return case.distillation(token_divergence(case.logits(case.teacher_hidden), case.logits(case.hidden))).sum()
 
 
+def sliced_with_bonus(case: Case) -> Projected:
+    return logprob_loss(
+        case.hidden,
+        case.head,
+        case.ids,
+        case.surrogate,
+        entropy_bonus=case.bonus,
+        slice_bytes=case.slice_bytes,
+    )
+
+
+def full_with_bonus(case: Case) -> Tensor:
+    return full_surrogate(case) - (case.bonus * entropy(case.logits(case.hidden))).sum()
+
+
 TERMS: dict[str, tuple[Callable[[Case], Projected], Callable[[Case], Tensor]]] = {
     "surrogate": (sliced_surrogate, full_surrogate),
+    "surrogate with bonus": (sliced_with_bonus, full_with_bonus),
     "distillation": (sliced_distillation, full_distillation),
     "reverse distillation": (
         lambda case: sliced_distillation(case, reverse=True),
@@ -128,6 +145,7 @@ def test_scores_and_entropy(term: str) -> None:
     logits = case.logits(case.hidden)
     expected = {
         "surrogate": token_logprobs(logits, case.ids),
+        "surrogate with bonus": token_logprobs(logits, case.ids),
         "distillation": token_divergence(case.logits(case.teacher_hidden), logits),
         "reverse distillation": case.reverse_divergence(),
     }[term]

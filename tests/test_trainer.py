@@ -661,7 +661,7 @@ def test_cut_metrics(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"method": "ppo"}, r"method is 'ppo'; choose one of grpo, sgpo"),
-        ({"target_score": "max"}, r"target_score is 'max'; choose one of sum, mean"),
+        ({"target_selection": "max"}, r"target_selection is 'max'; choose one of sum, mean"),
         ({"without_strategy": "keep"}, r"without_strategy is 'keep'; choose one of autonomous, drop"),
         ({"num_autonomous": 1}, r"num_autonomous must be at least 2"),
         ({"num_guided": 0}, r"num_guided must be at least 1 for sgpo; .* use method: grpo"),
@@ -707,7 +707,7 @@ def test_configuration_has_the_defaults_of_the_paper(tmp_path: Path) -> None:
         "alpha_scale": 0.5,
         "alpha_smoothing": 0.1,
         "alpha_max": 0.8,
-        "target_score": "sum",
+        "target_selection": "sum",
         "without_strategy": "autonomous",
         "learning_rate": 1e-6,
         "lr_scheduler_type": "constant",

@@ -215,7 +215,7 @@ def test_not_finite_stops_with_the_sequences(make_trainer: Train, what: str, max
     def poisoned(groups: Any) -> None:
         assemble(groups)
         for row in trainer._updates[0]:
-            if row.term == "surrogate" and any(row.weights) and not poison:
+            if row.term == "surrogate" and row.contributes and not poison:
                 row.weights[0] = math.nan if what == "the loss" else 1e38
                 poison.append(row.weights)
 

@@ -51,6 +51,7 @@ class MicroBatch:
     completion_ids: Tensor  # [T]
     weights: Tensor  # [T]
     old_logprobs: Tensor | None  # [T]; None where pi_old is the present policy
+    entropy_bonus: Tensor | None  # [T]; None where there is none
 
 
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def split_by_token_budget(
 ) -> list[list[TrainingSequence]]:
     """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
 
-    A row longer than the budget is a micro-batch of its own. A row whose weights are all zero is left out: it adds
+    A row longer than the budget is a micro-batch of its own. A row that weighs nothing is left out: it adds
     exactly nothing to the loss or to its gradient.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, not {max_tokens}")
     rows_of_term: dict[str, list[TrainingSequence]] = {}
     for sequence in sequences:
-        if any(sequence.weights):
+        if sequence.contributes:
             rows_of_term.setdefault(sequence.term, []).append(sequence)
     micro_batches = []
     for rows in rows_of_term.values():
@@ -133,6 +134,7 @@ def collate(
 
     teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
     old_logprobs: list[Any] = [row.old_logprobs for row in sequences]
+    bonuses = ([row.entropy_bonus] * len(row.completion_ids) for row in sequences)
     return MicroBatch(
         term=sequences[0].term,
         policy=side([row.prompt_ids for row in sequences]),
@@ -140,6 +142,7 @@ def collate(
         completion_ids=flat((row.completion_ids for row in sequences), torch.long),
         weights=flat((row.weights for row in sequences), dtype),
         old_logprobs=None if None in old_logprobs else flat(old_logprobs, dtype),
+        entropy_bonus=flat(bonuses, dtype) if any(row.entropy_bonus for row in sequences) else None,
     )
 
 

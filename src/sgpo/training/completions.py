@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sgpo.training import processes
 from sgpo.training.methods import Assembly
-from sgpo.training.rollouts import ProblemRollouts, decode
+from sgpo.training.rollouts import ProblemRollouts, Rollout, decode
 
 FOLDER = "completions"
 SHOWN_PROBLEMS = 2
@@ -56,10 +56,11 @@ def completion_rows(
         update: which update of the rollout batch, from 0, learns from them.
     """
     rows = []
-    nothing = [None] * len(groups)
-    alphas, distilled = assembly.alphas or nothing, assembly.distilled or nothing
-    for group, alpha, target in zip(groups, alphas, distilled, strict=True):
-        for name, rollouts in (("autonomous", group.autonomous), ("guided", group.guided)):
+    alphas: Sequence[float | None] = assembly.alphas or [None] * len(groups)
+    distilled: Sequence[Sequence[Rollout]] = assembly.distilled or [()] * len(groups)
+    for group, alpha, chosen in zip(groups, alphas, distilled, strict=True):
+        expert = [group.expert] if group.expert else []
+        for name, rollouts in (("autonomous", group.autonomous), ("guided", group.guided), ("expert", expert)):
             for rollout, text in zip(rollouts, decode(rollouts, tokenizer), strict=True):
                 rows.append(
                     {
@@ -74,7 +75,7 @@ def completion_rows(
                         "reward": rollout.reward,
                         "tokens": len(rollout.completion_ids),
                         "truncated": rollout.truncated,
-                        "target": rollout is target,
+                        "target": any(rollout is one for one in chosen),
                         "alpha": alpha,
                     }
                 )

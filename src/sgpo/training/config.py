@@ -33,7 +33,6 @@ class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArgumen
     problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
 
-    max_completion_length: int = field(default=16384, metadata={"help": "Tokens a completion may have."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})
     sampler_batch_tokens: int = field(
@@ -59,6 +58,10 @@ class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArgumen
         default=None, metadata={"help": "What the best checkpoint is best in; default, where one is kept: avg@k."}
     )
     greater_is_better: bool | None = field(default=None, metadata={"help": "Follows for avg@k."})
+
+    skip_grad_norm: float | None = field(
+        default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
+    )
 
     completions_steps: int = field(
         default=50, metadata={"help": "Updates between two tables of completions, also kept as Parquet; 0: none."}
@@ -142,6 +145,8 @@ class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArgumen
         for name in ("max_completion_length", "eval_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.skip_grad_norm is not None and self.skip_grad_norm <= 0:
+            raise ValueError(f"skip_grad_norm is {self.skip_grad_norm}; it must be positive, or left out")
         if self.completions_steps < 0:
             raise ValueError(f"completions_steps is {self.completions_steps}; it must be positive, or 0 for no tables")
         for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):

@@ -20,7 +20,14 @@ from sgpo.training import processes
 from sgpo.training.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.training.means import Means
 from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
-from sgpo.training.projection import Head, divergence_loss, logprob_loss, token_scores
+from sgpo.training.projection import (
+    Head,
+    Projected,
+    divergence_loss,
+    logprob_loss,
+    token_divergences,
+    token_scores,
+)
 from sgpo.training.rollouts import TrainingSequence
 
 HeadTask = Callable[[Tensor, Head], Any]
@@ -60,19 +67,45 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
         return term.loss(score, old_logprobs, batch.weights[rows], thresholds)
 
     if batch.teacher is None:
-        found = with_hidden(model, batch.policy, lambda h, head: logprob_loss(h, head, batch.completion_ids, loss))
-        clipped = found.slope == 0
-        means.add("entropy", found.entropy)
-        # The clip is one-sided: it stops a token of positive weight above, one of negative weight below.
-        means.add("clipped_share/high", clipped & (batch.weights > 0))
-        means.add("clipped_share/low", clipped & (batch.weights < 0))
+        found = with_hidden(
+            model,
+            batch.policy,
+            lambda h, head: logprob_loss(h, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus),
+        )
+        measure_logprobs(batch, found, thresholds, means)
         return found.loss
     with torch.no_grad():
         teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
-    found = with_hidden(model, batch.policy, lambda h, head: divergence_loss(h, teacher, head, loss))
-    means.add("divergence", found.score)
-    means.add("divergence_masked_share", ~divergence_mask(found.score, thresholds.delta))
-    return found.loss
+
+    def with_teacher(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+        """-> the loss, and the divergences, of whatever direction the term has"""
+        if not term.masked:
+            reverse = term.score == "reverse_divergence"
+            found = divergence_loss(hidden, teacher, head, loss, reverse=reverse)
+            return found.loss, found.score
+        divergence = token_divergences(hidden, teacher, head)
+        kept = divergence_mask(divergence, thresholds.delta)
+        found = logprob_loss(
+            hidden, head, batch.completion_ids, lambda score, rows: torch.where(kept[rows], loss(score, rows), 0.0)
+        )
+        return found.loss, divergence
+
+    total, divergence = with_hidden(model, batch.policy, with_teacher)
+    means.add("divergence", divergence)
+    means.add("divergence_masked_share", ~divergence_mask(divergence, thresholds.delta))
+    return total
+
+
+def measure_logprobs(batch: MicroBatch, found: Projected, thresholds: Thresholds, means: Means) -> None:
+    if batch.term not in ("surrogate", "ratio"):
+        means.add("expert_surprisal", -found.score)  # of tokens that the policy did not sample
+        return
+    means.add("entropy", found.entropy)
+    if batch.term == "surrogate":
+        clipped = found.slope == 0
+        # The clip is one-sided: it stops a token of positive weight above, one of negative weight below.
+        means.add("clipped_share/high", clipped & (batch.weights > 0))
+        means.add("clipped_share/low", clipped & (batch.weights < 0))
 
 
 def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
@@ -118,7 +151,7 @@ def accumulate_gradients(
         batch = collate(rows, layout.pad_token_id, device, packed=layout.packed)
         with processes.gradient_sync(model, last=number == len(parts) - 1):
             with context():
-                part = microbatch_loss(model, batch, thresholds, means if any(rows[0].weights) else Means())
+                part = microbatch_loss(model, batch, thresholds, means if rows[0].contributes else Means())
             backward(part * scale)
         loss += part.item()
         tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
@@ -142,7 +175,7 @@ def in_step(parts: list[list[TrainingSequence]], layout: BatchLayout) -> list[li
     pad = [layout.pad_token_id]
     filled = []
     for term, some in have.items():
-        teacher = pad if TERMS[term].score == "divergence" else None
+        teacher = pad if TERMS[term].has_teacher else None
         nothing = TrainingSequence(term, pad, pad, weights=[0.0], teacher_prompt_ids=teacher)
         filled += some + [[nothing]] * (wanted[term] - len(some))
     return filled

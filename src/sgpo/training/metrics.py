@@ -16,10 +16,15 @@ def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Mean
     means = Means()
     _add_rollouts(means, "autonomous", [rollout for group in groups for rollout in group.autonomous])
     _add_rollouts(means, "guided", [rollout for group in groups for rollout in group.guided])
+    _add_rollouts(means, "expert", [group.expert for group in groups if group.expert])
     means.add("zero_variance_share", [len({r.reward for r in group.autonomous}) == 1 for group in groups])
     means.add("alpha", assembly.alphas)
     means.add("alpha_with_target", [a for a, has in zip(assembly.alphas, assembly.targets, strict=True) if has])
     means.add("target_share", assembly.targets)
+    means.add("imitated_share", assembly.imitated)
+    for group in groups:
+        for rollout in group.autonomous:
+            means.add("surprisal", [-logprob for logprob in rollout.sampler_logprobs])
     return means
 
 

@@ -39,7 +39,7 @@ def offenders(
 
     The gradients of the model are overwritten. A sharded model is not searched: that would need all processes.
     """
-    weighted = [row for row in sequences if any(row.weights)]
+    weighted = [row for row in sequences if row.contributes]
     if processes.is_sharded(model):
         return weighted
     bare: Any = getattr(model, "module", model)

@@ -37,12 +37,13 @@ import torch
 from torch import Tensor
 
 
-def group_advantages(rewards: Tensor) -> Tensor:
-    """Advantage of each completion of one group (below Eq. 1). rewards [G] -> [G]"""
+def group_advantages(rewards: Tensor, *, std: bool = True) -> Tensor:
+    """Advantage of each completion of one group (below Eq. 1), divided by its std or not. rewards [G] -> [G]"""
     rewards = _at_least_float32(rewards)
     if rewards.numel() < 2 or bool(rewards.max() == rewards.min()):
         return torch.zeros_like(rewards)
-    return (rewards - rewards.mean()) / (rewards.std(correction=1) + 1e-6)
+    centred = rewards - rewards.mean()
+    return centred / (rewards.std(correction=1) + 1e-6) if std else centred
 
 
 def clipped_surrogate(
@@ -57,6 +58,15 @@ def clipped_surrogate(
     ratio = torch.exp(logprobs - old_logprobs)
     clipped_ratio = ratio.clamp(1 - eps_low, 1 + eps_high)
     return torch.minimum(ratio * advantages, clipped_ratio * advantages)
+
+
+def shaped_probability(logprobs: Tensor, *, gamma: float = 0.1) -> Tensor:
+    """f(p) = p / (p + gamma), which gives tokens that the policy finds unlikely a larger gradient. [...] -> [...]
+
+    Policy shaping of LUFFY (arXiv:2504.14945), with the gamma of its authors.
+    """
+    probs = torch.exp(logprobs)
+    return probs / (probs + gamma)
 
 
 def token_divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
@@ -80,6 +90,12 @@ def adaptive_weight(p_auto: float, p_guide: float, *, a0: float = 0.5, gamma: fl
         if not 0.0 <= rate <= 1.0:
             raise ValueError(f"{name} is a share of correct completions and lies in [0, 1], not {rate}")
     return min(max(a0 * (p_guide - p_auto + gamma) / (p_auto + gamma), 0.0), a_max)
+
+
+def group_advantage_weight(target_reward: float, rewards: Sequence[float], *, a_max: float = 0.8) -> float:
+    """The variant of the paper's Eq. 8: the target's advantage among the autonomous completions, clipped to 0..a_max."""
+    merged = torch.tensor([target_reward, *rewards], dtype=torch.float64)
+    return min(max(float(group_advantages(merged)[0]), 0.0), a_max)
 
 
 def select_target(logprob_sums: Sequence[float]) -> int:
@@ -143,14 +159,33 @@ class Term:
     Example: ``Term("divergence", distillation)``
     """
 
-    score: str  # "logprob": log pi of the token; "divergence": d_t of Eq. 3
+    score: str  # "logprob": log pi of the token; "divergence": d_t of Eq. 3; "reverse_divergence"
     # (scores [T], log-probabilities under the policy of Eq. 1's denominator [T], weights [T], thresholds) -> [T]
     loss: Callable[[Tensor, Tensor | None, Tensor, Thresholds], Tensor]
+    masked: bool = False  # tokens whose divergence d_t is above delta are left out, though the score is another
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether rows have a second prompt, that of the fixed side."""
+        return self.masked or self.score != "logprob"
 
 
 def _surrogate(logprobs: Tensor, old_logprobs: Tensor | None, weights: Tensor, thresholds: Thresholds) -> Tensor:
     old = logprobs.detach() if old_logprobs is None else old_logprobs
     return surrogate_loss(logprobs, old, weights, eps_low=thresholds.eps_low, eps_high=thresholds.eps_high)
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor | None, weights: Tensor, _: Thresholds) -> Tensor:
+    old = logprobs.detach() if old_logprobs is None else old_logprobs
+    return -weights * torch.exp(logprobs - old)
+
+
+def _shaped(logprobs: Tensor, _: Tensor | None, weights: Tensor, __: Thresholds) -> Tensor:
+    return -weights * shaped_probability(logprobs)
+
+
+def _likelihood(logprobs: Tensor, _: Tensor | None, weights: Tensor, __: Thresholds) -> Tensor:
+    return -weights * logprobs
 
 
 def _distillation(divergence: Tensor, _: Tensor | None, weights: Tensor, thresholds: Thresholds) -> Tensor:
@@ -160,7 +195,12 @@ def _distillation(divergence: Tensor, _: Tensor | None, weights: Tensor, thresho
 # The sum over the tokens of a row is what the row adds to the loss of the batch, to be minimised.
 TERMS: dict[str, Term] = {
     "surrogate": Term("logprob", _surrogate),
+    "ratio": Term("logprob", _ratio),  # not clipped
+    "shaped": Term("logprob", _shaped),  # LUFFY, of expert tokens
+    "likelihood": Term("logprob", _likelihood),  # SFT
     "distillation": Term("divergence", _distillation),
+    "reverse_distillation": Term("reverse_divergence", _distillation),
+    "target_likelihood": Term("logprob", _likelihood, masked=True),
 }
 
 

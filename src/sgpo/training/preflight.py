@@ -23,6 +23,7 @@ from sgpo.tokenizers import PromptLengths
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
 from sgpo.training.methods import METHODS
+from sgpo.training.rollouts import response_ids
 from sgpo.training.runs import run_of
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
@@ -119,10 +120,14 @@ def check_training(
     Raises:
         ValueError: what cannot be trained with; the message says what to write instead.
     """
-    guided = METHODS[args.method].group_sizes(True, args)[1] > 0
+    guided = "strategy" in METHODS[args.method].uses
     lengths = PromptLengths(tokenizer, args.system_prompt, guided=guided)
     checks = _checks(args, config, problems, lengths, golds)
+    if "response" in METHODS[args.method].uses:
+        asked = f"max_completion_length {args.max_completion_length}"
+        checks["response too long"] = too_long(_response_lengths(tokenizer), args.max_completion_length, asked)
     found = check_strategies(inspect(problems, TRAINING, args.bad_rows, checks), args)
+    check_responses(found, args)
     batch_sampler(found, args)  # refuses too few problems
     longest = max(lengths(found))
     _check_budgets(args, longest)
@@ -163,7 +168,7 @@ def check_context(positions: int, max_completion_length: int, shortest: int) -> 
 
 def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
     """The problems to train on; says how many have a strategy where the method uses it."""
-    if METHODS[args.method].group_sizes(True, args)[1] == 0:
+    if "strategy" not in METHODS[args.method].uses:
         return problems
     with_strategy = [problem for problem in problems if problem.strategy]
     said = f"{len(with_strategy)} of {len(problems)} problems have a strategy."
@@ -181,6 +186,25 @@ def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]
             "method: grpo"
         )
     return with_strategy if args.without_strategy == "drop" else problems
+
+
+def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
+    """Says how many problems have a strong model's response where the method learns from it; refuses none."""
+    if "response" not in METHODS[args.method].uses:
+        return
+    having = sum(bool(problem.response) for problem in problems)
+    others = "" if having == len(problems) else " The others are trained on without an expert."
+    print(f"{having} of {len(problems)} problems have a response of a strong model.{others}")
+    if not having:
+        raise ValueError(
+            f"method {args.method} learns from strong-model responses, and no problem has one; fill the column "
+            "'response', or name the column that holds it"
+        )
+
+
+def _response_lengths(tokenizer: Any) -> Any:
+    """Tokens of each response as a completion; 0 where there is none."""
+    return lambda problems: [len(response_ids(p.response, tokenizer)) if p.response else 0 for p in problems]
 
 
 def batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:

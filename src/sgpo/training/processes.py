@@ -63,6 +63,11 @@ def unshare(parts: Sequence[Sequence[T]]) -> list[T]:
     return [part[place] for place in range(longest) for part in parts if place < len(part)]
 
 
+def total(number: int) -> int:
+    """The sum over all processes."""
+    return sum(gather(number))
+
+
 def most(counts: Mapping[str, int]) -> dict[str, int]:
     """For each name the largest count of any process."""
     found: dict[str, int] = {}

@@ -7,6 +7,7 @@ known before the update, so its loss and gradient can be finished while its logi
     s  = log pi(id), or the divergence d        from z
     l  = loss(s),  c = dl/ds                    a pure function of one number a token (sgpo.training.objectives)
     dz = c (onehot(id) - pi)                    log-probability
+         + b pi (log pi + H)                    entropy bonus, -b H in the loss
          c (pi - pi_teacher)                    forward KL( teacher || policy ), Eq. 3
          c pi (log pi - log pi_teacher - d)     reverse KL( policy || teacher )
     dh = dz W,  dW += dz^T h,  db += sum dz
@@ -17,6 +18,7 @@ backward projection. The result is exact over the full vocabulary; logits and su
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,18 +90,25 @@ class Projected:
 
 
 def logprob_loss(
-    hidden: Tensor, head: Head, ids: Tensor, loss: SliceLoss, *, slice_bytes: int = SLICE_BYTES
+    hidden: Tensor,
+    head: Head,
+    ids: Tensor,
+    loss: SliceLoss,
+    *,
+    entropy_bonus: Tensor | None = None,
+    slice_bytes: int = SLICE_BYTES,
 ) -> Projected:
-    """The summed loss of tokens, each a function of its log-probability.
+    """The summed loss of tokens, each a function of its log-probability, minus a bonus on its entropy.
 
     Args:
         hidden: [T, H] hidden states that predict the tokens.
         head: the projection. Gradients flow into hidden states, weight and bias, as far as they require them.
         ids: [T] the tokens.
         loss: see ``SliceLoss``; the scores are log-probabilities.
+        entropy_bonus: [T] the entropy (nats) of each token times this is subtracted from the loss.
         slice_bytes: size of one buffer of logits.
     """
-    return _project(hidden, head, _LogprobTerm(ids, loss), slice_bytes)
+    return _project(hidden, head, _LogprobTerm(ids, loss, entropy_bonus), slice_bytes)
 
 
 def divergence_loss(
@@ -127,6 +136,14 @@ def token_scores(hidden: Tensor, head: Head, ids: Tensor, *, slice_bytes: int = 
     return logprob_loss(hidden, head, ids, lambda logprobs, _: torch.zeros_like(logprobs), slice_bytes=slice_bytes)
 
 
+@torch.no_grad()
+def token_divergences(hidden: Tensor, teacher_hidden: Tensor, head: Head, *, slice_bytes: int = SLICE_BYTES) -> Tensor:
+    """d_t of Eq. 3 without gradients. [T, H], [T, H] -> [T]"""
+    return divergence_loss(
+        hidden, teacher_hidden, head, lambda d, _: torch.zeros_like(d), slice_bytes=slice_bytes
+    ).score
+
+
 # A term turns the logits of a slice into its scores, and in place into the gradient of the scores by the logits: two
 # buffers of logits are all that is ever held. The work on them goes block by block of columns, in the cache.
 
@@ -137,7 +154,10 @@ class _Slice:
     score: Tensor  # [n]
     entropy: Tensor  # [n]
     slope: Tensor  # [n]
-    gradient: Callable[[], Tensor]  # [n, V] of the scores by the logits, made in their buffers, if anything asks for it
+    # The gradient of the loss by the logits is factor [n] times gradient() [n, V], which is made in their buffers if
+    # anything asks for it. A token of factor 0 has none.
+    factor: Tensor
+    gradient: Callable[[], Tensor]
 
 
 class _Term(Protocol):
@@ -148,6 +168,7 @@ class _Term(Protocol):
 class _LogprobTerm:
     ids: Tensor
     loss: SliceLoss
+    entropy_bonus: Tensor | None = None
 
     def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice:
         ids = self.ids[rows].unsqueeze(-1)
@@ -158,7 +179,21 @@ class _LogprobTerm:
             torch.exp(logprobs, out=block)
             entropy -= logprobs.mul_(block).sum(-1)
         loss, slope = _loss_and_slope(self.loss, score, rows)
-        return _Slice(loss, score, entropy, slope, lambda: logits.neg_().scatter_add_(-1, ids, torch.ones_like(log_z)))
+        if self.entropy_bonus is not None:
+            bonus = self.entropy_bonus[rows]
+            gradient = functools.partial(_with_entropy_bonus, logits, ids, slope, entropy, bonus)
+            factor = ((slope != 0) | (bonus != 0)).to(slope.dtype)
+            return _Slice(loss - bonus * entropy, score, entropy, slope, factor, gradient)
+        ones = torch.ones_like(log_z)
+        return _Slice(loss, score, entropy, slope, slope, lambda: logits.neg_().scatter_add_(-1, ids, ones))
+
+
+def _with_entropy_bonus(probs: Tensor, ids: Tensor, slope: Tensor, entropy: Tensor, bonus: Tensor) -> Tensor:
+    """The gradient by the logits with both factors in it, in place of the probabilities [n, V]."""
+    slope, entropy, bonus = slope.unsqueeze(-1), entropy.unsqueeze(-1), bonus.unsqueeze(-1)
+    for block in _blocks(probs):
+        torch.add(torch.xlogy(block, block).mul_(bonus), block * (bonus * entropy - slope), out=block)
+    return probs.scatter_add_(-1, ids, slope)
 
 
 @dataclass(frozen=True)
@@ -189,7 +224,7 @@ class _DivergenceTerm:
         def gradient() -> Tensor:
             return logits.addcmul_(teacher_logits, score.unsqueeze(-1), value=-1) if self.reverse else logits
 
-        return _Slice(loss, score, entropy, slope, gradient)
+        return _Slice(loss, score, entropy, slope, slope, gradient)
 
 
 def _blocks(*buffers: Tensor) -> Iterator[Any]:
@@ -315,23 +350,23 @@ class _Projection:
 
     def backward(self, found: _Slice, hidden: Tensor, rows: slice, gradients: list[Tensor | None]) -> None:
         """Add the slice's part to the gradients of hidden states, weight and bias."""
-        active = found.slope.nonzero().squeeze(-1)
+        active = found.factor.nonzero().squeeze(-1)
         if not len(active) or not any(gradient is not None for gradient in gradients):
             return
-        grad_logits, slope, inputs = found.gradient(), found.slope, hidden[rows]
+        grad_logits, factor, inputs = found.gradient(), found.factor, hidden[rows]
         if self.chain is not None:
             grad_logits.mul_(self.chain)
-        if len(active) < len(slope):
+        if len(active) < len(factor):
             grad_logits = torch.index_select(grad_logits, 0, active, out=self.second[: len(active)])
-            slope, inputs = slope[active], inputs[active]
-        slope = slope * self.head.scale
+            factor, inputs = factor[active], inputs[active]
+        factor = factor * self.head.scale
         grad_hidden, grad_weight, grad_bias = gradients
         if grad_bias is not None:
-            grad_bias.add_(slope @ grad_logits)
-        grad_logits, column = grad_logits.to(self.weight.dtype), slope.unsqueeze(-1)
+            grad_bias.add_(factor @ grad_logits)
+        grad_logits, column = grad_logits.to(self.weight.dtype), factor.unsqueeze(-1)
         if grad_hidden is not None:
             grad_hidden[rows.start + active] = self._matmul(grad_logits, self.weight).mul_(column)
-        if grad_weight is not None:  # the slopes go with the hidden states, which are few
+        if grad_weight is not None:  # the factors go with the hidden states, which are few
             self._add_matmul(grad_weight, grad_logits.t(), (inputs * column).to(self.weight.dtype))
 
     def _matmul(self, left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:

@@ -38,6 +38,18 @@ class ProblemRollouts:
     guided_prompt_ids: list[int] | None  # None if the problem has no strategy
     autonomous: list[Rollout]
     guided: list[Rollout] = field(default_factory=list)
+    expert: Rollout | None = None  # the strong model's response, for methods that learn from it
+
+    @property
+    def rollouts(self) -> list[Rollout]:
+        """All of them: autonomous, guided, expert."""
+        return [*self.autonomous, *self.guided, *([self.expert] if self.expert else [])]
+
+    def with_rollouts(self, rollouts: Sequence[Rollout]) -> ProblemRollouts:
+        """Others in the places of `rollouts`."""
+        first, last = len(self.autonomous), len(self.autonomous) + len(self.guided)
+        expert = rollouts[last] if self.expert else None
+        return replace(self, autonomous=list(rollouts[:first]), guided=list(rollouts[first:last]), expert=expert)
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,25 @@ class TrainingSequence:
     old_logprobs: list[float] | None = None  # log pi_old of each completion token; None: pi_old is the present policy
     teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)
     sampler_logprobs: list[float] | None = None  # of a term with a ratio: what the sampling engine said of each token
+    entropy_bonus: float = 0.0  # the entropy of each token times this is subtracted from the loss
+
+    @property
+    def contributes(self) -> bool:
+        """Whether the row adds anything to the loss; one that does not costs no forward pass."""
+        return any(self.weights) or self.entropy_bonus != 0
+
+
+def expert_rollout(problem: Problem, tokenizer: Any) -> Rollout | None:
+    """The strong model's response as if the policy had written it, with the token that ends a completion."""
+    if not problem.response:
+        return None
+    ids = response_ids(problem.response, tokenizer)
+    return Rollout(ids, sampler_logprobs=[], truncated=False)
+
+
+def response_ids(response: str, tokenizer: Any) -> list[int]:
+    """The tokens of a completion with this text."""
+    return [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:

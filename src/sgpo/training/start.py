@@ -35,7 +35,7 @@ def start_rows(
 ) -> list[tuple[str, str]]:
     """Numbers are of all processes together unless they say otherwise; tokens of completions are upper bounds."""
     method, count = METHODS[args.method], args.problems_per_rollout
-    sizes = [method.group_sizes(bool(problem.strategy), args) for problem in problems]
+    sizes = [method.group_sizes(problem, args) for problem in problems]
     both = sorted(set(sizes), reverse=True)
     completions = [sum(size) for size in sizes]
     most = count * max(completions)

@@ -38,7 +38,14 @@ from sgpo.training.methods import METHODS
 from sgpo.training.metrics import group_metrics, sampler_mismatch, verdict_metrics
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, prepare, said_once
-from sgpo.training.rollouts import ProblemRollouts, TrainingSequence, decode, with_importance, with_rewards
+from sgpo.training.rollouts import (
+    ProblemRollouts,
+    TrainingSequence,
+    decode,
+    expert_rollout,
+    with_importance,
+    with_rewards,
+)
 from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
 from sgpo.training.start import print_start
@@ -145,7 +152,7 @@ class SGPOTrainer(RunTrainer):
         prompts = encode_prompts(self.processing_class, [student_messages(p.prompt, system) for p in problems])
         guided = {p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy}
         guided_ids = dict(zip(guided, encode_prompts(self.processing_class, list(guided.values())), strict=True))
-        sizes = [self.method.group_sizes(bool(p.strategy), args) for p in problems]
+        sizes = [self.method.group_sizes(p, args) for p in problems]
         requests = [SampleRequest(ids, size) for ids, (size, _) in zip(prompts, sizes, strict=True)]
         requests += [SampleRequest(guided_ids[p.id], n) for p, (_, n) in zip(problems, sizes, strict=True) if n]
         sampling = SamplingConfig(args.max_completion_length, args.temperature, args.top_p)
@@ -153,22 +160,20 @@ class SGPOTrainer(RunTrainer):
         self.logbook.count_tokens("sample", sum(len(r.completion_ids) for group in sampled for r in group))
         rollouts = iter(sampled)
         autonomous = [next(rollouts) for _ in problems]
+        experts = {p.id: expert_rollout(p, self.processing_class) for p in problems if "response" in self.method.uses}
         return [
-            ProblemRollouts(p, ids, guided_ids.get(p.id), auto, next(rollouts) if size[1] else [])
+            ProblemRollouts(p, ids, guided_ids.get(p.id), auto, next(rollouts) if size[1] else [], experts.get(p.id))
             for p, ids, auto, size in zip(problems, prompts, autonomous, sizes, strict=True)
         ]
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
         """Give every rollout its reward; a truncated one gets 0."""
-        answers = [(group.problem, rollout) for group in groups for rollout in (*group.autonomous, *group.guided)]
+        answers = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
         texts = decode([rollout for _, rollout in answers], self.processing_class)
         with count_verdicts() as verdicts:
             rewarded = iter(with_rewards(answers, texts, self.reward_funcs, self.reward_weights))
         self.logbook.record(verdict_metrics(verdicts))
-        return [
-            replace(g, autonomous=[next(rewarded) for _ in g.autonomous], guided=[next(rewarded) for _ in g.guided])
-            for g in groups
-        ]
+        return [group.with_rollouts([next(rewarded) for _ in group.rollouts]) for group in groups]
 
     def _assemble(self, groups: Sequence[ProblemRollouts]) -> None:
         """The training sequences of each update of this rollout batch."""
@@ -214,7 +219,7 @@ class SGPOTrainer(RunTrainer):
 
     def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
         """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
-        rows = [row for row in sequences if any(row.weights)]
+        rows = [row for row in sequences if row.contributes]
         asked = [row for row in rows if row.sampler_logprobs is not None]
         found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
         scored = [row if row.sampler_logprobs is None else replace(row, old_logprobs=next(found)) for row in rows]
@@ -243,6 +248,11 @@ class SGPOTrainer(RunTrainer):
         """Trainer calls this between the gradients and the step of the optimizer."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         self._check_finite("the gradient", norm)
+        if self.args.skip_grad_norm is not None:
+            skipped = float(norm) > self.args.skip_grad_norm
+            if skipped:
+                model.zero_grad(set_to_none=True)  # with gradients of 0 the moments of AdamW would still move weights
+            self.logbook.record(Means.of({"skipped_updates": float(skipped)}))
         return norm
 
     def get_train_dataloader(self) -> DataLoader:

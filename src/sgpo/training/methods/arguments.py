@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 class MethodArguments:
     """Defaults are those of the paper (arXiv:2606.24064, section 4 and Appendix E)."""
 
-    method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo or grpo."})
+    method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo, grpo, luffy or hpt."})
     num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
     num_guided: int = field(
         default=4,
-        metadata={"help": "G2: completions with the strategy; grpo samples G1 + G2 autonomous ones."},
+        metadata={"help": "G2: completions with the strategy; other methods have G1 + G2 without."},
     )
+    max_completion_length: int = field(default=16384, metadata={"help": "Tokens a completion may have."})
     eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
     eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
     importance_cap: float | None = field(
@@ -25,20 +26,45 @@ class MethodArguments:
     alpha_scale: float = field(default=0.5, metadata={"help": "a0 of the adaptive weight (Eq. 6)."})
     alpha_smoothing: float = field(default=0.1, metadata={"help": "gamma of the adaptive weight (Eq. 6)."})
     alpha_max: float = field(default=0.8, metadata={"help": "a_max of the adaptive weight (Eq. 6)."})
-    target_score: str = field(
+    alpha_rule: str = field(
+        default="pass_rate",
+        metadata={"help": "'pass_rate' (Eq. 6), 'fixed', or the target's 'group_advantage' (Eq. 8)."},
+    )
+    alpha_fixed: float = field(default=1.0, metadata={"help": "The weight of alpha_rule: fixed."})
+    target_selection: str = field(
         default="sum",
-        metadata={"help": "Target selection by the 'sum' of log-probabilities (Eq. 4), or their 'mean' a token."},
+        metadata={"help": "g+ by the 'sum' of log-probabilities (Eq. 4) or their 'mean' a token; or 'all' (Eq. 2)."},
+    )
+    distillation: str = field(
+        default="forward_kl",
+        metadata={"help": "'forward_kl' (Eq. 3), 'reverse_kl', or 'likelihood': SFT on the target's tokens."},
+    )
+    train_autonomous: bool = field(
+        default=True, metadata={"help": "Whether the autonomous group enters the loss of sgpo."}
     )
     without_strategy: str = field(
         default="autonomous",
         metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
     )
 
+    normalization: str = field(
+        default="authors",
+        metadata={"help": "luffy and hpt: as their 'authors' weigh tokens, or as 'grpo' does here."},
+    )
+    entropy_coefficient: float = field(default=0.001, metadata={"help": "Entropy bonus of luffy and hpt."})
+    hpt_gate: float = field(
+        default=0.0, metadata={"help": "hpt imitates the expert where the pass rate is at most this."}
+    )
+    hpt_sft_coefficient: float = field(default=1.0, metadata={"help": "Weight of hpt's imitation of the expert."})
+
     def check_method_arguments(self) -> None:
         """Raises ValueError for values that exclude each other."""
         choices = {
-            "target_score": (self.target_score, ["sum", "mean"]),
+            "alpha_rule": (self.alpha_rule, ["pass_rate", "fixed", "group_advantage"]),
+            "target_selection": (self.target_selection, ["sum", "mean", "all"]),
+            "distillation": (self.distillation, ["forward_kl", "reverse_kl", "likelihood"]),
             "without_strategy": (self.without_strategy, ["autonomous", "drop"]),
+            "normalization": (self.normalization, ["authors", "grpo"]),
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
@@ -51,7 +77,14 @@ class MethodArguments:
             raise ValueError("importance_cap must be positive; leave it out for no correction")
         if not self.delta > 0:
             raise ValueError("delta must be positive; for no clipping write delta: .inf")
-        for name in ("eps_low", "eps_high", "alpha_scale", "alpha_max"):
+        if self.method == "luffy" and self.num_autonomous + self.num_guided < 3:
+            raise ValueError("luffy has one completion less than the others: G1 + G2 must be at least 3")
+        if not self.hpt_gate < 1:
+            raise ValueError(f"hpt_gate is {self.hpt_gate}; it is a pass rate and must be below 1")
+        for name in ("eps_low", "eps_high", "alpha_scale", "alpha_max", "alpha_fixed"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
+        for name in ("entropy_coefficient", "hpt_gate", "hpt_sft_coefficient"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
         if not self.alpha_smoothing > 0:

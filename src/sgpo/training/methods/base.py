@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from sgpo.problems import Problem
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
@@ -21,7 +22,8 @@ class Assembly:
     sequences: list[TrainingSequence]
     alphas: list[float] = field(default_factory=list)
     targets: list[bool] = field(default_factory=list)  # whether the problem has a distillation target
-    distilled: list[Rollout | None] = field(default_factory=list)  # g+ where alpha is above 0
+    distilled: list[list[Rollout]] = field(default_factory=list)  # g+, where alpha is above 0
+    imitated: list[bool] = field(default_factory=list)  # whether the expert's response is learnt from
 
 
 class Assemble(Protocol):
@@ -39,8 +41,11 @@ class Assemble(Protocol):
 
 @dataclass(frozen=True)
 class Method:
-    group_sizes: Callable[[bool, MethodArguments], tuple[int, int]]
+    """Example: ``Method(group_sizes, assemble, uses=("strategy",))``"""
+
+    group_sizes: Callable[[Problem, MethodArguments], tuple[int, int]]  # autonomous, guided
     assemble: Assemble
+    uses: tuple[str, ...] = ()  # of a problem, beyond prompt and answer: "strategy", "response"
 
 
 def pass_rate(rewards: Sequence[float]) -> float:

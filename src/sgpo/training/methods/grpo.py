@@ -9,13 +9,14 @@ from collections.abc import Sequence
 
 import torch
 
+from sgpo.problems import Problem
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 
 
-def group_sizes(has_strategy: bool, config: MethodArguments) -> tuple[int, int]:
+def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
     return config.num_autonomous + config.num_guided, 0
 
 

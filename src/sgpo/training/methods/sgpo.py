@@ -3,22 +3,35 @@
     L = 1/B sum_problems ( -J + alpha L_KD ),     L_KD = 1/|g+| sum_t w_t d_t                     (Eq. 1, 3-6)
 
 g+ is the correct guided completion that the unguided policy finds likeliest; alpha is 0 where there is none. A
-truncated completion is never a target.
+truncated completion is never a target. The paper's ablations and variants are options: `target_selection`,
+`alpha_rule`, `distillation`, `train_autonomous`, and `delta` without bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sgpo.problems import Problem
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.grpo import surrogate_rows
-from sgpo.training.objectives import adaptive_weight, select_target, select_target_per_token
+from sgpo.training.objectives import (
+    adaptive_weight,
+    group_advantage_weight,
+    select_target,
+    select_target_per_token,
+)
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
+TERM_OF = {
+    "forward_kl": "distillation",
+    "reverse_kl": "reverse_distillation",
+    "likelihood": "target_likelihood",
+}
 
-def group_sizes(has_strategy: bool, config: MethodArguments) -> tuple[int, int]:
-    if has_strategy:
+
+def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
+    if problem.strategy:
         return config.num_autonomous, config.num_guided
     return config.num_autonomous + config.num_guided, 0
 
@@ -29,11 +42,13 @@ def assemble(
     problems = num_problems or len(groups)
     alphas = [alpha(group, config) for group in groups]
     targets = select_targets(groups, alphas, scorer, config)
-    sequences = []
-    for group, weight, target in zip(groups, alphas, targets, strict=True):
-        sequences += surrogate_rows(group, num_problems=problems)
-        if target is not None:
-            sequences.append(distillation_row(group, target, weight / (problems * len(target.completion_ids))))
+    sequences: list[TrainingSequence] = []
+    for group, weight, chosen in zip(groups, alphas, targets, strict=True):
+        if config.train_autonomous:
+            sequences += surrogate_rows(group, num_problems=problems)
+        for target in chosen:
+            per_token = weight / (problems * len(chosen) * len(target.completion_ids))
+            sequences.append(distillation_row(TERM_OF[config.distillation], group, target, per_token))
     return Assembly(sequences, alphas, [bool(candidates(group)) for group in groups], targets)
 
 
@@ -43,11 +58,16 @@ def candidates(group: ProblemRollouts) -> list[Rollout]:
 
 
 def alpha(group: ProblemRollouts, config: MethodArguments) -> float:
-    """Eq. 6, and 0 where C is empty."""
-    if not candidates(group):
+    """The weight by `alpha_rule`, and 0 where C is empty."""
+    if not (found := candidates(group)):
         return 0.0
+    if config.alpha_rule == "fixed":
+        return config.alpha_fixed
+    rewards = [rollout.reward for rollout in group.autonomous]
+    if config.alpha_rule == "group_advantage":  # every candidate has the same reward, so it needs no selection
+        return group_advantage_weight(found[0].reward, rewards, a_max=config.alpha_max)
     return adaptive_weight(
-        pass_rate([rollout.reward for rollout in group.autonomous]),
+        pass_rate(rewards),
         pass_rate([rollout.reward for rollout in group.guided]),
         a0=config.alpha_scale,
         gamma=config.alpha_smoothing,
@@ -57,29 +77,30 @@ def alpha(group: ProblemRollouts, config: MethodArguments) -> float:
 
 def select_targets(
     groups: Sequence[ProblemRollouts], alphas: Sequence[float], scorer: Scorer, config: MethodArguments
-) -> list[Rollout | None]:
-    """g+ of each problem (Eq. 4), None where alpha is 0. All candidates of the update are scored in one call."""
+) -> list[list[Rollout]]:
+    """g+ of each problem (Eq. 4), or all of C (Eq. 2); none where alpha is 0.
+
+    All candidates of the update are scored in one call.
+    """
     sets = [candidates(group) if weight > 0 else [] for group, weight in zip(groups, alphas, strict=True)]
+    if config.target_selection == "all":
+        return sets
     # A set of one needs no score.
     asked = [(group, rollout) for group, some in zip(groups, sets, strict=True) if len(some) > 1 for rollout in some]
     scores = iter(scorer([(group.prompt_ids, rollout.completion_ids) for group, rollout in asked]))
-    targets: list[Rollout | None] = []
-    for some in sets:
-        sums = [sum(next(scores)) for _ in some] if len(some) > 1 else [0.0] * len(some)
-        targets.append(_best(some, sums, config) if some else None)
-    return targets
+    return [some if len(some) < 2 else [_best(some, [sum(next(scores)) for _ in some], config)] for some in sets]
 
 
 def _best(some: list[Rollout], sums: list[float], config: MethodArguments) -> Rollout:
-    if config.target_score == "mean":
+    if config.target_selection == "mean":
         return some[select_target_per_token(sums, [len(rollout.completion_ids) for rollout in some])]
     return some[select_target(sums)]
 
 
-def distillation_row(group: ProblemRollouts, target: Rollout, weight: float) -> TrainingSequence:
+def distillation_row(term: str, group: ProblemRollouts, target: Rollout, weight: float) -> TrainingSequence:
     """The target under both prompts; its token ids are reused as they are, never decoded and encoded again."""
     return TrainingSequence(
-        term="distillation",
+        term=term,
         prompt_ids=group.prompt_ids,
         completion_ids=target.completion_ids,
         weights=[weight] * len(target.completion_ids),

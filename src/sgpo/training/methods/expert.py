@@ -1,0 +1,60 @@
+"""What LUFFY and HPT share: a group without clipping, the expert's response as a row, and an entropy bonus.
+
+Their authors' code weighs tokens in a way of its own (docs/method.md), which is the default; ``normalization: grpo``
+weighs them as GRPO does here. With B problems, G rows of a problem and a row of |o| tokens:
+
+                      advantage A          a token of the group     entropy bonus a token
+    authors           R - mean             A / L_max                c / (tokens of all rows of the update)
+    grpo              (R - mean) / std     A / (B G |o|)            c / (B G |o|)
+
+L_max is the largest length of a completion, c the entropy coefficient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from sgpo.training import processes
+from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.objectives import group_advantages
+from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
+
+
+def group_rows(
+    group: ProblemRollouts, rollouts: Sequence[Rollout], config: MethodArguments, problems: int
+) -> list[TrainingSequence]:
+    """One row for each rollout of the group; that of the expert is shaped, the others have an unclipped ratio."""
+    authors = config.normalization == "authors"
+    rewards = torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float64)
+    rows = []
+    for rollout, advantage in zip(rollouts, group_advantages(rewards, std=not authors).tolist(), strict=True):
+        share = 1 / (problems * len(rollouts) * len(rollout.completion_ids))
+        weight = advantage / config.max_completion_length if authors else advantage * share
+        term = "shaped" if rollout is group.expert else "ratio"
+        rows.append(row_of(term, group, rollout, weight, 0.0 if authors else config.entropy_coefficient * share))
+    return rows
+
+
+def row_of(
+    term: str, group: ProblemRollouts, rollout: Rollout, weight: float, entropy_bonus: float = 0.0
+) -> TrainingSequence:
+    """All tokens of a rollout with the same weight, after the unguided prompt."""
+    return TrainingSequence(
+        term=term,
+        prompt_ids=group.prompt_ids,
+        completion_ids=rollout.completion_ids,
+        weights=[weight] * len(rollout.completion_ids),
+        sampler_logprobs=rollout.sampler_logprobs if term == "ratio" else None,
+        entropy_bonus=entropy_bonus,
+    )
+
+
+def with_entropy_bonus(rows: Sequence[TrainingSequence], config: MethodArguments) -> list[TrainingSequence]:
+    """The authors' mean over the tokens of all rows; with the other normalisation rows have their bonus already."""
+    if config.normalization != "authors":
+        return list(rows)
+    tokens = processes.total(sum(len(row.completion_ids) for row in rows))
+    return [replace(row, entropy_bonus=config.entropy_coefficient / tokens) for row in rows]

@@ -1,0 +1,50 @@
+"""HPT (arXiv:2509.04419): SFT on the expert's response where the policy fails, GRPO without clipping elsewhere.
+
+    problems whose pass rate is at most the gate:   -k log pi   over the expert's response, and no RL
+    the others:                                     -A rho      over G1 + G2 on-policy completions
+                                                    - c H       over all of them
+
+k is ``hpt_sft_coefficient``. Its term is the mean over the expert tokens of the update in the authors' code; with
+``normalization: grpo`` the mean over problems of the mean over each response. The rest is said in
+`sgpo.training.methods.expert`. The authors also leave out updates whose gradient is too large: ``skip_grad_norm``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sgpo.problems import Problem
+from sgpo.training import processes
+from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.methods.base import Assembly, Scorer, pass_rate
+from sgpo.training.methods.expert import group_rows, row_of, with_entropy_bonus
+from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+
+
+def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
+    return config.num_autonomous + config.num_guided, 0
+
+
+def assemble(
+    groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
+) -> Assembly:
+    problems = num_problems or len(groups)
+    imitated = [is_imitated(group, config) for group in groups]
+    tokens = processes.total(
+        sum(len(g.expert.completion_ids) for g, chosen in zip(groups, imitated, strict=True) if chosen and g.expert)
+    )
+    rows: list[TrainingSequence] = []
+    for group, chosen in zip(groups, imitated, strict=True):
+        if chosen and group.expert:
+            share = 1 / (problems * len(group.expert.completion_ids))
+            authors = config.normalization == "authors"
+            weight = config.hpt_sft_coefficient * (1 / tokens if authors else share)
+            rows.append(row_of("likelihood", group, group.expert, weight, config.entropy_coefficient * share))
+        else:
+            rows += group_rows(group, group.autonomous, config, problems)
+    return Assembly(with_entropy_bonus(rows, config), imitated=imitated)
+
+
+def is_imitated(group: ProblemRollouts, config: MethodArguments) -> bool:
+    rate = pass_rate([rollout.reward for rollout in group.autonomous])
+    return group.expert is not None and rate <= config.hpt_gate
