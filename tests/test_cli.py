@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,10 +15,12 @@ import yaml
 
 import sgpo
 from sgpo.cli import COMMANDS, main
+from sgpo.configuration import read_config
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
 from sgpo.problems.inspection import describe
 from sgpo.run_folder import NoSpaceError
+from sgpo.training.methods import MethodArguments
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
 
@@ -133,7 +136,7 @@ def test_missing_files_are_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--method", "ppo"], "choose one of grpo, sgpo"),
+        (["--method", "ppo"], "choose one of grpo, hpt, luffy, sgpo"),
         (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
         (["--columns", "answer=solution"], "there is no column 'solution'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
@@ -300,7 +303,7 @@ def test_bad_rows_are_dropped_by_every_command(
 def test_a_recipe_is_found_by_its_name(tmp_path: Path) -> None:
     from sgpo.configuration import find_config, recipes
 
-    assert recipes() == ["miniworld/grpo", "miniworld/sft", "miniworld/sgpo"]
+    assert {"miniworld/grpo", "miniworld/sft", "miniworld/sgpo"} <= set(recipes())
     assert find_config("miniworld/sgpo") == RECIPES / "sgpo.yaml"
     file = tmp_path / "sgpo"
     file.write_text("")
@@ -325,11 +328,50 @@ def test_a_full_device_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == "sgpo train: no space left on the device while writing to run; free some\n"
 
 
-def test_recipes_have_equal_samples_and_steps() -> None:
-    ours, other = (yaml.safe_load((RECIPES / f"{name}.yaml").read_text()) for name in ("sgpo", "grpo"))
-    assert ours["num_autonomous"] + ours["num_guided"] == other["num_autonomous"] + other["num_guided"] == 12
-    for name in set(ours) - {"method", "delta", "output_dir"}:
-        assert ours[name] == other[name], name
+# What the methods may differ in.
+OPTIONS = {"method", "output_dir", "delta", "columns"} | {
+    field.name for field in dataclasses.fields(MethodArguments) if not field.name.startswith(("num_", "max_"))
+}
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_have_equal_samples_and_steps(path: Path) -> None:
+    ours, grpo = read_config(path), read_config(RECIPES / "grpo.yaml")
+    if "max_steps" not in ours:
+        pytest.skip("supervised")
+    samples = ours["num_autonomous"] + ours["num_guided"]
+    assert samples == (8 if path.stem == "grpo-8" else 12)
+    for name in set(grpo) - OPTIONS - {"num_guided"}:
+        assert ours[name] == grpo[name], name
+    assert set(ours) <= set(grpo) | OPTIONS | {"skip_grad_norm"}
+    assert ours["output_dir"] == f"runs/miniworld/{path.stem}"
+
+
+def test_every_recipe_is_read(tmp_path: Path) -> None:
+    from sgpo.commands import TrainArguments, parse
+    from sgpo.training.config import SGPOConfig
+
+    for path in sorted(RECIPES.glob("*.yaml")):
+        if "max_steps" in read_config(path):
+            data, args = parse("train", (TrainArguments, SGPOConfig), ["--config", str(path), "--use_cpu", "true"])
+            assert args.max_steps == 150
+            assert data.problems == "runs/miniworld/rl.jsonl"
+
+
+def test_a_configuration_may_extend_another(tmp_path: Path) -> None:
+    for name, text in {
+        "a": "x: 1\ny: 1\nz: 1",
+        "b": "extends: a.yaml\ny: 2\nz: 2",
+        "c": "extends: b.yaml\nz: 3",
+    }.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert read_config(tmp_path / "c.yaml") == {"x": 1, "y": 2, "z": 3}
+    (tmp_path / "a.yaml").write_text("extends: c.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml extends .*c\.yaml, which extends it"):
+        read_config(tmp_path / "c.yaml")
+    (tmp_path / "a.yaml").write_text("extends: d.yaml")
+    with pytest.raises(ValueError, match=r"a\.yaml extends .*d\.yaml, which is no file"):
+        read_config(tmp_path / "c.yaml")
 
 
 def test_import_needs_neither_torch_nor_transformers() -> None:

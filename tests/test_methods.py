@@ -239,6 +239,7 @@ def test_group_metrics_by_hand(make_config: Config) -> None:
         "alpha": alpha / 2,
         "alpha_with_target": alpha,
         "target_share": 0.5,
+        "surprisal": 0.5,
     }
     assert metrics == pytest.approx(expected, rel=1e-12)
     alone = group_metrics(groups[1:], grpo.assemble(groups[1:], FakeScorer(), make_config(method="grpo"))).values()

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
+from sgpo.configuration import recipes
 from sgpo.problems import Problem, save_problems
 from sgpo.resuming import newest_checkpoint
 from sgpo.run_folder import NoSpaceError, explained_lack_of_space
@@ -105,7 +106,7 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
             ["--ddp_broadcast_buffers", "true"],
             "ddp_broadcast_buffers must be false: processes with fewer forward passes would hang; leave it out",
         ),
-        (["--method", "ppo"], "method is 'ppo'; choose one of grpo, sgpo"),
+        (["--method", "ppo"], "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo"),
         (
             ["--sampler", "vllm"],
             "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "
@@ -162,17 +163,20 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
             "path/to/file.py:function",
         ),
         (["--rewards", "sgpo.rewards:f"], "reward 'sgpo.rewards:f': sgpo.rewards has no function 'f'"),
+        (["--skip_grad_norm", "0"], "skip_grad_norm is 0.0; it must be positive, or left out"),
+        (["--hpt_gate", "1"], "hpt_gate is 1.0; it is a pass rate and must be below 1"),
+        (["--distillation", "kl"], "distillation is 'kl'; choose one of forward_kl, reverse_kl, likelihood"),
         (["--resume"], "there is no checkpoint in run to resume from; leave out --resume"),
         (["--resume", "--overwrite"], "overwrite and resume exclude each other: leave out one of them"),
         (
             ["--config", "miniworld/spgo"],
             "there is no file miniworld/spgo with a configuration (looked in {folder}), and no recipe of that "
             "name (did "
-            "you mean miniworld/sgpo?); the recipes are miniworld/grpo, miniworld/sft, miniworld/sgpo",
+            f"you mean miniworld/sgpo?); the recipes are {', '.join(recipes())}",
         ),
         (
             ["--config"],
-            "--config needs a file or a recipe; the recipes are miniworld/grpo, miniworld/sft, miniworld/sgpo",
+            f"--config needs a file or a recipe; the recipes are {', '.join(recipes())}",
         ),
     ],
 )

@@ -78,6 +78,10 @@ def test_metrics_are_those_of_the_documentation(make_trainer: Train) -> None:
     trainer.train()
     logged = {name for line in lines_of(trainer) for name in line}
     evaluated = {name for name in logged if name.startswith("eval_")}
+    # What methods that learn from an expert log beside it.
+    expert = make_trainer(method="hpt", hpt_gate=0.9, skip_grad_norm=1e9, overwrite=True)
+    expert.train()
+    logged |= {name for line in lines_of(expert) for name in line}
     trainers = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
     assert evaluated.isdisjoint(trainers)
     assert {name.replace("_at_3", "_at_k") for name in logged} == documented_names()
@@ -273,7 +277,7 @@ def test_the_table_of_completions() -> None:
         def batch_decode(self, rows: Sequence[list[int]], skip_special_tokens: bool) -> list[str]:
             return ["one\n two [/b]" if len(row) == 2 else "w" * 300 for row in rows]
 
-    assembly = Assembly([], alphas=[0.25], targets=[True], distilled=[target])
+    assembly = Assembly([], alphas=[0.25], targets=[True], distilled=[[target]])
     rows = completions.completion_rows([group], assembly, Words(), step=6, update=1)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(completions.problem_table(rows, 6))

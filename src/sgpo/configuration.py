@@ -1,7 +1,7 @@
 """A command's arguments: those of a YAML file, and over them those of the command line.
 
 Unknown keys are refused with the nearest known one, wherever they stand. `--config` takes a file, or the name of a
-recipe of this package, such as `miniworld/sgpo`.
+recipe of this package, such as `miniworld/sgpo`. A file may begin from another one: `extends: sgpo.yaml`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ..
     _check_keys(options, parser._option_string_actions, "the command line", prog)
     if config is not None:
         path = find_config(config)
-        values = _read(path)
+        values = read_config(path)
         fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
         os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
         _check_keys(values, fields, str(path), prog)
@@ -84,6 +84,25 @@ def _take_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
     if place + 1 == len(arguments):
         raise ValueError(f"--config needs a file or a recipe; the recipes are {', '.join(recipes())}")
     return arguments[:place] + arguments[place + 2 :], arguments[place + 1]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The values of a file, over those of the file that it extends, which lies beside it.
+
+    Raises:
+        ValueError: a file that cannot be read, is no mapping, or extends itself.
+    """
+    files = [path]
+    found = [_read(path)]
+    while "extends" in found[-1]:
+        base = files[-1].parent / str(found[-1].pop("extends"))
+        if not base.is_file():
+            raise ValueError(f"{files[-1]} extends {base}, which is no file")
+        if base in files:
+            raise ValueError(f"{files[-1]} extends {base}, which extends it")
+        files.append(base)
+        found.append(_read(base))
+    return {name: value for values in reversed(found) for name, value in values.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:

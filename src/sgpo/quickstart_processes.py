@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from sgpo.configuration import read_config
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.25, 5.0
 SERVER_SECONDS = 60.0  # until a server says where it is
@@ -54,7 +54,7 @@ class Command:
 
     def configuration(self) -> dict[str, Any]:
         """The values of the recipe, and the options over them."""
-        recipe = yaml.safe_load(Path(self.options["config"]).read_text()) if "config" in self.options else {}
+        recipe = read_config(Path(self.options["config"])) if "config" in self.options else {}
         return {**recipe, **self.options}
 
 

@@ -93,7 +93,7 @@ def adaptive_weight(p_auto: float, p_guide: float, *, a0: float = 0.5, gamma: fl
 
 
 def group_advantage_weight(target_reward: float, rewards: Sequence[float], *, a_max: float = 0.8) -> float:
-    """The variant of the paper's Eq. 8: the target's advantage among the autonomous completions, clipped to 0..a_max."""
+    """Eq. 8 in place of Eq. 6: the target's advantage among the autonomous completions, clipped to 0..a_max."""
     merged = torch.tensor([target_reward, *rewards], dtype=torch.float64)
     return min(max(float(group_advantages(merged)[0]), 0.0), a_max)
 

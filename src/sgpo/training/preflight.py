@@ -124,8 +124,8 @@ def check_training(
     lengths = PromptLengths(tokenizer, args.system_prompt, guided=guided)
     checks = _checks(args, config, problems, lengths, golds)
     if "response" in METHODS[args.method].uses:
-        asked = f"max_completion_length {args.max_completion_length}"
-        checks["response too long"] = too_long(_response_lengths(tokenizer), args.max_completion_length, asked)
+        room = args.max_completion_length
+        checks["response too long"] = too_long(_response_lengths(tokenizer), room, "max_completion_length")
     found = check_strategies(inspect(problems, TRAINING, args.bad_rows, checks), args)
     check_responses(found, args)
     batch_sampler(found, args)  # refuses too few problems

@@ -1,0 +1,104 @@
+"""LUFFY and HPT through the trainer: what the expert's response becomes, and runs of a few updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sgpo.problems import Problem
+from sgpo.prompts import encode_prompts, response_messages, student_messages
+from sgpo.training.config import SGPOConfig
+from sgpo.training.rollouts import Rollout, response_ids
+from sgpo.training.sampling import SampleRequest
+from sgpo.training.trainer import SGPOTrainer
+
+PROBLEMS = [
+    Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), f"\\boxed{{{2 * n + 3 + n % 2}}}" if n < 3 else None)
+    for n in range(4)
+]
+
+
+class NeverRight:
+    """A sampler whose completions are all wrong."""
+
+    def sample(self, requests: list[SampleRequest], sampling: Any, *, seed: int) -> list[list[Rollout]]:
+        return [[Rollout([7, 9, 1], [-1.0] * 3, truncated=False) for _ in range(r.count)] for r in requests]
+
+
+@pytest.fixture
+def make_trainer(make_config: Callable[..., SGPOConfig], checkpoint: Path, tokenizer: Any) -> Callable[..., Any]:
+    def make(problems: list[Problem] | None = None, **changes: Any) -> SGPOTrainer:
+        return SGPOTrainer(
+            AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32),
+            make_config(**{"updates_per_rollout": 1, "max_steps": 1, "completions_steps": 1, **changes}),
+            train_dataset=problems or PROBLEMS,
+            processing_class=tokenizer,
+            sampler=NeverRight(),  # type: ignore[arg-type]
+        )
+
+    return make
+
+
+def test_the_experts_tokens_are_those_that_sft_learns(tokenizer: Any) -> None:
+    text = "(a) add: 1+2=3 \\boxed{3}"
+    (prompt,) = encode_prompts(tokenizer, [student_messages("Compute 1+2")])
+    whole = tokenizer.apply_chat_template(
+        student_messages("Compute 1+2") + response_messages(text), tokenize=True, return_dict=False
+    )
+    ids = response_ids(text, tokenizer)
+    assert whole[: len(prompt) + len(ids)] == prompt + ids
+    assert ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("method", ["luffy", "hpt"])
+def test_groups_and_metrics(make_trainer: Callable[..., Any], method: str) -> None:
+    """Three of four problems have a response, and that of p1 is wrong."""
+    trainer = make_trainer(method=method)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    line = trainer.state.log_history[0]
+    assert line["reward/autonomous"] == 0.0
+    assert line["reward/expert"] == pytest.approx(2 / 3)
+    assert line["imitated_share"] == 0.75
+    assert line["expert_surprisal"] > 0
+    assert line["surprisal"] == 1.0
+    assert any((p != before[name]).any() for name, p in trainer.model.named_parameters())
+
+
+def test_group_sizes_and_terms(make_trainer: Callable[..., Any]) -> None:
+    trainer = make_trainer(method="luffy")
+    groups = trainer._verify(trainer._sample(PROBLEMS))
+    assert [len(group.autonomous) for group in groups] == [4, 4, 4, 5]  # of G1 + G2 = 5
+    assert [None if g.expert is None else g.expert.reward for g in groups] == [1.0, 0.0, 1.0, None]
+    trainer._assemble(groups)
+    rows = {row.term for row in trainer._updates[0] if any(row.weights)}
+    assert rows == {"ratio", "shaped"}
+
+
+@pytest.mark.parametrize(("limit", "skipped"), [(1e-6, True), (1e6, False)])
+def test_updates_of_large_gradients_are_skipped(make_trainer: Callable[..., Any], limit: float, skipped: bool) -> None:
+    trainer = make_trainer(method="hpt", skip_grad_norm=limit, max_steps=2, weight_decay=0.1)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    assert [line["skipped_updates"] for line in trainer.state.log_history[:2]] == [float(skipped)] * 2
+    same = all((p == before[name]).all() for name, p in trainer.model.named_parameters())
+    assert same == skipped
+
+
+def test_problems_without_any_response_are_refused(make_trainer: Callable[..., Any]) -> None:
+    message = "method luffy learns from strong-model responses, and no problem has one; fill the column 'response'"
+    with pytest.raises(ValueError, match=message):
+        make_trainer([replace(problem, response=None) for problem in PROBLEMS], method="luffy")
+
+
+def test_a_response_that_is_no_completion_is_refused(make_trainer: Callable[..., Any]) -> None:
+    problems = [replace(PROBLEMS[0], response="1+2=3 " * 10), *PROBLEMS[1:]]
+    with pytest.raises(ValueError, match=r"p0.*has \d+ tokens, max_completion_length leaves 12"):
+        make_trainer(problems, method="hpt")
+    make_trainer(problems, method="grpo")
