@@ -136,7 +136,7 @@ def test_missing_files_are_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--method", "ppo"], "choose one of grpo, hpt, luffy, sgpo"),
+        (["--method", "ppo"], "choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD"),
         (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
         (["--columns", "answer=solution"], "there is no column 'solution'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),

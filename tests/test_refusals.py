@@ -106,7 +106,10 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
             ["--ddp_broadcast_buffers", "true"],
             "ddp_broadcast_buffers must be false: processes with fewer forward passes would hang; leave it out",
         ),
-        (["--method", "ppo"], "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo"),
+        (
+            ["--method", "ppo"],
+            "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD",
+        ),
         (
             ["--sampler", "vllm"],
             "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "

@@ -150,7 +150,7 @@ def test_load_reward_from_module_and_file(tmp_path):
         ("math_reward", "write package.module:function"),
         ("sgpo.rewards:", "write package.module:function"),
         ("sgpo.rewards:missing", "sgpo.rewards has no function 'missing'"),
-        ("sgpo.rewards:annotations", "no function under the name 'annotations'"),
+        ("sgpo.rewards:annotations", "is no function, but a _Feature"),
         ("sgpo.nowhere:reward", "no module 'sgpo.nowhere'.*path/to/file.py:function"),
         ("nowhere/mine.py:reward", "no file nowhere/mine.py"),
     ],

@@ -12,15 +12,12 @@ the sample: a reward that turned into a silent zero would train the policy on no
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.util
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from sgpo.loading import load_object
 from sgpo.problems import Problem
 from sgpo.verification import verify_many
 
@@ -175,35 +172,7 @@ def load_reward(name: str) -> RewardFunction:
     Raises ``ValueError`` that says what is missing. The file or module is executed, as by ``import``;
     exceptions that it raises itself travel unchanged.
     """
-    where, _, attribute = name.rpartition(":")
-    if not where or not attribute:
-        raise ValueError(f"{name!r} names no reward: write package.module:function or path/to/file.py:function")
-    module = _load_file(Path(where)) if where.endswith(".py") else _import_module(where)
-    function = getattr(module, attribute, None)
+    function = load_object(name, "reward", "function")
     if not callable(function):
-        problem = "has no function" if function is None else "has something that is no function under the name"
-        raise ValueError(f"reward {name!r}: {where} {problem} {attribute!r}")
+        raise ValueError(f"reward {name!r} is no function, but a {type(function).__name__}")
     return function
-
-
-def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path} to take a reward function from (looked in {Path.cwd()})")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path} cannot be loaded as a Python module")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # found, but something that it imports is not
-        raise ValueError(
-            f"there is no module {name!r} to take a reward function from: install it, "
-            "or give the file as path/to/file.py:function"
-        ) from error

@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.training.engines import EngineArguments
-from sgpo.training.methods import METHODS, MethodArguments
+from sgpo.training.methods import MethodArguments, find_method
 from sgpo.training.runs import RunArguments
 
 
@@ -95,8 +95,7 @@ class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArgumen
             )
 
     def _check(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; choose one of {', '.join(sorted(METHODS))}")
+        find_method(self.method)
         self.check_method_arguments()
         self.check_run_arguments()
         self.check_engine_arguments()

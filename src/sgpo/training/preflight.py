@@ -22,7 +22,7 @@ from sgpo.run_folder import check_space
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
-from sgpo.training.methods import METHODS
+from sgpo.training.methods import find_method
 from sgpo.training.rollouts import response_ids
 from sgpo.training.runs import run_of
 
@@ -120,10 +120,10 @@ def check_training(
     Raises:
         ValueError: what cannot be trained with; the message says what to write instead.
     """
-    guided = "strategy" in METHODS[args.method].uses
+    guided = "strategy" in find_method(args.method).uses
     lengths = PromptLengths(tokenizer, args.system_prompt, guided=guided)
     checks = _checks(args, config, problems, lengths, golds)
-    if "response" in METHODS[args.method].uses:
+    if "response" in find_method(args.method).uses:
         room = args.max_completion_length
         checks["response too long"] = too_long(_response_lengths(tokenizer), room, "max_completion_length")
     found = check_strategies(inspect(problems, TRAINING, args.bad_rows, checks), args)
@@ -168,7 +168,7 @@ def check_context(positions: int, max_completion_length: int, shortest: int) -> 
 
 def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]:
     """The problems to train on; says how many have a strategy where the method uses it."""
-    if "strategy" not in METHODS[args.method].uses:
+    if "strategy" not in find_method(args.method).uses:
         return problems
     with_strategy = [problem for problem in problems if problem.strategy]
     said = f"{len(with_strategy)} of {len(problems)} problems have a strategy."
@@ -190,7 +190,7 @@ def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]
 
 def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
     """Says how many problems have a strong model's response where the method learns from it; refuses none."""
-    if "response" not in METHODS[args.method].uses:
+    if "response" not in find_method(args.method).uses:
         return
     having = sum(bool(problem.response) for problem in problems)
     others = "" if having == len(problems) else " The others are trained on without an expert."

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
-from sgpo.training.methods import METHODS
+from sgpo.training.methods import find_method
 
 
 def print_start(
@@ -34,7 +34,7 @@ def start_rows(
     args: SGPOConfig, problems: list[Problem], longest_prompt: int, max_steps: int, first_step: int
 ) -> list[tuple[str, str]]:
     """Numbers are of all processes together unless they say otherwise; tokens of completions are upper bounds."""
-    method, count = METHODS[args.method], args.problems_per_rollout
+    method, count = find_method(args.method), args.problems_per_rollout
     sizes = [method.group_sizes(problem, args) for problem in problems]
     both = sorted(set(sizes), reverse=True)
     completions = [sum(size) for size in sizes]

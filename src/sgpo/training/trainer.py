@@ -34,7 +34,7 @@ from sgpo.training.engines import check_engine, make_sampler
 from sgpo.training.logbook import Logbook
 from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.means import Means
-from sgpo.training.methods import METHODS
+from sgpo.training.methods import find_method
 from sgpo.training.metrics import group_metrics, sampler_mismatch, verdict_metrics
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, prepare, said_once
@@ -112,7 +112,7 @@ class SGPOTrainer(RunTrainer):
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
-        self.method = METHODS[args.method]
+        self.method = find_method(args.method)
         self.reward_funcs, self.reward_weights = found.reward_funcs, found.reward_weights
         self.sampler = sampler or make_sampler(args, self.model, found.tokenizer, self.accelerator)
         self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 class MethodArguments:
     """Defaults are those of the paper (arXiv:2606.24064, section 4 and Appendix E)."""
 
-    method: str = field(default="sgpo", metadata={"help": "What enters the loss: sgpo, grpo, luffy or hpt."})
+    method: str = field(
+        default="sgpo", metadata={"help": "What enters the loss: sgpo, grpo, luffy, hpt, or path/to/file.py:METHOD."}
+    )
     num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
     num_guided: int = field(
         default=4,

@@ -1,0 +1,83 @@
+"""The example of docs/new-method.md: loaded from a file, its loss by hand, and trained with from the command line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from test_engine import LAYOUT, distance, gradients, make_model
+from test_method_losses import rollout_groups
+
+from sgpo.cli import main
+from sgpo.problems import Problem, save_problems
+from sgpo.training.loss import add_head_task
+from sgpo.training.methods import MethodArguments, find_method
+
+DOCS = Path(__file__).parents[1] / "docs" / "new-method.md"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    code = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)[0]
+    assert len(code.splitlines()) <= 60
+    path = tmp_path / "rejection.py"
+    path.write_text(code)
+    return path
+
+
+def test_loss_and_gradient_by_hand(file: Path) -> None:
+    method, groups = find_method(f"{file}:METHOD"), rollout_groups()
+    config = MethodArguments(num_autonomous=4, num_guided=3)
+    model, plain = make_model(), make_model().double()
+    add_head_task(model)
+    loss, found = gradients(model, method.assemble(groups, lambda _: [], config).sequences, layout=LAYOUT)
+    means = []
+    for group in groups:
+        rows = [r.completion_ids for r in group.rollouts if r.reward == 1]
+        of_rows = []
+        for ids in rows:
+            logits = plain(torch.tensor([group.prompt_ids + ids])).logits[0, len(group.prompt_ids) - 1 : -1]
+            of_rows.append(-logits.log_softmax(-1)[range(len(ids)), ids].mean())
+        means.append(torch.stack(of_rows).mean())
+    total = torch.stack(means).mean()
+    total.backward()
+    assert loss == pytest.approx(total.item(), rel=1e-6)
+    assert distance(found, [p.grad for p in plain.parameters() if p.grad is not None]) < 2e-6
+
+
+def test_it_trains_from_the_command_line(file: Path, checkpoint: Path, tmp_path: Path) -> None:
+    problems = [Problem(str(n), f"Compute {n}+1", str(n + 1), strategy="Steps: (a) add") for n in range(4)]
+    save_problems(problems, tmp_path / "problems.jsonl")
+    arguments = [
+        "--config",
+        "miniworld/sgpo",
+        "--method",
+        f"{file}:METHOD",
+        "--model",
+        str(checkpoint),
+        "--use_cpu",
+        "true",
+    ]
+    arguments += ["--problems", str(tmp_path / "problems.jsonl"), "--output_dir", str(tmp_path / "run")]
+    arguments += ["--eval_problems", str(tmp_path / "problems.jsonl"), "--disable_tqdm", "true"]
+    arguments += ["--problems_per_rollout", "2", "--max_steps", "2", "--max_completion_length", "8"]
+    assert main(["train", *arguments]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert "length/guided" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("ppo", "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD"),
+        ("nowhere.py:METHOD", "there is no file nowhere.py to take a method METHOD from"),
+        ("math:METHOD", "method 'math:METHOD': math has no METHOD 'METHOD'"),
+        ("math:pi", "method 'math:pi' is a float, not a sgpo.training.methods.Method"),
+    ],
+)
+def test_what_is_no_method_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        find_method(name)
