@@ -27,7 +27,10 @@ from sgpo.training.sampling import TransformersSampler
         ({"vllm_mode": "remote"}, "vllm_mode is 'remote'; choose one of colocate, server"),
         ({"vllm_dtype": "float8"}, "vllm_dtype is 'float8'; choose one of float32, bfloat16, float16"),
         ({"vllm_sync_timeout": 0.0}, "vllm_sync_timeout is 0.0; it must be a positive number of seconds"),
-        ({"vllm_gpu_memory_utilization": 1.5}, "vllm_gpu_memory_utilization is 1.5; it must be above 0 and at most 1"),
+        (
+            {"sampler": "vllm", "vllm_gpu_memory_utilization": 1.5},
+            "vllm_gpu_memory_utilization is 1.5; it must be above 0 and at most 1",
+        ),
         ({"vllm_mode": "server"}, "vllm_mode: no effect without sampler: vllm; write that too, or leave vllm_mode out"),
         (
             {"sampler": "vllm", "vllm_server_base_url": "http://there:8000", "vllm_group_port": 5},

@@ -17,7 +17,7 @@ COMMANDS = {
     "strategies": "extract them from a strong model's solutions, through any OpenAI-compatible server",
     "teacher": "the mini-world's teacher as an OpenAI-compatible server, with faults on request",
     "sft": "supervised warm-up on strong-model responses",
-    "train": "SGPO or GRPO on problems with checkable answers",
+    "train": "SGPO, GRPO, LUFFY, HPT or a method of your own, on problems with checkable answers",
     "eval": "avg@k of a checkpoint or server on benchmarks; compare two",
 }
 

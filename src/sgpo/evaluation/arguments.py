@@ -103,15 +103,10 @@ def _check_vllm(args: EvalArguments) -> None:
         if changed := [name for name, default in options.items() if getattr(args, name) != default]:
             raise ValueError(f"{', '.join(changed)}: no effect without sampler vllm; add it, or leave {changed[0]} out")
         return
-    from sgpo.training.engines import VLLM_TEMPERATURE, check_vllm
+    from sgpo.training.engines import check_vllm, check_vllm_values
 
     check_vllm("colocate")
-    if args.temperature > VLLM_TEMPERATURE:
-        raise ValueError(f"temperature is {args.temperature}; vLLM takes {VLLM_TEMPERATURE} at most")
-    if not 0 < args.vllm_gpu_memory_utilization <= 1:
-        raise ValueError(
-            f"vllm_gpu_memory_utilization is {args.vllm_gpu_memory_utilization}; it must be above 0 and at most 1"
-        )
+    check_vllm_values(args, "temperature")
 
 
 def _check_http(args: EvalArguments) -> None:

@@ -20,6 +20,7 @@ from sgpo import __version__
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.statistics import standard_error
+from sgpo.files import replacing
 from sgpo.problems.inspection import describe
 from sgpo.run_folder import clear, evaluation_in
 
@@ -170,9 +171,8 @@ def save_samples(evaluation: Evaluation, path: Path) -> None:
     texts = ("id", "prompt", "answer", "completion", "reasoning", "extracted", "verdict")
     types = {**dict.fromkeys(texts, pa.string()), "sample": pa.int32(), "length": pa.int64(), "reward": pa.float64()}
     table = pa.table({name: pa.array([row[name] for row in rows], types.get(name, pa.bool_())) for name in rows[0]})
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _writable(text: str | None) -> str | None:
@@ -181,6 +181,5 @@ def _writable(text: str | None) -> str | None:
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgpo.files import replacing
 from sgpo.problems.inspection import STRUCTURE, inspect
 from sgpo.problems.record import Problem
 
@@ -129,16 +130,15 @@ def save_problems(problems: Sequence[Problem], path: str | os.PathLike[str]) -> 
     if target.suffix not in (".jsonl", ".parquet"):
         raise ValueError(f"{target}: problems are saved as .jsonl or .parquet, not {target.suffix!r}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    if target.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    with replacing(target) as partial:
+        if target.suffix == ".parquet":
+            import pyarrow.parquet as pq
 
-        pq.write_table(_to_table(problems), partial)
-    else:
-        with partial.open("w", encoding="utf-8") as file:
-            for problem in problems:
-                file.write(json.dumps(_to_row(problem), ensure_ascii=False) + "\n")
-    partial.replace(target)
+            pq.write_table(_to_table(problems), partial)
+        else:
+            with partial.open("w", encoding="utf-8") as file:
+                for problem in problems:
+                    file.write(json.dumps(_to_row(problem), ensure_ascii=False) + "\n")
 
 
 # ---------------------------------------------------------------------------------------------- reading rows

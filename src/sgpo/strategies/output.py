@@ -8,11 +8,11 @@ file: training gives them autonomous samples only.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgpo.files import check_writable, replacing
 from sgpo.strategies.outcome import Candidate, Outcome
 
 if TYPE_CHECKING:
@@ -68,31 +68,19 @@ def check_outputs(paths: Sequence[Path], source: str) -> None:
             raise ValueError(f"{path}: results are written as {' or '.join(SUFFIXES)}, not {path.suffix!r}")
         if path.resolve() == Path(source).resolve():
             raise ValueError(f"{path} is the file of the problems: give the results another name")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = _partial(path)
-        partial.touch()  # what cannot be written now could not be written after hours of requests either
-        partial.unlink()
+        check_writable(path)
 
 
 def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write the rows; an existing file is replaced only once the new one is complete and on the disk."""
-    partial = _partial(path)
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+    with replacing(path) as partial:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
 
-        pq.write_table(_table(rows), partial)
-    else:
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_without_surrogates, rows))
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+            pq.write_table(_table(rows), partial)
+        else:
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in map(_without_surrogates, rows))
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from sgpo.errors import usage_errors
+from sgpo.files import check_writable
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.strategies.quality import Judging, quality_report, rate_one, sample_of
 from sgpo.strategies.quality_report import quality_plot, quality_table
@@ -41,7 +42,7 @@ def quality(
         if plot.suffix != ".png":
             raise ValueError(f"--plot {plot}: the picture is written as .png, not {plot.suffix!r}")
         for path in (output, plot):
-            _check_writable(path)
+            check_writable(path)
         connection = connect(options, how.model)
         problems = load_problems(options.problems, columns=columns_from_pairs(options.columns), limit=options.limit)
         chosen = sample_of(problems, options.sample, options.seed)
@@ -70,12 +71,3 @@ def _one_output(paths: list[Path]) -> list[Path]:
     if len(paths) != 1 or paths[0].suffix != ".json":
         raise ValueError(f"the report is one .json file, not {' '.join(map(str, paths))}")
     return paths
-
-
-def _check_writable(path: Path) -> None:
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: name a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.touch()
-    partial.unlink()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sgpo.files import replacing
 from sgpo.training import processes
 from sgpo.training.methods import Assembly
 from sgpo.training.rollouts import ProblemRollouts, Rollout, decode
@@ -98,9 +99,8 @@ def save(rows: Sequence[Row], output_dir: str | Path, step: int) -> Path:
     """completions/step-000050.parquet, whole or not at all."""
     path = Path(output_dir) / FOLDER / f"step-{step:06d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), new)
-    new.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial)
     return path
 
 

@@ -64,16 +64,10 @@ class EngineArguments:
         for name in ("vllm_server_timeout", "vllm_sync_timeout", "vllm_sample_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be a positive number of seconds")
-        if not 0 < self.vllm_gpu_memory_utilization <= 1:
-            raise ValueError(
-                f"vllm_gpu_memory_utilization is {self.vllm_gpu_memory_utilization}; it must be above 0 and at most 1"
-            )
         self._check_unused()
         if self.sampler == "vllm":
+            check_vllm_values(self, "temperature", "eval_temperature")
             check_vllm(self.vllm_mode)
-            for name in ("temperature", "eval_temperature"):
-                if getattr(self, name) > VLLM_TEMPERATURE:
-                    raise ValueError(f"{name} is {getattr(self, name)}; vLLM takes {VLLM_TEMPERATURE} at most")
 
     def _check_unused(self) -> None:
         """An option of an engine that does not run would be ignored in silence."""
@@ -101,6 +95,16 @@ def check_vllm(mode: str) -> None:
             "vllm_mode server sends the weights through NCCL, which needs a CUDA device here, and there is none; use "
             "sampler: transformers"
         )
+
+
+def check_vllm_values(args: Any, *temperatures: str) -> None:
+    """Raises ValueError for what vLLM would refuse once it has started."""
+    share = args.vllm_gpu_memory_utilization
+    if not 0 < share <= 1:
+        raise ValueError(f"vllm_gpu_memory_utilization is {share}; it must be above 0 and at most 1")
+    for name in temperatures:
+        if getattr(args, name) > VLLM_TEMPERATURE:
+            raise ValueError(f"{name} is {getattr(args, name)}; vLLM takes {VLLM_TEMPERATURE} at most")
 
 
 def check_engine(args: Any) -> None:

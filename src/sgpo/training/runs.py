@@ -15,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging as transformers_logging
 
+from sgpo.files import replacing
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.resuming import UNFINISHED, broken, check_same_run, configuration_of, newest_checkpoint, publish
 from sgpo.run_folder import check_output_dir, clear, explained_lack_of_space, results_in, save_data
@@ -181,9 +182,8 @@ def cut_metrics(path: Path, last_step: int) -> None:
     if not path.exists():
         return
     lines = [line for line in path.read_text().splitlines() if last_step and _step(line) <= last_step]
-    new = path.with_suffix(".new")
-    new.write_text("".join(f"{line}\n" for line in lines))
-    new.replace(path)
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines))
 
 
 def _step(line: str) -> float:

@@ -179,17 +179,13 @@ class ColocatedEngine(VLLMGeneration):
     def _init_vllm(self) -> None:
         """As in TRL, but with raw log-probabilities, a floating type, and the environment as it was."""
         with _launched(self.accelerator):
-            self.llm = LLM(
-                model=self.model.name_or_path,
-                dtype=self._dtype,
-                gpu_memory_utilization=self.gpu_memory_utilization,
-                max_model_len=self.max_model_length,
+            self.llm = _start(
+                self.model.name_or_path,
+                self._dtype,
+                self.gpu_memory_utilization,
+                self.max_model_length,
                 distributed_executor_backend="external_launcher",  # the worker in this process, so with the weights
                 max_num_batched_tokens=4096,  # what vLLM measures its memory with at the start, as in TRL
-                logprobs_mode="raw_logprobs",
-                enable_prefix_caching=True,
-                generation_config="vllm",
-                **self.OPTIONS,
             )
         self._llm_weights_sleeping = False
 
@@ -214,16 +210,7 @@ class CheckpointEngine:
 
     def __init__(self, model: str, *, dtype: str, gpu_memory_utilization: float, max_model_length: int | None) -> None:
         with engine_errors("starting the engine"):
-            self.llm = LLM(
-                model=model,
-                dtype=dtype,
-                gpu_memory_utilization=gpu_memory_utilization,
-                max_model_len=max_model_length,
-                logprobs_mode="raw_logprobs",
-                enable_prefix_caching=True,
-                generation_config="vllm",
-                **ColocatedEngine.OPTIONS,
-            )
+            self.llm = _start(model, dtype, gpu_memory_utilization, max_model_length)
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
 
     def sync_weights(self) -> None:
@@ -231,6 +218,21 @@ class CheckpointEngine:
 
     def complete(self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
         return _complete(self.llm, prompts, options)
+
+
+def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: int | None, **options: Any) -> Any:
+    """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters."""
+    return LLM(
+        model=model,
+        dtype=dtype,
+        gpu_memory_utilization=gpu_memory_utilization,
+        max_model_len=max_length,
+        logprobs_mode="raw_logprobs",
+        enable_prefix_caching=True,
+        generation_config="vllm",
+        **options,
+        **ColocatedEngine.OPTIONS,
+    )
 
 
 def _complete(llm: Any, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
