@@ -300,7 +300,7 @@ def test_bad_rows_are_dropped_by_every_command(
 def test_a_recipe_is_found_by_its_name(tmp_path: Path) -> None:
     from sgpo.configuration import find_config, recipes
 
-    assert recipes() == ["miniworld/grpo", "miniworld/sft", "miniworld/sgpo"]
+    assert recipes() == ["miniworld/grpo", "miniworld/sft", "miniworld/sft-all", "miniworld/sgpo"]
     assert find_config("miniworld/sgpo") == RECIPES / "sgpo.yaml"
     file = tmp_path / "sgpo"
     file.write_text("")

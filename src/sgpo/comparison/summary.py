@@ -1,0 +1,146 @@
+"""From the lines of results.jsonl to the numbers of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sgpo.comparison.results import Row, methods_of
+from sgpo.comparison.statistics import CellKey, CrossedDifference, Rates, crossed_difference, holm, spread
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method on one set. `scores` are by base model and seed; the warm-up has None in place of a seed."""
+
+    method: str
+    samples: int | None  # a problem, in training
+    scores: dict[tuple[str, int | None], float]
+    difference: CrossedDifference | None = None  # to the baseline
+    adjusted_p: float | None = None  # Holm's, over the methods of the set
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds of each base model, and over base models."""
+        bases = list(dict.fromkeys(base for base, _ in self.scores))
+        means = [_mean([score for (own, _), score in self.scores.items() if own == base]) for base in bases]
+        return _mean(means)
+
+    @property
+    def deviation(self) -> float | None:
+        return spread(list(self.scores.values()))
+
+
+@dataclass(frozen=True)
+class SetSummary:
+    name: str
+    problems: int
+    k: int
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means of a method over its cells; None where nothing was logged."""
+
+    method: str
+    budget: dict[str, int] | None
+    completions: float | None
+    sampled_tokens: float | None
+    trained_tokens: float | None
+    seconds: float
+
+
+def summarise(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -> list[SetSummary]:
+    """Every set with all methods that have results, in the order of `methods`.
+
+    Raises:
+        ValueError: no results, or none of the baseline.
+    """
+    names = [name for name in (methods or methods_of(rows)) if name in methods_of(rows)]
+    rows = [row for row in rows if row["method"] in names]
+    if not rows:
+        raise ValueError("there are no results yet")
+    sets = list(dict.fromkeys(name for row in rows for name in row["sets"]))
+    return [_set(name, rows, names, baseline) for name in sets]
+
+
+def _set(name: str, rows: Sequence[Row], methods: Sequence[str], baseline: str) -> SetSummary:
+    found = {method: [row for row in rows if row["method"] == method and name in row["sets"]] for method in methods}
+    seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
+    rates = {method: rates_of(of_method, name, seeds) for method, of_method in found.items()}
+    lines = []
+    for method, of_method in found.items():
+        if not of_method:
+            continue
+        scores = {(row["base"], row["seed"]): row["sets"][name]["score"] for row in of_method}
+        difference = None
+        if method != baseline and baseline in rates:
+            difference = crossed_difference(rates[baseline], rates[method])
+        samples = next((row["budget"]["samples"] for row in of_method if row.get("budget")), None)
+        lines.append(Line(method, samples, dict(sorted(scores.items(), key=_by_seed)), difference))
+    tested = [line for line in lines if line.difference is not None]
+    adjusted = iter(holm([line.difference.p for line in tested if line.difference is not None]))
+    lines = [line if line.difference is None else replace(line, adjusted_p=next(adjusted)) for line in lines]
+    one = next(row["sets"][name] for row in rows if name in row["sets"])
+    return SetSummary(name, len(one["rates"]), one["k"], lines)
+
+
+def _by_seed(item: tuple[tuple[str, int | None], float]) -> tuple[str, int]:
+    (base, seed), _ = item
+    return base, -1 if seed is None else seed
+
+
+def rates_of(rows: Sequence[Row], name: str, seeds: Sequence[int]) -> Rates:
+    """Rates by base model and seed; those of the warm-up, which has none of its own, stand for every seed."""
+    found: dict[CellKey, dict[str, float]] = {}
+    for row in rows:
+        for seed in seeds if row["seed"] is None else [row["seed"]]:
+            found[row["base"], seed] = row["sets"][name]["rates"]
+    return found
+
+
+def costs(rows: Sequence[Row], methods: Sequence[str] = ()) -> list[Cost]:
+    names = [name for name in (methods or methods_of(rows)) if name in methods_of(rows)]
+    return [_cost(name, [row for row in rows if row["method"] == name]) for name in names]
+
+
+def _cost(method: str, rows: Sequence[Row]) -> Cost:
+    totals = [row["totals"] for row in rows]
+
+    def mean(name: str) -> float | None:
+        values = [each[name] for each in totals if name in each]
+        return _mean(values) if values else None
+
+    seconds = _mean([each["seconds"].get("train command", 0.0) for each in totals])
+    counts = [mean(name) for name in ("completions", "sampled_tokens", "trained_tokens")]
+    return Cost(method, rows[0].get("budget"), *counts, seconds=seconds)
+
+
+def budget_notes(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -> list[str]:
+    """What is to be said of methods that had more or less of something than the baseline."""
+    found: dict[str, dict[str, Any]] = {row["method"]: row["budget"] for row in rows if row.get("budget")}
+    return notes_of(found, baseline, methods)
+
+
+def notes_of(budgets: dict[str, dict[str, Any]], baseline: str, methods: Sequence[str] = ()) -> list[str]:
+    if baseline not in budgets:
+        return []
+    notes = []
+    for method in methods or budgets:
+        if method not in budgets:
+            continue
+        ours, theirs = budgets[method], budgets[baseline]
+        words = [f"{_words(name)} {ours[name]} against {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+        if words:
+            notes.append(f"{method} has another budget than {baseline}: {', '.join(words)}")
+    return notes
+
+
+def _words(name: str) -> str:
+    return {"samples": "samples a problem", "max_steps": "updates"}.get(name, name.replace("_", " "))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
