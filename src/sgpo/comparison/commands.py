@@ -68,3 +68,25 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument("--keep-models", action="store_true", help="keep the final weights of every cell")
     parser.add_argument("--table-only", action="store_true", help="the table of what is finished; nothing is run")
     return parser
+
+
+def plot(argv: list[str]) -> None:
+    """Draw what a results.jsonl holds, or the metrics.jsonl of training runs."""
+    options = _plot_parser().parse_args(argv)
+    from sgpo.comparison.pictures import draw_all
+    from sgpo.comparison.trajectories import read_source
+
+    with usage_errors():
+        source = read_source(options.sources)
+        output = options.output or (options.sources[0].parent if source.scored else Path("runs/plots"))
+        for path in draw_all(source, output, methods=options.methods, baseline=options.baseline):
+            print(f"Written to {path} and {path.with_suffix('.svg')}")
+
+
+def _plot_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sgpo plot", allow_abbrev=False)
+    parser.add_argument("sources", nargs="+", type=Path, help="a results.jsonl, or folders of training runs")
+    parser.add_argument("--output", type=Path, default=None, help="default: beside results.jsonl, or runs/plots")
+    parser.add_argument("--methods", nargs="+", default=[], help="only these, in this order")
+    parser.add_argument("--baseline", default="grpo", help="that of the differences (default grpo)")
+    return parser

@@ -82,7 +82,7 @@ class Plan:
 
     def configuration(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result of a cell depends on, as JSON has it."""
-        recipe, found = self.recipe, self.data.fingerprints
+        recipe, found, of_sets = self.recipe, self.data.fingerprints, self.data.fingerprints_of_sets
         values: dict[str, Any] = {"sft": {**_deciding(read_values(recipe.sft)), "problems": found["sft"]}}
         if cell.method.name == SFT_ALL:
             assert recipe.sft_all is not None
@@ -90,11 +90,9 @@ class Plan:
         elif cell.method.path is not None:
             values["method"] = _deciding({**read_values(cell.method.path), **recipe.options})
             values["problems"] = found["rl"]
-        values |= {"base": cell.base.model if cell.base.pretraining_seed is None else cell.base.pretraining_seed}
-        values |= {"evaluation": recipe.evaluation}
-        values |= {
-            "sets": {name: self.data.fingerprints_of_sets.get(name, source) for name, source in self.data.sets.items()}
-        }
+        values["base"] = cell.base.model if cell.base.pretraining_seed is None else cell.base.pretraining_seed
+        values["evaluation"] = recipe.evaluation
+        values["sets"] = {name: of_sets.get(name, source) for name, source in self.data.sets.items()}
         return json.loads(json.dumps(values, default=str))
 
 

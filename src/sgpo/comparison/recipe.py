@@ -151,7 +151,7 @@ def _method(name: str, recipe: Path) -> Method:
     known = [SFT, SFT_ALL, *(path.stem for path in sorted(recipe.parent.glob("*.yaml")))]
     known = [each for each in dict.fromkeys(known) if each != recipe.stem]
     raise ValueError(
-        f"there is no method {name}{nearest(name, known)}: neither a file, nor one of {', '.join(known)} beside {recipe}"
+        f"there is no method {name}{nearest(name, known)}: no file, and none of {', '.join(known)} beside {recipe}"
     )
 
 
