@@ -108,6 +108,11 @@ def curves(updates: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, l
     for name in CURVES:
         if any(name in row for row in updates):
             columns[name] = [_mean([row[name] for row in updates[each] if name in row]) for each in bins]
+    return _compact(columns)
+
+
+def _compact(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Whole numbers without their .0."""
     return {
         name: [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
         for name, values in columns.items()
@@ -125,7 +130,7 @@ def dev_curve(rows: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, l
         for name in COUNTERS:
             columns[name].append(round(at[row["step"]][name], 1))
         columns["score"].append(short(score))
-    return columns if columns["score"] else {}
+    return _compact(columns) if columns["score"] else {}
 
 
 def _tail(updates: Rows) -> dict[str, float]:

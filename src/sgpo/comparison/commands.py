@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sgpo.errors import usage_errors
+from sgpo.errors import UnfinishedError, usage_errors
 
 if TYPE_CHECKING:
     from sgpo.comparison.recipe import Recipe
@@ -28,11 +28,20 @@ def compare(argv: list[str]) -> None:
             sets=options.sets,
             base_models=options.base_models,
         )
+    unfinished = None
     if not options.table_only:
-        _run(options, recipe)
+        try:
+            _run(options, recipe)
+        except UnfinishedError as error:  # said last, below the table of what is there
+            unfinished = error
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("stopped; the same command goes on with what is left") from None
     with usage_errors():
         rows = read_results(options.output / RESULTS)
-        write_table(rows, recipe.baseline, options.output, [method.name for method in recipe.methods])
+        if rows or unfinished is None:
+            write_table(rows, recipe.baseline, options.output, [method.name for method in recipe.methods])
+    if unfinished is not None:
+        raise unfinished
 
 
 def _run(options: argparse.Namespace, recipe: Recipe) -> None:

@@ -24,7 +24,7 @@ from sgpo.evaluation.output import JOURNAL, SUMMARY
 from sgpo.resuming import checkpoints_of
 from sgpo.run_folder import WEIGHTS, clear, evaluation_in
 
-ALWAYS = {"disable_tqdm": True, "report_to": "none"}
+ALWAYS = {"disable_tqdm": True}
 
 
 def all_jobs(plan: Plan, todo: list[Cell], finished: Callable[[Row], None], *, keep_models: bool) -> dict[str, Job]:

@@ -10,8 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sgpo.checkpoints import open_checkpoint
+from sgpo.command_runner import Command
 from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe, read_values
 from sgpo.configuration import parse
+from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
 from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world
 from sgpo.problems import Problem, load_problems, save_problems
@@ -35,7 +38,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the problems are, and the fingerprints of what is a file: of "sft", "rl", "sft_all", and of the sets."""
+    """Where the problems are, and the fingerprints of "sft", "rl", "sft_all", and of each set."""
 
     sft: str
     rl: str
@@ -92,7 +95,7 @@ class Plan:
             values["problems"] = found["rl"]
         values["base"] = cell.base.model if cell.base.pretraining_seed is None else cell.base.pretraining_seed
         values["evaluation"] = recipe.evaluation
-        values["sets"] = {name: of_sets.get(name, source) for name, source in self.data.sets.items()}
+        values["sets"] = of_sets
         return json.loads(json.dumps(values, default=str))
 
 
@@ -108,7 +111,10 @@ def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Se
         if len(set(given)) < len(given):
             raise ValueError(f"{name} has the same number twice: {' '.join(map(str, given))}")
     bases = find_bases(recipe, output, base_seeds)
-    budgets = check_methods(recipe, bases[0])
+    for base in bases:
+        if base.pretraining_seed is None:
+            open_checkpoint(base.model)
+    budgets = check_methods(recipe)
     data = write_data(recipe, output)
     return Plan(recipe, output, bases, list(seeds), data, budgets)
 
@@ -161,8 +167,17 @@ def write_data(recipe: Recipe, output: Path) -> Data:
     together = output / "sft-all.jsonl"
     save_problems(list(responses.values()), together)
     found = {"sft": warmup, "rl": training, "sft_all": list(responses.values())}
-    of_sets = {name: _load(source) for name, source in sets.items() if Path(source).is_file()}
-    return Data(sft, rl, str(together), dev or None, sets, _fingerprints(found), _fingerprints(of_sets))
+    return Data(
+        sft, rl, str(together), dev or None, sets, _fingerprints(found), _fingerprints(_read_sets(recipe, sets))
+    )
+
+
+def _read_sets(recipe: Recipe, sets: Mapping[str, str]) -> dict[str, Sequence[Problem]]:
+    """As `sgpo eval` will read them. Raises ValueError for what it would refuse."""
+    options = {"model": "", "benchmarks": list(sets.values()), **recipe.evaluation}
+    (args,) = parse("eval", (EvalArguments,), Command("", options).arguments)
+    check_arguments(args)
+    return {name: each.problems for name, each in zip(sets, read_sets(args), strict=True)}
 
 
 def _fingerprints(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
@@ -189,32 +204,30 @@ def _write_world(recipe: Recipe, output: Path) -> Path:
 # ---------------------------------------------------------------------- methods
 
 
-def check_methods(recipe: Recipe, base: Base) -> dict[str, dict[str, int]]:
+def check_methods(recipe: Recipe) -> dict[str, dict[str, int]]:
     """Refuse what a command would refuse later, and tell the budget of each method.
 
     Raises:
-        ValueError: the configuration of a method, the warm-up or the evaluation that its command does not take.
+        ValueError: the configuration of a method or a warm-up that its command does not take.
     """
     from sgpo.commands import SFTArguments, TrainArguments
-    from sgpo.evaluation.arguments import EvalArguments, check_arguments
     from sgpo.training.config import SGPOConfig
     from sgpo.training.methods import METHODS
     from sgpo.training.sft import WarmupConfig
 
     environment = dict(os.environ)  # a recipe may have variables of its own
-    model = {"model": base.model, "use_cpu": True}  # whatever devices there are: nothing is computed here
+    # Whatever devices there are: nothing is computed here.
+    given = {"model": "model", "problems": "problems", "output_dir": "run", "use_cpu": True}
     budgets: dict[str, dict[str, int]] = {}
     try:
         for path in (recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])):
-            parse("sft", (SFTArguments, WarmupConfig), command_line({"config": path, **model}))
-        options = {"model": base.model, "problems": "problems.jsonl", **recipe.evaluation}
-        check_arguments(parse("eval", (EvalArguments,), command_line(options))[0])
+            parse("sft", (SFTArguments, WarmupConfig), Command("", {"config": path, **given}).arguments)
         for method in recipe.methods:
             if method.path is None:
                 continue
             with _named(method):
-                options = {"config": method.path, **recipe.options, **model}
-                _, args = parse("train", (TrainArguments, SGPOConfig), command_line(options))
+                options = {"config": method.path, **recipe.options, **given}
+                _, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
             sizes = METHODS[args.method].group_sizes(True, args)
             budgets[method.name] = {"samples": sum(sizes), **{name: getattr(args, name) for name in BUDGET}}
     finally:
@@ -232,12 +245,6 @@ def _named(method: Method) -> Iterator[None]:
         if str(method.path) in str(error):
             raise
         raise ValueError(f"method {method.name} ({method.path}): {error}") from error
-
-
-def command_line(options: Mapping[str, Any]) -> list[str]:
-    from sgpo.command_runner import Command
-
-    return Command("", dict(options)).arguments
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

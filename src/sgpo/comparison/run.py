@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -14,7 +16,8 @@ from sgpo.comparison.places import Place
 from sgpo.comparison.plan import Cell, Plan, changes
 from sgpo.comparison.results import RESULTS, Row, append_result, key_of, read_results
 from sgpo.errors import UnfinishedError
-from sgpo.plots import read_metrics
+
+TAIL_BYTES = 16_384
 
 
 def unfinished_cells(plan: Plan) -> list[Cell]:
@@ -86,9 +89,18 @@ class _Bar:
         self.progress.update(self.task, completed=len(ended), note="  ".join(map(self._note, running)))
 
     def _note(self, name: str) -> str:
-        rows = read_metrics(self.plan.output / "cells" / name / "run" / "metrics.jsonl")
-        step = next((row["step"] for row in reversed(rows) if "loss" in row), None)
+        step = newest_step(self.plan.output / "cells" / name / "run" / "metrics.jsonl")
         return name if step is None else f"{name} {step}"
+
+
+def newest_step(path: Path) -> int | None:
+    """That of the newest whole line; only the end of the file is read, since this is asked several times a second."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        steps = re.findall(rb'"step": (\d+)[^\n]*\n', file.read())
+    return int(steps[-1]) if steps else None
 
 
 @contextmanager

@@ -84,9 +84,15 @@ def resampled_means(
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
         of_cells = drawn_cells(bases, generator, count)
-        of_problems = generator.multinomial(problems, np.full(problems, 1 / problems), size=count) / problems
-        parts.append(((of_cells @ matrix) * of_problems).sum(axis=1))
+        parts.append(((of_cells @ matrix) * drawn_problems(problems, generator, count)).sum(axis=1))
     return np.concatenate(parts)
+
+
+def drawn_problems(problems: int, generator: np.random.Generator, count: int) -> np.ndarray:
+    """[count, problems] v*: as many problems as there are are drawn."""
+    draws = generator.integers(problems, size=(count, problems)) + problems * np.arange(count)[:, None]
+    counts = np.bincount(draws.ravel(), minlength=count * problems)  # faster than a multinomial distribution
+    return counts.reshape(count, problems) / problems
 
 
 def drawn_cells(bases: Sequence[str], generator: np.random.Generator, count: int) -> np.ndarray:
