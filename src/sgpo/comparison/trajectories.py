@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from sgpo.comparison.collecting import training_result
 from sgpo.comparison.results import Row, read_results
-from sgpo.configuration import _read as read_values
 from sgpo.plots import smoothed
 
 Columns = Mapping[str, Sequence[float | None]]
@@ -61,7 +61,7 @@ def _row_of_run(folder: Path) -> Row:
     for name in ("metrics.jsonl", "config.yaml"):
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no folder of a training run: it has no {name}; or give a results.jsonl")
-    values = read_values(folder / "config.yaml")
+    values = yaml.safe_load((folder / "config.yaml").read_text())
     samples = values["num_autonomous"] + values["num_guided"]
     found = training_result(folder, samples, values["problems_per_rollout"], values["updates_per_rollout"])
     if not found["curves"]["step"]:
