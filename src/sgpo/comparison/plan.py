@@ -63,8 +63,12 @@ class Cell:
 
     @property
     def name(self) -> str:
+        return self.name_of(*self.key)
+
+    @staticmethod
+    def name_of(base: str, seed: int | None, method: str) -> str:
         """Example: ``base-101/seed-3/sgpo``"""
-        return "/".join([self.base.name, *([] if self.seed is None else [f"seed-{self.seed}"]), self.method.name])
+        return "/".join([base, *([] if seed is None else [f"seed-{seed}"]), method])
 
 
 @dataclass(frozen=True)
