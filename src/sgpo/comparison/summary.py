@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sgpo.comparison.collecting import PHASES
 from sgpo.comparison.results import Row, methods_of
 from sgpo.comparison.statistics import CellKey, CrossedDifference, Rates, crossed_difference, holm, spread
 
@@ -113,9 +114,15 @@ def _cost(method: str, rows: Sequence[Row]) -> Cost:
         values = [each[name] for each in totals if name in each]
         return _mean(values) if values else None
 
-    seconds = _mean([each["seconds"].get("train command", 0.0) for each in totals])
+    seconds = _mean([_seconds(each["seconds"]) for each in totals])
     counts = [mean(name) for name in ("completions", "sampled_tokens", "trained_tokens")]
     return Cost(method, rows[0].get("budget"), *counts, seconds=seconds)
+
+
+def _seconds(spent: dict[str, float]) -> float:
+    """Of the phases of training, which a kill does not lose; of SFT, which tells none, of its command."""
+    phases = [spent[phase] for phase in PHASES if phase in spent]
+    return sum(phases) if phases else spent.get("train command", 0.0)
 
 
 def budget_notes(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -> list[str]:

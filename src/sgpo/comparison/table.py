@@ -35,7 +35,8 @@ def explanations(sets: Sequence[SetSummary], baseline: str) -> list[str]:
         "problem, in training",
         f"minus {baseline}: on the same base models, seeds and problems; interval and p: bootstrap crossed over base "
         f"models, seeds and problems; Holm's correction is for {claims} claims a set",
-        "seconds are those of the training command; of cells that ran side by side they are comparable only roughly",
+        "seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side by "
+        "side they are comparable only roughly",
     ]
 
 
