@@ -26,14 +26,14 @@ def rates(matrix: np.ndarray, base: str = "b") -> dict[tuple[str, int], dict[str
 
 def test_a_method_against_itself_is_zero_with_no_width() -> None:
     same = rates(np.random.default_rng(0).random((3, 40)))
-    found = crossed_difference(same, same)
+    found = crossed_difference([(same, same)])
     assert found is not None
     assert (found.mean, found.interval, found.p, found.cells, found.problems) == (0.0, (0.0, 0.0), 1.0, 3, 40)
 
 
 def test_a_constant_shift_has_no_width() -> None:
     first = np.random.default_rng(0).random((4, 30))
-    found = crossed_difference(rates(first), rates(first + 0.25), resamples=999)
+    found = crossed_difference([(rates(first), rates(first + 0.25))], resamples=999)
     assert found is not None
     assert found.mean == pytest.approx(0.25)
     assert found.interval == pytest.approx((0.25, 0.25))
@@ -44,19 +44,19 @@ def test_only_common_cells_count_and_problems_are_paired_by_id() -> None:
     first = {("b", 1): {"x": 0.0, "y": 1.0}, ("b", 2): {"x": 0.5, "y": 0.5}}
     second = {("b", 1): {"y": 1.0, "x": 1.0}, ("c", 1): {"x": 1.0, "y": 1.0}}
     assert difference_matrix(first, second, [("b", 1)]).tolist() == [[1.0, 0.0]]
-    found = crossed_difference(first, second)
+    found = crossed_difference([(first, second)])
     assert found is not None
     assert (found.mean, found.cells, found.problems) == (0.5, 1, 2)
-    assert crossed_difference(first, {("c", 1): {"x": 1.0}}) is None
+    assert crossed_difference([(first, {("c", 1): {"x": 1.0}})]) is None
     with pytest.raises(ValueError, match="cells of other problems cannot be compared: 'y' is in one of them only"):
-        crossed_difference(first, {("b", 1): {"x": 1.0}})
+        crossed_difference([(first, {("b", 1): {"x": 1.0}})])
 
 
 def test_base_models_weigh_the_same_whatever_their_number_of_seeds() -> None:
     assert equal_weights(["a", "b", "b"]).tolist() == [0.5, 0.25, 0.25]
     first = {("a", 1): {"x": 0.0}, ("b", 1): {"x": 0.0}, ("b", 2): {"x": 0.0}}
     second = {("a", 1): {"x": 1.0}, ("b", 1): {"x": 0.0}, ("b", 2): {"x": 0.5}}
-    found = crossed_difference(first, second)
+    found = crossed_difference([(first, second)])
     assert found is not None
     assert found.mean == pytest.approx((1.0 + 0.25) / 2)
 
@@ -78,8 +78,20 @@ def test_the_variance_is_that_of_the_two_ways() -> None:
     """For D[c, p] = a_c + b_p the bootstrap's variance is var(a) / C + var(b) / P, with the variances over n."""
     generator = np.random.default_rng(1)
     of_cells, of_problems = generator.normal(0, 0.1, 6), generator.normal(0, 0.4, 50)
-    means = resampled_means(of_cells[:, None] + of_problems, ["b"] * 6, generator, 40_000)
+    means = resampled_means([of_cells[:, None] + of_problems], ["b"] * 6, generator, 40_000)
     assert means.var() == pytest.approx(of_cells.var() / 6 + of_problems.var() / 50, rel=0.03)
+
+
+def test_an_average_draws_cells_once_and_problems_in_each_set() -> None:
+    generator = np.random.default_rng(1)
+    of_cells, sets = generator.normal(0, 0.1, 6), [generator.normal(0, 0.4, 50), generator.normal(0, 0.2, 20)]
+    means = resampled_means([of_cells[:, None] + each for each in sets], ["b"] * 6, generator, 40_000)
+    within = sum(each.var() / len(each) for each in sets) / 4
+    assert means.var() == pytest.approx(of_cells.var() / 6 + within, rel=0.03)
+    first, second = {("b", 1): {"x": 0.0, "y": 0.0}}, {("b", 1): {"x": 1.0, "y": 0.0}}
+    found = crossed_difference([(first, second), ({("b", 1): {"z": 0.0}}, {("b", 1): {"z": 0.25}})])
+    assert found is not None
+    assert (found.mean, found.cells, found.problems) == (0.375, 1, 3)
 
 
 def test_intervals_cover_what_they_should() -> None:

@@ -217,7 +217,8 @@ def _scores(axes: Any, each: SetSummary, looks: Mapping[str, Look]) -> None:
             color=color,
             fontweight="bold",
         )
-    axes.set_title(f"{each.name} ({each.problems} problems, avg@{each.k})", loc="left", fontsize=11.5, color=INK)
+    title = each.name if each.k is None else f"{each.name} ({each.problems} problems, avg@{each.k})"
+    axes.set_title(title, loc="left", fontsize=11.5, color=INK)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.12 * (high - low))
     _rows_of_methods(axes, each.lines)

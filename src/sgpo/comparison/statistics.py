@@ -7,7 +7,8 @@ problems, all with replacement, and the same ones for both methods:
 
     d* = sum over c and p of u*_c v*_p D[c, p]
 
-with u* and v* the shares of the draws. So it holds for other seeds, other problems of that kind and, where there are
+with u* and v* the shares of the draws. An average over sets gives each the same weight; problems are drawn within each
+set, and cells once for all of them. So it holds for other seeds, other problems of that kind and, where there are
 several, other base models. With few seeds it is somewhat narrow: a percentile interval over n seeds has about
 sqrt((n - 1) / n) of the width that it should have, and no knowledge of the tails.
 """
@@ -40,21 +41,26 @@ class CrossedDifference:
 
 
 def crossed_difference(
-    first: Rates, second: Rates, *, seed: int = 0, resamples: int = RESAMPLES
+    sets: Sequence[tuple[Rates, Rates]], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> CrossedDifference | None:
-    """Of the cells that both have; None if there are none.
+    """Of the cells that both have on every set, as an average over sets; None if there are none.
+
+    Args:
+        sets: the first and the second method's rates on each.
 
     Raises:
         ValueError: other problems in one cell than in another.
     """
-    cells = [key for key in second if key in first]
+    cells = [key for key in sets[0][1] if all(key in rates for pair in sets for rates in pair)]
     if not cells:
         return None
-    matrix = difference_matrix(first, second, cells)
-    means = resampled_means(matrix, [base for base, _ in cells], np.random.default_rng(seed), resamples)
+    bases = [base for base, _ in cells]
+    matrices = [difference_matrix(first, second, cells) for first, second in sets]
+    means = resampled_means(matrices, bases, np.random.default_rng(seed), resamples)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    mean = float(equal_weights([base for base, _ in cells]) @ matrix.mean(axis=1))
-    return CrossedDifference(mean, (float(low), float(high)), two_sided_p(means), *matrix.shape)
+    mean = float(np.mean([equal_weights(bases) @ matrix.mean(axis=1) for matrix in matrices]))
+    problems = sum(matrix.shape[1] for matrix in matrices)
+    return CrossedDifference(mean, (float(low), float(high)), two_sided_p(means), len(cells), problems)
 
 
 def difference_matrix(first: Rates, second: Rates, cells: Sequence[CellKey]) -> np.ndarray:
@@ -75,16 +81,18 @@ def equal_weights(bases: Sequence[str]) -> np.ndarray:
 
 
 def resampled_means(
-    matrix: np.ndarray, bases: Sequence[str], generator: np.random.Generator, resamples: int
+    matrices: Sequence[np.ndarray], bases: Sequence[str], generator: np.random.Generator, resamples: int
 ) -> np.ndarray:
-    """[resamples] values of d*; in blocks, so that memory stays small."""
-    problems = matrix.shape[1]
-    block = max(1, BLOCK // problems)
+    """[resamples] values of d*, means over the matrices of the sets; in blocks, so that memory stays small."""
+    block = max(1, BLOCK // max(matrix.shape[1] for matrix in matrices))
     parts = []
     for start in range(0, resamples, block):
         count = min(block, resamples - start)
         of_cells = drawn_cells(bases, generator, count)
-        parts.append(((of_cells @ matrix) * drawn_problems(problems, generator, count)).sum(axis=1))
+        of_sets = [
+            ((of_cells @ matrix) * drawn_problems(matrix.shape[1], generator, count)).sum(axis=1) for matrix in matrices
+        ]
+        parts.append(np.mean(of_sets, axis=0))
     return np.concatenate(parts)
 
 

@@ -35,9 +35,11 @@ class Line:
 
 @dataclass(frozen=True)
 class SetSummary:
+    """One set, or the average over all, which has no k of its own."""
+
     name: str
     problems: int
-    k: int
+    k: int | None
     lines: list[Line]
 
 
@@ -64,28 +66,33 @@ def summarise(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -
     if not rows:
         raise ValueError("there are no results yet")
     sets = list(dict.fromkeys(name for row in rows for name in row["sets"]))
-    return [_set(name, rows, names, baseline) for name in sets]
+    groups = [[name] for name in sets] + ([sets] if len(sets) > 1 else [])
+    return [_summary(group, rows, names, baseline) for group in groups]
 
 
-def _set(name: str, rows: Sequence[Row], methods: Sequence[str], baseline: str) -> SetSummary:
-    found = {method: [row for row in rows if row["method"] == method and name in row["sets"]] for method in methods}
+def _summary(sets: list[str], rows: Sequence[Row], methods: Sequence[str], baseline: str) -> SetSummary:
+    """Of one set, or of the average over several."""
+    rows = [row for row in rows if all(name in row["sets"] for name in sets)]
+    found = {method: [row for row in rows if row["method"] == method] for method in methods}
+    found = {method: of_method for method, of_method in found.items() if of_method}
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
-    rates = {method: rates_of(of_method, name, seeds) for method, of_method in found.items()}
+    rates = {method: [rates_of(each, name, seeds) for name in sets] for method, each in found.items()}
     lines = []
     for method, of_method in found.items():
-        if not of_method:
-            continue
-        scores = {(row["base"], row["seed"]): row["sets"][name]["score"] for row in of_method}
+        scores = {(row["base"], row["seed"]): _mean([row["sets"][n]["score"] for n in sets]) for row in of_method}
         difference = None
         if method != baseline and baseline in rates:
-            difference = crossed_difference(rates[baseline], rates[method])
+            difference = crossed_difference(list(zip(rates[baseline], rates[method], strict=True)))
         samples = next((row["budget"]["samples"] for row in of_method if row.get("budget")), None)
         lines.append(Line(method, samples, dict(sorted(scores.items(), key=_by_seed)), difference))
-    tested = [line for line in lines if line.difference is not None]
-    adjusted = iter(holm([line.difference.p for line in tested if line.difference is not None]))
+    tested = [line.difference for line in lines if line.difference is not None]
+    adjusted = iter(holm([difference.p for difference in tested]))
     lines = [line if line.difference is None else replace(line, adjusted_p=next(adjusted)) for line in lines]
-    one = next(row["sets"][name] for row in rows if name in row["sets"])
-    return SetSummary(name, len(one["rates"]), one["k"], lines)
+    measured = [rows[0]["sets"][name] for name in sets] if rows else []
+    problems = sum(len(each["rates"]) for each in measured)
+    if len(sets) > 1:
+        return SetSummary(f"average of {', '.join(sets)}", problems, None, lines)
+    return SetSummary(sets[0], problems, measured[0]["k"], lines)
 
 
 def _by_seed(item: tuple[tuple[str, int | None], float]) -> tuple[str, int]:

@@ -35,8 +35,8 @@ def explanations(sets: Sequence[SetSummary], baseline: str) -> list[str]:
         "problem, in training",
         f"minus {baseline}: on the same base models, seeds and problems; interval and p: bootstrap crossed over base "
         f"models, seeds and problems; Holm's correction is for {claims} claims a set",
-        "seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side by "
-        "side they are comparable only roughly",
+        "seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side "
+        "by side they are comparable only roughly",
     ]
 
 
@@ -69,7 +69,7 @@ def cost_cells(cost: Cost) -> list[str]:
 
 
 def heading(each: SetSummary) -> str:
-    return f"{each.name}: {each.problems} problems, avg@{each.k}"
+    return each.name if each.k is None else f"{each.name}: {each.problems} problems, avg@{each.k}"
 
 
 # ---------------------------------------------------------------------- Markdown
