@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo import __version__
-from sgpo.evaluation.compare import rates_of
-from sgpo.evaluation.output import SUMMARY
+from sgpo.comparison.results import COUNTERS, PHASES
 from sgpo.plots import Rows, read_metrics
 
 POINTS = 200  # of a curve, at most
@@ -27,12 +26,13 @@ CURVES = (
     "zero_variance_share",
     "grad_norm",
 )
-PHASES = ("sample", "verify", "assemble", "optimise")
-COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "seconds")
 
 
 def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:
     """The numbers of each set, under the comparison's names, which stand in the order of the evaluation."""
+    from sgpo.evaluation.compare import rates_of  # slow to import, and not needed for the curves of a run
+    from sgpo.evaluation.output import SUMMARY
+
     benchmarks = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["benchmarks"]
     found = {}
     for name, (own_name, numbers) in zip(sets, benchmarks.items(), strict=True):

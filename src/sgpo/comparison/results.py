@@ -18,6 +18,8 @@ from typing import Any
 Row = dict[str, Any]
 RESULTS = "results.jsonl"
 KEYS = ("base", "seed", "method", "sets")
+PHASES = ("sample", "verify", "assemble", "optimise")  # of training, in "seconds" of the totals
+COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "seconds")  # columns of the curves, what was spent
 
 
 def read_results(path: Path) -> list[Row]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sgpo.comparison.collecting import PHASES
-from sgpo.comparison.results import Row, methods_of
+from sgpo.comparison.results import PHASES, Row, methods_of
 from sgpo.comparison.statistics import CellKey, CrossedDifference, Rates, crossed_difference, holm, spread
 
 

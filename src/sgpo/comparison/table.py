@@ -31,11 +31,11 @@ def write_table(rows: Sequence[Row], baseline: str, output: Path, methods: Seque
 def explanations(sets: Sequence[SetSummary], baseline: str) -> list[str]:
     claims = max((sum(line.difference is not None for line in each.lines) for each in sets), default=0)
     return [
-        "mean ± standard deviation over seeds and base models, % of problems solved without strategies; samples: a "
+        "Mean ± standard deviation over seeds and base models, % of problems solved without strategies; samples: a "
         "problem, in training",
-        f"minus {baseline}: on the same base models, seeds and problems; interval and p: bootstrap crossed over base "
+        f"Minus {baseline}: on the same base models, seeds and problems; interval and p: bootstrap crossed over base "
         f"models, seeds and problems; Holm's correction is for {claims} claims a set",
-        "seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side "
+        "Seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side "
         "by side they are comparable only roughly",
     ]
 
@@ -110,7 +110,7 @@ def print_tables(
         table.add_row(*cost_cells(cost))
     console.print(table)
     for note in notes:
-        console.print(f"{note[0].upper()}{note[1:]}.", style="dim", markup=False)
+        console.print(f"{note}.", style="dim", markup=False)
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
