@@ -120,15 +120,16 @@ def _compact(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def dev_curve(rows: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
-    """avg@k on the development problems, wherever it was evaluated."""
-    at = {0: dict.fromkeys(COUNTERS, 0.0), **{int(each["step"]): dict(each) for each in counted}}
+    """avg@k on the development problems, wherever it was evaluated; what had been spent by then as far as it is known."""
     columns: dict[str, list[Any]] = {name: [] for name in (*COUNTERS, "score")}
     for row in rows:
         score = next((value for name, value in row.items() if name.startswith("eval_avg_at_")), None)
-        if score is None or row["step"] not in at:
+        if score is None:
             continue
+        known = [each for each in counted if each["step"] <= row["step"]]
+        spent = {**(known[-1] if known else dict.fromkeys(COUNTERS, 0.0)), "step": row["step"]}
         for name in COUNTERS:
-            columns[name].append(round(at[row["step"]][name], 1))
+            columns[name].append(round(spent[name], 1))
         columns["score"].append(short(score))
     return _compact(columns) if columns["score"] else {}
 
