@@ -120,7 +120,7 @@ def _compact(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
 
 
 def dev_curve(rows: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
-    """avg@k on the development problems, wherever it was evaluated; what had been spent by then as far as it is known."""
+    """avg@k on the development problems, with what had been spent by the update before, as far as it was logged."""
     columns: dict[str, list[Any]] = {name: [] for name in (*COUNTERS, "score")}
     for row in rows:
         score = next((value for name, value in row.items() if name.startswith("eval_avg_at_")), None)
