@@ -21,10 +21,10 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+from sgpo.command_runner import ENVIRONMENT, Command, serving
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import save_problems
 from sgpo.quickstart import LEAST_SCORE
-from sgpo.quickstart_processes import ENVIRONMENT, Command, serving
 from sgpo.strategies.quality import GRADES, grade
 from sgpo.teacher import MODEL
 from sgpo.teacher.candidates import KINDS

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from sgpo.command_runner import Command, serving
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import save_problems
-from sgpo.quickstart_processes import Command, serving
 from sgpo.strategies.journal import keys_of
 from sgpo.teacher import MODEL
 

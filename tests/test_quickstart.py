@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from sgpo.command_runner import Command, CommandFailed, run_commands, serving
 from sgpo.plots import read_metrics, series, smoothed, spread, training_plot
 from sgpo.quickstart import (
     FAST,
@@ -28,7 +29,6 @@ from sgpo.quickstart import (
     progress_bars,
     write_commands,
 )
-from sgpo.quickstart_processes import Command, StageFailed, run_commands, serving
 from sgpo.quickstart_report import build_summary, print_example, print_results
 from sgpo.quickstart_strategies import print_strategies, strategy_summary
 
@@ -96,7 +96,7 @@ def test_a_failure_shows_the_end_of_its_log_and_ends_the_others(scripts: Path) -
     (scripts / "long.py").write_text(LONG)
     (scripts / "failing.py").write_text(FAILING)
     commands = {"first": Command("long", {}), "second": Command("failing", {}), "third": Command("never", {})}
-    with pytest.raises(StageFailed) as caught:
+    with pytest.raises(CommandFailed) as caught:
         run_commands(commands, scripts, lambda ended: None)
     message = str(caught.value)
     assert "second ended with exit status 1" in message
@@ -130,7 +130,7 @@ def test_a_signal_leaves_no_process(scripts: Path, number: signal.Signals) -> No
     (scripts / "long.py").write_text(LONG)
     code = (
         "from pathlib import Path\n"
-        "from sgpo.quickstart_processes import Command, ending_signals, run_commands\n"
+        "from sgpo.command_runner import Command, ending_signals, run_commands\n"
         "with ending_signals():\n"
         "    run_commands({'long': Command('long', {})}, Path(), lambda ended: None)\n"
     )
@@ -157,20 +157,20 @@ time.sleep(600)
 def test_a_server_runs_meanwhile_and_not_after_a_failure(scripts: Path) -> None:
     (scripts / "server.py").write_text(SERVER)
     with (  # noqa: PT012 - what is raised within ends it
-        pytest.raises(StageFailed, match="inside"),
+        pytest.raises(CommandFailed, match="inside"),
         serving(Command("server", {}), scripts / "server.log") as url,
     ):
         assert url == URL
         (pid,) = (int(pid) for pid in wait_for(scripts / "pids").split())
         assert is_alive(pid)
-        raise StageFailed("inside")
+        raise CommandFailed("inside")
     assert not is_alive(pid)
 
 
 def test_a_server_that_ends_at_once_shows_its_log(scripts: Path) -> None:
     (scripts / "server.py").write_text("import sys; sys.exit('no port')\n")
     with (
-        pytest.raises(StageFailed, match=r"server ended with exit status 1[^|]*(\|[^|]*)*\| no port"),
+        pytest.raises(CommandFailed, match=r"server ended with exit status 1[^|]*(\|[^|]*)*\| no port"),
         serving(Command("server", {}), scripts / "server.log"),
     ):
         pass
@@ -181,7 +181,7 @@ def test_a_signal_ends_the_server_too(scripts: Path, number: signal.Signals) -> 
     (scripts / "server.py").write_text(SERVER)
     code = (
         "from pathlib import Path\n"
-        "from sgpo.quickstart_processes import Command, ending_signals, serving\n"
+        "from sgpo.command_runner import Command, ending_signals, serving\n"
         "import time\n"
         "with ending_signals(), serving(Command('server', {}), Path('server.log')):\n"
         "    Path('inside').write_text('x\\n'); time.sleep(600)\n"

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 from sgpo.cli import main
+from sgpo.command_runner import Command, serving
 from sgpo.miniworld.documents import puzzles, teacher_solution, type_strategy
 from sgpo.miniworld.families import FAMILIES, Puzzle
 from sgpo.miniworld.numerals import in_words
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import load_problems
 from sgpo.prompts import StrategyPrompts, quality_messages, repair_messages, student_messages
-from sgpo.quickstart_processes import Command, serving
 from sgpo.strategies.endpoint import Endpoint, FatalError, RefusedError, TransientError
 from sgpo.strategies.record import parse_strategy
 from sgpo.strategies.scoring import parse_scores

@@ -19,6 +19,8 @@ COMMANDS = {
     "sft": "supervised warm-up on strong-model responses",
     "train": "SGPO, GRPO, LUFFY, HPT or a method of your own, on problems with checkable answers",
     "eval": "avg@k of a checkpoint or server on benchmarks; compare two",
+    "compare": "methods on equal terms over seeds: one results file, one table with intervals",
+    "plot": "pictures of a comparison, or of training runs",
 }
 
 
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sft": _sft,
         "train": _train,
         "eval": _eval,
+        "compare": _compare,
+        "plot": _plot,
     }
     try:
         run[command](arguments[1:])
@@ -73,12 +77,12 @@ def _quickstart(argv: list[str]) -> None:
     parser.add_argument("--fast", action="store_true", help="a few steps of everything: to see that it runs")
     parser.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
     options = parser.parse_args(argv)
+    from sgpo.command_runner import CommandFailed
     from sgpo.quickstart import BASE_MODEL, quickstart
-    from sgpo.quickstart_processes import StageFailed
 
     try:
         quickstart(options.output, seed=options.seed, fast=options.fast, base=options.base or BASE_MODEL)
-    except StageFailed as error:
+    except CommandFailed as error:
         raise SystemExit(f"sgpo quickstart: {error}") from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -136,3 +140,15 @@ def _eval(argv: list[str]) -> None:
     from sgpo.commands import evaluate
 
     evaluate(argv)
+
+
+def _compare(argv: list[str]) -> None:
+    from sgpo.comparison.commands import compare
+
+    compare(argv)
+
+
+def _plot(argv: list[str]) -> None:
+    from sgpo.comparison.commands import plot
+
+    plot(argv)

@@ -19,6 +19,7 @@ import yaml
 from trl import TrlParser
 
 RECIPES = Path(__file__).parent / "recipes"
+COMPARISON_KEYS = {"sft", "sets"}  # by which a recipe of sgpo compare is known
 # How a run is started, not what it computes; and a secret.
 NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}
 
@@ -42,6 +43,8 @@ def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ..
     if config is not None:
         path = find_config(config)
         values = read_config(path)
+        if values.keys() >= COMPARISON_KEYS:
+            raise ValueError(f"{path} says what sgpo compare runs, not sgpo {prog}: sgpo compare --recipe {config}")
         fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
         os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
         _check_keys(values, fields, str(path), prog)
@@ -67,12 +70,14 @@ def find_config(name: str) -> Path:
     known = recipes()
     raise ValueError(
         f"there is no file {name} with a configuration (looked in {Path.cwd()}), and no recipe of that name"
-        f"{_nearest(name, known)}; the recipes are {', '.join(known)}"
+        f"{nearest(name, known)}; the recipes are {', '.join(known)}"
     )
 
 
 def recipes() -> list[str]:
-    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("*.yaml"))
+    """Those of --config; the ones of sgpo compare, whose names begin with compare, are none of them."""
+    paths = [path for path in RECIPES.rglob("*.yaml") if not path.stem.startswith("compare")]
+    return sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in paths)
 
 
 def _take_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
@@ -118,11 +123,12 @@ def _read(path: Path) -> dict[str, Any]:
 def _check_keys(keys: Iterable[str], known: Iterable[str], where: str, prog: str) -> None:
     unknown = [key for key in dict.fromkeys(keys) if key not in known]
     if unknown:
-        shown = ", ".join(f"{key}{_nearest(key, known)}" for key in map(str, unknown))
+        shown = ", ".join(f"{key}{nearest(key, known)}" for key in map(str, unknown))
         raise ValueError(f"unknown in {where}: {shown}; sgpo {prog} --help lists what is known")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the name that may have been meant, or nothing."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {found[0]}?)" if found else ""
 

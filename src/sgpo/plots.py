@@ -115,8 +115,13 @@ def training_plot(runs: Mapping[str, Path], output: Path) -> None:
             axes[name].set_xlabel("training step")
         figure.suptitle(TITLE, x=0.012, ha="left", fontsize=15, fontweight="bold")
         figure.supxlabel(CAPTION, x=0.012, ha="left", fontsize=10, color=MUTED)
-        for suffix in (".png", ".svg"):
-            figure.savefig(output.with_suffix(suffix), facecolor="white")
+        write_figure(figure, output)
+
+
+def write_figure(figure: Any, output: Path) -> None:
+    """As PNG and SVG beside each other."""
+    for suffix in (".png", ".svg"):
+        figure.savefig(output.with_suffix(suffix), facecolor="white")
 
 
 def _panel(

@@ -22,10 +22,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from sgpo.command_runner import Command, ending_signals, run_commands, serving
 from sgpo.errors import usage_errors
 from sgpo.miniworld.world import BASE_MODEL, Sizes, create_world
 from sgpo.plots import Rows, read_metrics, training_plot
-from sgpo.quickstart_processes import Command, ending_signals, run_commands, serving
 from sgpo.quickstart_report import build_summary, print_example, print_next_steps, print_results
 from sgpo.quickstart_strategies import print_strategies, strategy_summary
 from sgpo.strategies.endpoint import require_openai
@@ -58,7 +58,7 @@ def quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MODEL) 
     """Run all stages; everything is written into `output`.
 
     Raises:
-        StageFailed: a command ended with an error.
+        CommandFailed: a command ended with an error.
     """
     with usage_errors():
         check_packages()

@@ -1,0 +1,285 @@
+"""`sgpo plot`: what a method reaches for which cost, how training goes, and scores with every seed's point.
+
+Figures 3, 4 and 6 of arXiv:2606.24064 show entropy, reward, length and mean alpha over steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sgpo.comparison.results import Row, methods_of
+from sgpo.comparison.summary import Line, SetSummary, summarise
+from sgpo.comparison.trajectories import Source, band
+from sgpo.plots import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
+
+# Okabe and Ito's palette without its yellow, which is faint on white; distinct under every common colour blindness.
+GREEN, PURPLE, AMBER, GREY = "#009E73", "#CC79A7", "#E69F00", "#7f7f7f"
+PALETTE = (GREEN, PURPLE, AMBER, SKY, INK, GREY)
+OWN: Mapping[str, str] = {"sgpo": BLUE, "grpo": ORANGE}  # these two are in nearly every picture
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+MANY = 5  # methods, above which bands would hide each other
+COST_AXES = {"samples": "sampled completions", "trained_tokens": "trained tokens", "seconds": "seconds of training"}
+DYNAMICS = {
+    "entropy": "Entropy of the policy (nats a token)",
+    "reward/autonomous": "Reward on training problems",
+    "length/autonomous": "Length of a completion (tokens)",
+    "alpha": "Mean weight α of the distillation",
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn, the same in all pictures. Example: ``Look("#0072B2", "-")``"""
+
+    color: str
+    dashes: Any
+
+
+def looks_of(methods: Sequence[str]) -> dict[str, Look]:
+    """Colours first; where they are used up, they come again with other dashes."""
+    found = {name: Look(OWN[name], DASHES[0]) for name in methods if name in OWN}
+    others = [name for name in methods if name not in OWN]
+    for number, name in enumerate(others):
+        found[name] = Look(PALETTE[number % len(PALETTE)], DASHES[number // len(PALETTE) % len(DASHES)])
+    return found
+
+
+def draw_all(source: Source, output: Path, *, methods: Sequence[str] = (), baseline: str = "grpo") -> list[Path]:
+    """Write every picture that the rows have something for, as PNG and SVG; returns the PNGs.
+
+    Raises:
+        ValueError: a method without results.
+    """
+    known = methods_of(source.rows)
+    if unknown := [name for name in methods if name not in known]:
+        raise ValueError(f"there are no results of {unknown[0]}; there are some of {', '.join(known)}")
+    names = [name for name in (methods or known) if name in known]
+    rows = {name: [row for row in source.rows if row["method"] == name] for name in names}
+    looks = looks_of(names)
+    output.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    if any(row.get("curves") for of_method in rows.values() for row in of_method):
+        drawn += [
+            cost_picture(rows, looks, output / "cost.png"),
+            dynamics_picture(rows, looks, output / "dynamics.png"),
+        ]
+    if source.scored:
+        base = baseline if baseline in names else names[0]
+        summaries = summarise(source.rows, base, names)
+        drawn.append(scores_picture(summaries, looks, base, output / "scores.png"))
+    return drawn
+
+
+# ---------------------------------------------------------------------- over cost, over steps
+
+
+def cost_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], path: Path) -> Path:
+    """Score on the development problems, or else the training reward, over samples, trained tokens and seconds."""
+    part, metric = "dev", "score"
+    title = "Solved development problems, without strategies (%)"
+    if not any(band(of_method, part, metric) for of_method in rows.values()):
+        part, metric, title = "curves", "reward/autonomous", "Reward on training problems, without strategies (%)"
+
+    def draw(figure: Any) -> list[Any]:
+        axes = figure.subplots(1, len(COST_AXES), sharey=True)
+        for panel, (x, label) in zip(axes, COST_AXES.items(), strict=True):
+            handles = _lines(panel, rows, looks, part, metric, x=x, scale=100, smooth=part == "curves")
+            panel.set_xlabel(label)
+            panel.set_xlim(left=0)
+            _thousands(panel)
+        axes[0].set_title(title, loc="left", fontsize=11.5, color=INK)
+        return handles
+
+    caption = f"Lines: means over seeds and base models{_smoothing(part)}. {_bands(rows)}"
+    return _picture(path, (12, 4.6), "The same samples are not the same cost", caption, draw)
+
+
+def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], path: Path) -> Path:
+    """Entropy, reward, length and mean alpha over steps."""
+    shown = [name for name in DYNAMICS if any(band(of_method, "curves", name) for of_method in rows.values())]
+
+    def draw(figure: Any) -> list[Any]:
+        panels = figure.subplots(2, 2, sharex=True).flatten()
+        handles: list[Any] = []
+        for panel, name in zip(panels, shown, strict=False):
+            handles = [*handles, *_lines(panel, rows, looks, "curves", name, smooth=True)]
+            panel.set_title(DYNAMICS[name], loc="left", fontsize=11.5, color=INK)
+            if name in ("entropy", "alpha"):
+                panel.set_ylim(bottom=0)
+            if name == "reward/autonomous":
+                _lines(panel, rows, looks, "curves", "reward/guided", smooth=True, guided=True)
+        for panel in panels[len(shown) :]:
+            panel.set_visible(False)
+        for panel in panels[-2:]:
+            panel.set_xlabel("training step")
+        return handles
+
+    guided = any(band(of_method, "curves", "reward/guided") for of_method in rows.values())
+    note = " Thin dots: completions that had the strategy in their prompt." if guided else ""
+    caption = f"Lines: means over seeds and base models, moving means over steps. {_bands(rows)}{note}"
+    return _picture(path, (12, 7.4), "Training", caption, draw)
+
+
+def _lines(
+    axes: Any,
+    rows: Mapping[str, Sequence[Row]],
+    looks: Mapping[str, Look],
+    part: str,
+    metric: str,
+    *,
+    x: str = "step",
+    scale: float = 1,
+    smooth: bool = False,
+    guided: bool = False,
+) -> list[Any]:
+    """The mean of each method with its band; returns what the legend shows."""
+    handles = []
+    for name, of_method in rows.items():
+        found, look = band(of_method, part, metric, x, smooth=smooth), looks[name]
+        if found is None:
+            continue
+        style = (
+            {"linewidth": 1.3, "linestyle": (0, (1, 1.6))} if guided else {"linewidth": 2.2, "linestyle": look.dashes}
+        )
+        (line,) = axes.plot(found.x, scale * found.mean, color=look.color, label=name, **style)
+        if found.cells > 1 and len(rows) <= MANY and not guided:
+            axes.fill_between(found.x, scale * found.low, scale * found.high, color=look.color, alpha=0.14, linewidth=0)
+        handles.append(line)
+    axes.tick_params(length=0)
+    axes.margins(x=0.01)
+    return handles
+
+
+def _thousands(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    def short(value: float, _: Any) -> str:
+        for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+            if abs(value) >= size:
+                return f"{value / size:g}{unit}"
+        return f"{value:g}"
+
+    axes.xaxis.set_major_formatter(FuncFormatter(short))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _bands(rows: Mapping[str, Sequence[Row]]) -> str:
+    if max(map(len, rows.values())) < 2 or len(rows) > MANY:
+        return ""
+    return "Bands: the smallest and the largest."
+
+
+def _smoothing(part: str) -> str:
+    return ", moving means over steps" if part == "curves" else ""
+
+
+# ---------------------------------------------------------------------- scores
+
+
+def scores_picture(sets: Sequence[SetSummary], looks: Mapping[str, Look], baseline: str, path: Path) -> Path:
+    """For each set: every cell's score with the mean, and beside it the difference to the baseline."""
+    most = max(len(each.lines) for each in sets)
+
+    def draw(figure: Any) -> list[Any]:
+        panels = figure.subplots(len(sets), 2, squeeze=False, width_ratios=[1.25, 1])
+        for (left, right), each in zip(panels, sets, strict=True):
+            _scores(left, each, looks)
+            _differences(right, each, looks, baseline)
+        panels[-1][0].set_xlabel("% of problems solved")
+        panels[-1][1].set_xlabel("points")
+        return []
+
+    caption = (
+        "Dots: single seeds; ticks: their mean. Right: mean difference on the same seeds and problems, with a 95% "
+        "interval,\nbootstrap crossed over base models, seeds and problems."
+    )
+    height = len(sets) * (0.62 + 0.34 * most) + 1.6
+    return _picture(path, (12, height), "Scores without strategies", caption, draw)
+
+
+def _scores(axes: Any, each: SetSummary, looks: Mapping[str, Look]) -> None:
+    for place, line in enumerate(each.lines):
+        color = looks[line.method].color
+        values = [100 * score for score in line.scores.values()]
+        axes.plot(values, _beside(place, len(values)), "o", color=color, alpha=0.55, markersize=5.5, markeredgewidth=0)
+        axes.plot([100 * line.mean] * 2, [place - 0.32, place + 0.32], color=color, linewidth=2.6)
+        axes.annotate(
+            f"{100 * line.mean:.1f}",
+            (1.0, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            color=color,
+            fontweight="bold",
+        )
+    title = each.name if each.k is None else f"{each.name} ({each.problems} problems, avg@{each.k})"
+    axes.set_title(title, loc="left", fontsize=11.5, color=INK)
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high + 0.12 * (high - low))
+    _rows_of_methods(axes, each.lines)
+
+
+def _beside(place: int, count: int) -> list[float]:
+    """Heights of a row's dots, a little apart, so that equal scores are seen."""
+    return [place + 0.36 * ((number + 0.5) / count - 0.5) for number in range(count)]
+
+
+def _differences(axes: Any, each: SetSummary, looks: Mapping[str, Look], baseline: str) -> None:
+    axes.axvline(0, color=INK, linewidth=1)
+    for place, line in enumerate(each.lines):
+        if line.difference is None:
+            continue
+        color = looks[line.method].color
+        low, high = (100 * value for value in line.difference.interval)
+        axes.plot([low, high], [place, place], color=color, linewidth=2.2, solid_capstyle="round")
+        axes.plot([100 * line.difference.mean], [place], "o", color=color, markersize=7, markeredgecolor="white")
+    axes.set_title(f"minus {baseline}", loc="left", fontsize=11.5, color=INK)
+    _rows_of_methods(axes, each.lines, named=False)
+
+
+def _rows_of_methods(axes: Any, lines: Sequence[Line], *, named: bool = True) -> None:
+    axes.set_ylim(len(lines) - 0.45, -0.55)
+    axes.set_yticks(range(len(lines)), [line.method for line in lines] if named else [""] * len(lines))
+    if named:
+        for label in axes.get_yticklabels():
+            label.set_color(INK)
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0)
+
+
+# ---------------------------------------------------------------------- one picture
+
+
+def _picture(path: Path, size: tuple[float, float], title: str, caption: str, draw: Callable[[Any], list[Any]]) -> Path:
+    """Title on top, below it one legend for all panels, at the bottom what is shown."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    with matplotlib.rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08, wspace=0.03, hspace=0.06)
+        figure = Figure(figsize=size, dpi=160, layout=layout)
+        handles = {handle.get_label(): handle for handle in draw(figure)}
+        if handles:
+            figure.legend(
+                handles.values(),
+                handles.keys(),
+                loc="outside upper left",
+                ncols=min(len(handles), 8),
+                frameon=False,
+                handlelength=2.2,
+                title=title,
+                title_fontproperties={"size": 15, "weight": "bold"},
+                alignment="left",
+            )
+        else:
+            figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
+        figure.supxlabel(caption, x=0.012, ha="left", fontsize=10, color=MUTED)
+        write_figure(figure, path)
+    return path
