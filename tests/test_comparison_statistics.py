@@ -102,7 +102,7 @@ def test_intervals_cover_what_they_should() -> None:
         cells, problems = generator.normal(0, 0.05, (8, 1)), generator.normal(0, 0.3, (1, 60))
         values = 0.1 + cells + problems + generator.normal(0, 0.2, (8, 60))
         found = crossed_difference(
-            rates(np.zeros((8, 60))), rates(values), seed=int(generator.integers(1e9)), resamples=400
+            [(rates(np.zeros((8, 60))), rates(values))], seed=int(generator.integers(1e9)), resamples=400
         )
         assert found is not None
         covered += found.interval[0] <= 0.1 <= found.interval[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -220,11 +221,10 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, int]]:
     from sgpo.training.methods import find_method
     from sgpo.training.sft import WarmupConfig
 
-    environment = dict(os.environ)  # a recipe may have variables of its own
     # Whatever devices there are: nothing is computed here.
     given = {"model": "model", "problems": "problems", "output_dir": "run", "use_cpu": True}
     budgets: dict[str, dict[str, int]] = {}
-    try:
+    with _unchanged_environment():
         for path in (recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])):
             parse("sft", (SFTArguments, WarmupConfig), Command("", {"config": path, **given}).arguments)
         for method in recipe.methods:
@@ -235,10 +235,20 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, int]]:
                 _, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
             sizes = find_method(args.method).group_sizes(COMPLETE, args)
             budgets[method.name] = {"samples": sum(sizes), **{name: getattr(args, name) for name in BUDGET}}
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
     return budgets
+
+
+@contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """A configuration may set variables of its own; and what warns of it, the command says again."""
+    before = dict(os.environ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 @contextmanager

@@ -46,12 +46,17 @@ def cells_of(line: Line) -> list[str]:
     found = line.difference
     difference, interval, p = "", "", ""
     if found is not None and line.adjusted_p is not None:
-        difference = f"{100 * found.mean:+.1f}"
-        interval = f"{100 * found.interval[0]:+.1f} to {100 * found.interval[1]:+.1f}"
+        difference = points(found.mean)
+        interval = " to ".join(map(points, found.interval))
         p = f"{line.adjusted_p:.4f}" if line.adjusted_p < 0.001 else f"{line.adjusted_p:.3f}"
     samples = "" if line.samples is None else str(line.samples)
     score = f"{100 * line.mean:.1f}{deviation}"
     return [line.method, str(len(line.scores)), samples, score, difference, interval, p, every_seed(line)]
+
+
+def points(share: float) -> str:
+    """Example: ``+3.1``; what rounds to zero has no minus."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
 def every_seed(line: Line) -> str:
