@@ -121,8 +121,14 @@ def _cost(method: str, rows: Sequence[Row]) -> Cost:
         return _mean(values) if values else None
 
     seconds = _mean([_seconds(each["seconds"]) for each in totals])
-    counts = [mean(name) for name in ("completions", "sampled_tokens", "trained_tokens")]
-    return Cost(method, rows[0].get("budget"), *counts, seconds=seconds)
+    return Cost(
+        method,
+        rows[0].get("budget"),
+        mean("completions"),
+        mean("sampled_tokens"),
+        mean("trained_tokens"),
+        seconds=seconds,
+    )
 
 
 def _seconds(spent: dict[str, float]) -> float:
