@@ -90,8 +90,11 @@ def read_recipe(
         sets=chosen,
         world=world,
         base_models=list(base_models) or _texts(values, "base_models", path),
-        **{each: values[each] for each in ("sft_problems", "problems", "dev_problems") if each in values},
-        **{each: _mapping(values, each, path) for each in ("evaluation", "options")},
+        sft_problems=values.get("sft_problems", ""),
+        problems=values.get("problems", ""),
+        dev_problems=values.get("dev_problems"),
+        evaluation=_mapping(values, "evaluation", path),
+        options=_mapping(values, "options", path),
     )
 
 
