@@ -120,7 +120,8 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
         return handles
 
     note = "Dotted: with the strategy in the prompt." if guided else ""
-    caption = " ".join(["Lines: means over seeds and base models, moving means over steps.", _bands(rows), note])
+    said = ("Lines: means over seeds and base models, moving means over steps.", _bands(rows), note)
+    caption = " ".join(part for part in said if part)
     return _picture(path, (12, 7.4), "Training dynamics", caption, draw)
 
 
