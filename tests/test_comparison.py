@@ -101,6 +101,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 }
 
 
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"no comparison of that name \(did you mean miniworld/compare\?\)"):
+        read_recipe("miniworld/compar")
+
+
 @pytest.mark.parametrize("case", REFUSALS)
 def test_recipes_that_are_refused(write_recipe: Write, case: str) -> None:
     changes, given, message = REFUSALS[case]
