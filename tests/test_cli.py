@@ -334,11 +334,12 @@ OPTIONS = {"method", "output_dir", "delta", "columns"} | {
 }
 
 
-@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+RL_RECIPES = [path for path in sorted(RECIPES.glob("*.yaml")) if "max_steps" in read_config(path)]
+
+
+@pytest.mark.parametrize("path", RL_RECIPES, ids=lambda path: path.stem)
 def test_recipes_have_equal_samples_and_steps(path: Path) -> None:
     ours, grpo = read_config(path), read_config(RECIPES / "grpo.yaml")
-    if "max_steps" not in ours:
-        pytest.skip("supervised")
     samples = ours["num_autonomous"] + ours["num_guided"]
     assert samples == (8 if path.stem == "grpo-8" else 12)
     for name in set(grpo) - OPTIONS - {"num_guided"}:
@@ -351,11 +352,11 @@ def test_every_recipe_is_read(tmp_path: Path) -> None:
     from sgpo.commands import TrainArguments, parse
     from sgpo.training.config import SGPOConfig
 
-    for path in sorted(RECIPES.glob("*.yaml")):
-        if "max_steps" in read_config(path):
-            data, args = parse("train", (TrainArguments, SGPOConfig), ["--config", str(path), "--use_cpu", "true"])
-            assert args.max_steps == 150
-            assert data.problems == "runs/miniworld/rl.jsonl"
+    assert len(RL_RECIPES) > 15
+    for path in RL_RECIPES:
+        data, args = parse("train", (TrainArguments, SGPOConfig), ["--config", str(path), "--use_cpu", "true"])
+        assert args.max_steps == 150
+        assert data.problems == "runs/miniworld/rl.jsonl"
 
 
 def test_a_configuration_may_extend_another(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 from comparison_cases import ROWS, result
 
 from sgpo.cli import main
+from sgpo.command_runner import Command, Job
 from sgpo.comparison.jobs import CellRun, all_jobs
 from sgpo.comparison.places import find_places, only_one
 from sgpo.comparison.plan import Cell, Plan, make_plan
@@ -98,6 +99,11 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "list": ({"methods": "grpo"}, {}, r"methods of .* must be a list such as"),
     "options": ({"options": [1]}, {}, "options of .* must hold lines of the form key: value"),
 }
+
+
+def test_a_recipe_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=r"no comparison of that name \(did you mean miniworld/compare\?\)"):
+        read_recipe("miniworld/compar")
 
 
 @pytest.mark.parametrize("case", REFUSALS)
@@ -244,8 +250,36 @@ def test_places_are_cores_or_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_has_one_comparison_at_a_time(tmp_path: Path) -> None:
     with only_one(tmp_path), pytest.raises(ValueError, match="a comparison is at work in"), only_one(tmp_path):
         pass
+    with only_one(tmp_path) as lock:
+        command = [sys.executable, "-c", "import time; time.sleep(600)"]
+        left = subprocess.Popen(command, pass_fds=[lock])  # as after a kill of the comparison alone
+    with pytest.raises(ValueError, match="or a command of one that was killed"), only_one(tmp_path):
+        pass
+    left.kill()
+    left.wait()
     with only_one(tmp_path):
         pass
+
+
+def test_a_failed_cell_is_named_and_gives_exit_status_1(
+    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = str(tmp_path / "recipes" / "compare.yaml")
+    row = result("base-101", 1, "grpo", [0.5], configuration=plan.configuration(plan.cells[1]))
+    jobs = {"base-101/seed-1/sgpo": Job(iter([Command("nonsense", {})])), "good": Job(iter([]))}
+    jobs["waiting"] = Job(iter([]), after=("base-101/seed-1/sgpo",))
+    monkeypatch.setattr("sgpo.comparison.run.all_jobs", lambda *arguments, **keywords: jobs)
+    append_result(plan.output / "results.jsonl", row)
+    options = ["--seeds", "1", "2", "--parallel", "1", "--output", str(plan.output)]
+    assert main(["compare", "--recipe", recipe, *options]) == 1
+    shown = capsys.readouterr()
+    assert "FAILED base-101/seed-1/sgpo ended with exit status 2. The end of its log:" in " ".join(shown.out.split())
+    assert "invalid choice: 'nonsense'" in shown.out
+    assert "50.0" in shown.out  # the table of what is there
+    assert shown.err.endswith(
+        "sgpo compare: 1 failed: base-101/seed-1/sgpo; waiting waited for them. The ends of their logs are above; the "
+        "same command goes on with what is left\n"
+    )
 
 
 def test_table_only_runs_nothing(write_recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -143,7 +143,7 @@ def test_bands_by_hand() -> None:
 
 
 def test_looks_are_distinct_and_stay() -> None:
-    names = ["sft", "grpo", "sgpo", *(f"m{i}" for i in range(20))]
+    names = ["sft", "grpo", "sgpo", *(f"m{i}" for i in range(16))]
     looks = looks_of(names)
     assert len({(look.color, str(look.dashes)) for look in looks.values()}) == len(names)
     assert looks["sgpo"] == looks_of(["sgpo"])["sgpo"]

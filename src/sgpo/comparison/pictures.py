@@ -17,9 +17,9 @@ from sgpo.plots import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
 
 # Okabe and Ito's palette without its yellow, which is faint on white; distinct under every common colour blindness.
 GREEN, PURPLE, AMBER, GREY = "#009E73", "#CC79A7", "#E69F00", "#7f7f7f"
-PALETTE = (GREEN, PURPLE, AMBER, SKY, INK, GREY)
-OWN: Mapping[str, str] = {"sgpo": BLUE, "grpo": ORANGE}  # these two are in nearly every picture
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
+PALETTE = (GREEN, PURPLE, AMBER, SKY)
+OWN: Mapping[str, str] = {"sgpo": BLUE, "grpo": ORANGE, "sft": GREY, "sft-all": INK}  # in nearly every picture
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5)), (0, (2.5, 1.2)))
 MANY = 5  # methods, above which bands would hide each other
 COST_AXES = {"samples": "sampled completions", "trained_tokens": "trained tokens", "seconds": "seconds of training"}
 DYNAMICS = {
@@ -57,11 +57,12 @@ def draw_all(source: Source, output: Path, *, methods: Sequence[str] = (), basel
     if unknown := [name for name in methods if name not in known]:
         raise ValueError(f"there are no results of {unknown[0]}; there are some of {', '.join(known)}")
     names = [name for name in (methods or known) if name in known]
-    rows = {name: [row for row in source.rows if row["method"] == name] for name in names}
+    rows = {name: [row for row in source.rows if row["method"] == name and row.get("curves")] for name in names}
+    rows = {name: of_method for name, of_method in rows.items() if of_method}
     looks = looks_of(names)
     output.mkdir(parents=True, exist_ok=True)
     drawn = []
-    if any(row.get("curves") for of_method in rows.values() for row in of_method):
+    if rows:
         drawn += [
             cost_picture(rows, looks, output / "cost.png"),
             dynamics_picture(rows, looks, output / "dynamics.png"),
@@ -99,6 +100,7 @@ def cost_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], p
 
 def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], path: Path) -> Path:
     """Entropy, reward, length and mean alpha over steps."""
+    guided = len(rows) <= MANY and any(band(each, "curves", "reward/guided") for each in rows.values())
     shown = [name for name in DYNAMICS if any(band(of_method, "curves", name) for of_method in rows.values())]
 
     def draw(figure: Any) -> list[Any]:
@@ -109,7 +111,7 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
             panel.set_title(DYNAMICS[name], loc="left", fontsize=11.5, color=INK)
             if name in ("entropy", "alpha"):
                 panel.set_ylim(bottom=0)
-            if name == "reward/autonomous":
+            if name == "reward/autonomous" and guided:
                 _lines(panel, rows, looks, "curves", "reward/guided", smooth=True, guided=True)
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
@@ -117,10 +119,10 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
             panel.set_xlabel("training step")
         return handles
 
-    guided = any(band(of_method, "curves", "reward/guided") for of_method in rows.values())
-    note = " Thin dots: completions that had the strategy in their prompt." if guided else ""
-    caption = f"Lines: means over seeds and base models, moving means over steps. {_bands(rows)}{note}"
-    return _picture(path, (12, 7.4), "Training", caption, draw)
+    note = "Dotted: with the strategy in the prompt." if guided else ""
+    said = ("Lines: means over seeds and base models, moving means over steps.", _bands(rows), note)
+    caption = " ".join(part for part in said if part)
+    return _picture(path, (12, 7.4), "Training dynamics", caption, draw)
 
 
 def _lines(
@@ -233,6 +235,8 @@ def _differences(axes: Any, each: SetSummary, looks: Mapping[str, Look], baselin
     axes.axvline(0, color=INK, linewidth=1)
     for place, line in enumerate(each.lines):
         if line.difference is None:
+            if line.method == baseline:
+                axes.annotate(baseline, (0, place), xytext=(6, 0), textcoords="offset points", va="center", color=MUTED)
             continue
         color = looks[line.method].color
         low, high = (100 * value for value in line.difference.interval)

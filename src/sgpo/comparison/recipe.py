@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from sgpo.configuration import find_config, nearest, read_config
+from sgpo.configuration import RECIPES, nearest, read_config
 from sgpo.miniworld.world import Sizes
 
 SFT, SFT_ALL = "sft", "sft-all"  # methods without a file: the warm-up itself, and SFT on all responses
@@ -63,7 +63,7 @@ def read_recipe(
     Raises:
         ValueError: unknown keys, missing ones, or names that lead nowhere.
     """
-    path = find_config(name)
+    path = _find(name)
     values = read_config(path)
     _check_keys(values, [each.name for each in fields(Recipe) if each.name != "path"], str(path))
     world = _world(values, path)
@@ -94,6 +94,18 @@ def read_recipe(
         dev_problems=values.get("dev_problems"),
         evaluation=_mapping(values, "evaluation", path),
         options=_mapping(values, "options", path),
+    )
+
+
+def _find(name: str) -> Path:
+    """The file of that name, or the comparison of the package."""
+    for path in (Path(name), RECIPES / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = sorted(path.relative_to(RECIPES).with_suffix("").as_posix() for path in RECIPES.rglob("compare*.yaml"))
+    raise ValueError(
+        f"there is no file {name} with a recipe (looked in {Path.cwd()}), and no comparison of that name"
+        f"{nearest(name, known)}; the comparisons are {', '.join(known)}"
     )
 
 

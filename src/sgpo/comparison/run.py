@@ -51,6 +51,9 @@ def run_plan(plan: Plan, todo: list[Cell], places: Sequence[Place], lock: int, *
     at_once = f"{len(places)} at a time" if len(places) > 1 else "one at a time"
     console.print(f"{len(plan.cells)} cells, {done} of them finished; {at_once}. Logs: {plan.output / 'logs'}")
 
+    if not todo:
+        return
+
     def finished(row: Row) -> None:
         append_result(plan.output / RESULTS, row)
         console.print(_line(row), markup=False)

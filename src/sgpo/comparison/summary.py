@@ -47,7 +47,6 @@ class Cost:
     """Means of a method over its cells; None where nothing was logged."""
 
     method: str
-    budget: dict[str, int] | None
     completions: float | None
     sampled_tokens: float | None
     trained_tokens: float | None
@@ -121,14 +120,7 @@ def _cost(method: str, rows: Sequence[Row]) -> Cost:
         return _mean(values) if values else None
 
     seconds = _mean([_seconds(each["seconds"]) for each in totals])
-    return Cost(
-        method,
-        rows[0].get("budget"),
-        mean("completions"),
-        mean("sampled_tokens"),
-        mean("trained_tokens"),
-        seconds=seconds,
-    )
+    return Cost(method, mean("completions"), mean("sampled_tokens"), mean("trained_tokens"), seconds)
 
 
 def _seconds(spent: dict[str, float]) -> float:
