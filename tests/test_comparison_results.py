@@ -125,7 +125,7 @@ def test_table_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixt
 def with_curves(row: dict[str, Any]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for line in updates(8):
-        rows += [{**line, "entropy": 0.1, "length/autonomous": 30.0, "alpha": 0.4, "reward/guided": 0.9}]
+        rows += [{**line, "surprisal": 0.1, "length/autonomous": 30.0, "alpha": 0.4, "reward/guided": 0.9}]
     spent = counters(rows, 48, 2)
     dev = [{"step": step, "eval_avg_at_1": row["sets"]["test"]["score"] + step / 100} for step in (0, 4, 8)]
     return {**row, "curves": curves(rows, spent), "dev": dev_curve(dev, spent)}

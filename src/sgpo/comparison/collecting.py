@@ -21,8 +21,12 @@ CURVES = (
     "length/autonomous",
     "length/guided",
     "entropy",
+    "surprisal",
     "alpha",
     "target_share",
+    "imitated_share",
+    "divergence",
+    "divergence_masked_share",
     "zero_variance_share",
     "grad_norm",
 )

@@ -23,7 +23,7 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5)), (0, (2.5
 MANY = 5  # methods, above which bands would hide each other
 COST_AXES = {"samples": "sampled completions", "trained_tokens": "trained tokens", "seconds": "seconds of training"}
 DYNAMICS = {
-    "entropy": "Entropy of the policy (nats a token)",
+    "surprisal": "Entropy of the policy, by its samples (nats a token)",  # of all tokens, unlike the metric entropy
     "reward/autonomous": "Reward on training problems",
     "length/autonomous": "Length of a completion (tokens)",
     "alpha": "Mean weight α of the distillation",
@@ -109,14 +109,15 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
         for panel, name in zip(panels, shown, strict=False):
             handles = [*handles, *_lines(panel, rows, looks, "curves", name, smooth=True)]
             panel.set_title(DYNAMICS[name], loc="left", fontsize=11.5, color=INK)
-            if name in ("entropy", "alpha"):
+            if name in ("surprisal", "alpha"):
                 panel.set_ylim(bottom=0)
             if name == "reward/autonomous" and guided:
                 _lines(panel, rows, looks, "curves", "reward/guided", smooth=True, guided=True)
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
-        for panel in panels[-2:]:
+        for panel in panels[max(0, len(shown) - 2) : len(shown)]:  # the lowest of each column
             panel.set_xlabel("training step")
+            panel.xaxis.set_tick_params(labelbottom=True)
         return handles
 
     note = "Dotted: with the strategy in the prompt." if guided else ""
