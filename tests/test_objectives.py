@@ -377,8 +377,12 @@ def test_zero_weights_give_exactly_no_gradient() -> None:
     problem = toy_batch(0)[0]
     logits, ids, old_logprobs = problem.logits[3], problem.ids[3], problem.old_logprobs[3]
     zeros = torch.zeros_like(old_logprobs)
-    divergence = token_divergence(problem.teacher_logits[1], logits)
-    scores = {"logprob": token_logprobs(logits, ids), "divergence": divergence}
+    policy, teacher = logits.log_softmax(-1), problem.teacher_logits[1].log_softmax(-1)
+    scores = {
+        "logprob": token_logprobs(logits, ids),
+        "divergence": token_divergence(problem.teacher_logits[1], logits),
+        "reverse_divergence": (policy.exp() * (policy - teacher)).sum(-1),
+    }
     for term in TERMS.values():
         loss = term.loss(scores[term.score], old_logprobs, zeros, PAPER).sum()
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
