@@ -329,7 +329,7 @@ def test_a_full_device_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, caps
 
 
 # What the methods may differ in.
-OPTIONS = {"method", "output_dir", "delta", "columns"} | {
+OPTIONS = {"method", "output_dir", "learning_rate", "delta", "columns"} | {
     field.name for field in dataclasses.fields(MethodArguments) if not field.name.startswith(("num_", "max_"))
 }
 
