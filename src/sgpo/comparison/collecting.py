@@ -29,6 +29,7 @@ CURVES = (
     "divergence_masked_share",
     "zero_variance_share",
     "grad_norm",
+    "skipped_updates",
 )
 
 
