@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sgpo.cli import main
 from sgpo.command_runner import Command, Job
 from sgpo.comparison.jobs import CellRun, all_jobs
 from sgpo.comparison.places import find_places, only_one
-from sgpo.comparison.plan import Cell, Plan, make_plan
+from sgpo.comparison.plan import Cell, Plan, code_of, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result, key_of, read_results
 from sgpo.comparison.run import unfinished_cells
@@ -97,6 +98,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "warm-up": ({"sft": "stf.yaml"}, {}, "sft of .*compare.yaml: there is no file .*stf.yaml"),
     "all": ({"sft_all": None}, {"methods": ["sft-all", "grpo"]}, "needs sft_all"),
     "list": ({"methods": "grpo"}, {}, r"methods of .* must be a list such as"),
+    "decided": ({"options": {"seed": 3}}, {}, "options of .* has seed, which sgpo compare sets for each cell"),
+    "evaluated": ({"evaluation": {"model": "m"}}, {}, "evaluation of .* has model, which sgpo compare sets"),
     "options": ({"options": [1]}, {}, "options of .* must hold lines of the form key: value"),
 }
 
@@ -118,6 +121,8 @@ PLANS: dict[str, tuple[dict[str, Any], list[int], list[int], str]] = {
     "seed twice": ({}, [1, 1], [], "--seeds has the same number twice: 1 1"),
     "option": ({"options": {"save_step": 2}}, [1], [], r"method grpo .*save_step \(did you mean --save_steps\?\)"),
     "value": ({"options": {"max_steps": 3}}, [1], [], r"method grpo .*max_steps \(3\) must be a multiple"),
+    "problems": ({"options": {"bad_rows": "drop"}}, [1], [], "has bad_rows: drop: methods are compared on the same"),
+    "limit": ({"options": {"limit": 9}}, [1], [], "has limit: methods are compared on the same problems"),
     "evaluation": ({"evaluation": {"k": 0}}, [1], [], "k is 0; it must be at least 1"),
     "group": ({"evaluation": {"group_by": "famly"}}, [1], [], "group_by: there is no column 'famly'"),
 }
@@ -172,7 +177,9 @@ def test_cells_of_one_seed_differ_in_their_method_alone(plan: Plan) -> None:
     assert ours["model"] == plan.output / "base-101" / "sft"
     assert (ours["seed"], ours["logging_steps"], ours["overwrite"]) == (2, 1, True)
     assert plan.budgets["sgpo"] == plan.budgets["grpo"]
-    assert plan.budgets["sgpo"] == {"samples": 5, "max_steps": 8, "problems_per_rollout": 4, "updates_per_rollout": 2}
+    batches = {"max_steps": 8, "problems_per_rollout": 4, "updates_per_rollout": 2, "num_train_epochs": 10.0}
+    sampling = {"max_completion_length": 24, "temperature": 1.0, "top_p": 0.95}
+    assert plan.budgets["sgpo"] == {"samples": 5, **batches, **sampling}
 
 
 def test_base_seeds_are_pretrained_first(write_recipe: Write, tmp_path: Path) -> None:
@@ -204,6 +211,34 @@ def test_a_finished_cell_with_another_configuration_is_refused(plan: Plan) -> No
     )
     with pytest.raises(ValueError, match=message):
         unfinished_cells(plan)
+    with pytest.raises(ValueError, match=message):  # of a seed that is not asked for, too: it stands in the same table
+        unfinished_cells(replace(plan, seeds=[7]))
+
+
+def test_the_checkpoint_that_is_kept_is_part_of_the_configuration(write_recipe: Write, tmp_path: Path) -> None:
+    steps: dict[str, Any] = {"eval_strategy": "steps", "save_strategy": "steps", "save_steps": 4}
+    options = [{**steps, "eval_steps": n, "load_best_model_at_end": best} for best in (False, True) for n in (2, 4)]
+    plans = [make_plan(read_recipe(str(write_recipe(options=o))), tmp_path / "out", [1], []) for o in options]
+    last, also_last, best, other_best = (plan.configuration(plan.cells[1]) for plan in plans)
+    assert last == also_last != best != other_best != last
+
+
+def test_the_code_of_a_users_method_is_part_of_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("METHOD = 1")
+    first = code_of({"method": f"{path}:METHOD"})
+    path.write_text("METHOD = 2")
+    assert code_of({"method": f"{path}:METHOD"}) != first
+    assert code_of({"method": "sgpo"}) == {}
+
+
+def test_a_cell_whose_line_was_deleted_is_run_again(plan: Plan) -> None:
+    cell = next(cell for cell in plan.cells if cell.seed == 1)
+    state = CellRun(plan, cell, lambda row: None, False)
+    next(state.commands())
+    saved = json.loads(state.state_path.read_text())
+    state.state_path.write_text(json.dumps({**saved, "seconds": {"train": 1.0}, "collected": True}))
+    assert next(state.commands()).name == "train"
 
 
 def test_what_only_changes_what_is_seen_is_no_other_configuration(write_recipe: Write, tmp_path: Path) -> None:
@@ -261,12 +296,18 @@ def test_a_folder_has_one_comparison_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def broken() -> Iterator[Command]:
+    raise OSError("a file is gone")
+    yield Command("nothing", {})
+
+
 def test_a_failed_cell_is_named_and_gives_exit_status_1(
     plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = str(tmp_path / "recipes" / "compare.yaml")
     row = result("base-101", 1, "grpo", [0.5], configuration=plan.configuration(plan.cells[1]))
     jobs = {"base-101/seed-1/sgpo": Job(iter([Command("nonsense", {})])), "good": Job(iter([]))}
+    jobs["between"] = Job(broken())
     jobs["waiting"] = Job(iter([]), after=("base-101/seed-1/sgpo",))
     monkeypatch.setattr("sgpo.comparison.run.all_jobs", lambda *arguments, **keywords: jobs)
     append_result(plan.output / "results.jsonl", row)
@@ -277,8 +318,8 @@ def test_a_failed_cell_is_named_and_gives_exit_status_1(
     assert "invalid choice: 'nonsense'" in shown.out
     assert "50.0" in shown.out  # the table of what is there
     assert shown.err.endswith(
-        "sgpo compare: 1 failed: base-101/seed-1/sgpo; waiting waited for them. The ends of their logs are above; the "
-        "same command goes on with what is left\n"
+        "sgpo compare: 2 failed: base-101/seed-1/sgpo, between; waiting waited for them. The ends of their logs are "
+        "above; the same command goes on with what is left\n"
     )
 
 

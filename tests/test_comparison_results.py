@@ -164,7 +164,13 @@ def test_plot_draws_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_plot_draws_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "mine"
     run.mkdir()
-    config = {"num_autonomous": 8, "num_guided": 4, "problems_per_rollout": 4, "updates_per_rollout": 2}
+    config = {
+        "method": "grpo",
+        "num_autonomous": 8,
+        "num_guided": 4,
+        "problems_per_rollout": 4,
+        "updates_per_rollout": 2,
+    }
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in updates(8)))
     drawn = draw_all(read_source([run]), tmp_path / "plots")

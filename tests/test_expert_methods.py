@@ -66,7 +66,7 @@ def test_groups_and_metrics(make_trainer: Callable[..., Any], method: str) -> No
     assert line["reward/autonomous"] == 0.0
     assert line["reward/expert"] == pytest.approx(2 / 3)
     assert line["imitated_share"] == 0.75
-    assert line["expert_surprisal"] > 0
+    assert line["imitated_surprisal"] > 0
     assert line["surprisal"] == 1.0
     assert any((p != before[name]).any() for name, p in trainer.model.named_parameters())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,8 @@ from test_method_losses import rollout_groups
 from sgpo.cli import main
 from sgpo.problems import Problem, save_problems
 from sgpo.training.loss import add_head_task
-from sgpo.training.methods import MethodArguments, find_method
+from sgpo.training.methods import Assembly, Method, MethodArguments, check_sequences, find_method
+from sgpo.training.rollouts import TrainingSequence
 
 DOCS = Path(__file__).parents[1] / "docs" / "new-method.md"
 
@@ -81,3 +83,40 @@ def test_it_trains_from_the_command_line(file: Path, checkpoint: Path, tmp_path:
 def test_what_is_no_method_is_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         find_method(name)
+
+
+def test_a_file_is_a_module_like_others(tmp_path: Path) -> None:
+    """With a dataclass, which looks up its module, and executed once."""
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+        "from sgpo.training.methods import Method\nfrom sgpo.training.methods.grpo import assemble, group_sizes\n"
+        "@dataclass\nclass Options:\n    size: int = 1\nMETHOD = Method(group_sizes, assemble)\n"
+    )
+    assert find_method(f"{path}:METHOD") is find_method(f"{path}:METHOD")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"term": "surogate"}, "term 'surogate'; the terms are surrogate, ratio,"),
+        ({"term": "distillation"}, "a row of term distillation needs teacher_prompt_ids"),
+        (
+            {"term": "likelihood", "teacher_prompt_ids": [1]},
+            "a row of term likelihood has no use for teacher_prompt_ids",
+        ),
+        ({"term": "surrogate"}, "a row of term surrogate needs sampler_logprobs"),
+        (
+            {"term": "distillation", "teacher_prompt_ids": [1], "entropy_bonus": 0.1},
+            "a row of term distillation cannot have an entropy bonus",
+        ),
+    ],
+)
+def test_rows_that_do_not_fit_their_term_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_sequences([TrainingSequence(prompt_ids=[1], completion_ids=[2], weights=[1.0], **row)])
+
+
+def test_what_a_method_uses_is_known() -> None:
+    with pytest.raises(ValueError, match="a method uses 'strategy' or 'response' of a problem, not \\['responses'\\]"):
+        Method(lambda p, c: (1, 0), lambda *a, **k: Assembly([]), uses=("responses",))

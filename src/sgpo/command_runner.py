@@ -140,7 +140,13 @@ class JobRunner:
     def _start(
         self, name: str, job: Job, place: Mapping[str, str], free: list[Mapping[str, str]], *, first: bool = False
     ) -> None:
-        command = next(job.commands, None)
+        try:
+            command = next(job.commands, None)
+        except Exception as error:
+            self.lost.add(name)
+            free.append(place)
+            self.failed(name, f"{name}: {type(error).__name__}: {error}")
+            return
         if command is None:
             self.ended.add(name)
             free.append(place)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,11 +32,19 @@ def load_object(name: str, role: str, kind: str) -> Any:
 def _load_file(path: Path, wanted: str) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no file {path} to take a {wanted} from (looked in {Path.cwd()})")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    # Known to Python as any module: dataclasses look theirs up, and it is executed once, however often it is asked for.
+    name = f"sgpo_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}_{path.stem}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} cannot be loaded as a Python module")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

@@ -33,6 +33,16 @@ CURVES = (
 )
 
 
+def samples_of(method: str, num_autonomous: int, num_guided: int) -> int:
+    """Completions that a method samples of a problem that has all that it may ask for."""
+    from sgpo.problems import Problem
+    from sgpo.training.methods import MethodArguments, find_method
+
+    complete = Problem("", "?", "0", response="?", strategy="?")
+    arguments = MethodArguments(method=method, num_autonomous=num_autonomous, num_guided=num_guided)
+    return sum(find_method(method).group_sizes(complete, arguments))
+
+
 def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:
     """The numbers of each set, under the comparison's names, which stand in the order of the evaluation."""
     from sgpo.evaluation.compare import rates_of  # slow to import, and not needed for the curves of a run

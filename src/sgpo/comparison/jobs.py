@@ -110,13 +110,15 @@ class CellRun:
         if not (evaluation / SUMMARY).is_file():
             yield from self._timed("evaluate", state, self._evaluation(model, evaluation))
         self.finished(self._row(state))
+        _write(self.state_path, {**state, "collected": True})
         clear(self._leftovers(model, evaluation))
 
     def _state(self) -> dict[str, Any]:
         """What has been done with this configuration; under another one all is begun anew."""
         if self.state_path.is_file():
             state = json.loads(self.state_path.read_text())
-            if not changes(state["configuration"], self.configuration):
+            # Of a cell that was collected and has no result any more, the line was deleted: it is run again.
+            if not changes(state["configuration"], self.configuration) and not state.get("collected"):
                 return {**state, "begun": True}
             clear(evaluation_in(self.folder / "evaluation"))
         state = {"configuration": self.configuration, "seconds": {}, "begun": False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 from sgpo.checkpoints import open_checkpoint
 from sgpo.command_runner import Command
+from sgpo.comparison.collecting import samples_of
 from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
@@ -25,8 +27,18 @@ from sgpo.resuming import FREE, FREE_PREFIXES
 OF_A_CELL = {"model", "problems", "eval_problems", "output_dir", "seed"}  # that the comparison decides
 SFT_SEED = 0
 WARM_UP = Method(SFT)
-COMPLETE = Problem("", "?", "0", response="?", strategy="?")  # whatever a method may ask of a problem
-BUDGET = ("max_steps", "problems_per_rollout", "updates_per_rollout")
+# What may differ between a run and its continuation, but not between the cells of a comparison.
+DECIDING = {"max_steps", "num_train_epochs", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
+BUDGET = (
+    "max_steps",
+    "num_train_epochs",
+    "problems_per_rollout",
+    "updates_per_rollout",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+)
+OF_THE_DATA = ("limit", "split", "revision")  # of a recipe, that would give methods other problems
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,7 @@ class Plan:
     bases: list[Base]
     seeds: list[int]
     data: Data
-    budgets: dict[str, dict[str, int]] = field(default_factory=dict)  # of the methods that `sgpo train` runs
+    budgets: dict[str, dict[str, Any]] = field(default_factory=dict)  # of the methods that `sgpo train` runs
 
     @property
     def cells(self) -> list[Cell]:
@@ -92,12 +104,16 @@ class Plan:
     def configuration(self, cell: Cell) -> dict[str, Any]:
         """Everything that the result of a cell depends on, as JSON has it."""
         recipe, found, of_sets = self.recipe, self.data.fingerprints, self.data.fingerprints_of_sets
-        values: dict[str, Any] = {"sft": {**_deciding(read_config(recipe.sft)), "problems": found["sft"]}}
+        warmup = _deciding(read_config(recipe.sft), keeps_best=True)
+        values: dict[str, Any] = {"sft": {**warmup, "problems": found["sft"]}}
         if cell.method.name == SFT_ALL:
             assert recipe.sft_all is not None
-            values = {"sft_all": {**_deciding(read_config(recipe.sft_all)), "problems": found["sft_all"]}}
+            all_responses = _deciding(read_config(recipe.sft_all), keeps_best=True)
+            values = {"sft_all": {**all_responses, "problems": found["sft_all"]}}
         elif cell.method.path is not None:
             values["method"] = _deciding({**read_config(cell.method.path), **recipe.options})
+            if code := code_of(values["method"]):
+                values["code"] = code
             values["problems"] = found["rl"]
         values["base"] = cell.base.model if cell.base.pretraining_seed is None else cell.base.pretraining_seed
         values["evaluation"] = recipe.evaluation
@@ -210,7 +226,24 @@ def _write_world(recipe: Recipe, output: Path) -> Path:
 # ---------------------------------------------------------------------- methods
 
 
-def check_methods(recipe: Recipe) -> dict[str, dict[str, int]]:
+def check_data(path: Path, data: Any, args: Any = None) -> None:
+    """Refuse what would give one method other problems than another; strategies may come from another column.
+
+    Raises:
+        ValueError: the recipe's name, and what to leave out.
+    """
+    wrong = [name for name in OF_THE_DATA if getattr(data, name) != getattr(type(data), name)]
+    wrong += ["columns" for pair in data.columns if not pair.startswith("strategy=")]
+    for name in ("bad_rows", "without_strategy"):
+        wrong += [f"{name}: drop"] if getattr(args, name, None) == "drop" else []
+    if wrong:
+        raise ValueError(
+            f"{path} has {wrong[0]}: methods are compared on the same problems; write the problems that are meant "
+            "into files with the columns prompt, answer, response and strategy, and leave it out"
+        )
+
+
+def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Refuse what a command would refuse later, and tell the budget of each method.
 
     Raises:
@@ -218,23 +251,24 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, int]]:
     """
     from sgpo.commands import SFTArguments, TrainArguments
     from sgpo.training.config import SGPOConfig
-    from sgpo.training.methods import find_method
     from sgpo.training.sft import WarmupConfig
 
     # Whatever devices there are: nothing is computed here.
     given = {"model": "model", "problems": "problems", "output_dir": "run", "use_cpu": True}
-    budgets: dict[str, dict[str, int]] = {}
+    budgets: dict[str, dict[str, Any]] = {}
     with _unchanged_environment():
         for path in (recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])):
-            parse("sft", (SFTArguments, WarmupConfig), Command("", {"config": path, **given}).arguments)
+            data, _ = parse("sft", (SFTArguments, WarmupConfig), Command("", {"config": path, **given}).arguments)
+            check_data(path, data)
         for method in recipe.methods:
             if method.path is None:
                 continue
             with _named(method):
                 options = {"config": method.path, **recipe.options, **given}
-                _, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
-            sizes = find_method(args.method).group_sizes(COMPLETE, args)
-            budgets[method.name] = {"samples": sum(sizes), **{name: getattr(args, name) for name in BUDGET}}
+                data, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
+                check_data(method.path, data, args)
+            samples = samples_of(args.method, args.num_autonomous, args.num_guided)
+            budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
     return budgets
 
 
@@ -269,7 +303,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names[:3])
 
 
-def _deciding(values: Mapping[str, Any]) -> dict[str, Any]:
+def code_of(values: Mapping[str, Any]) -> dict[str, str]:
+    """A hash of each file with code of the user's own that a recipe names: path/to/file.py:NAME."""
+    names = [str(values.get("method", "")), *map(str, values.get("rewards") or [])]
+    files = [Path(name.rpartition(":")[0]) for name in names if ".py:" in name]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in files if path.is_file()}
+
+
+def _deciding(values: Mapping[str, Any], *, keeps_best: bool = False) -> dict[str, Any]:
     """What of a recipe decides a result."""
-    kept = [name for name in values if name not in FREE - {"max_steps", "num_train_epochs"} | OF_A_CELL]
-    return {name: values[name] for name in kept if not name.startswith(FREE_PREFIXES)}
+    best = values.get("load_best_model_at_end", keeps_best)  # then the evaluations decide which checkpoint it is
+    free = tuple(prefix for prefix in FREE_PREFIXES if not (best and prefix in ("eval_", "save_")))
+    kept = [name for name in values if name not in FREE - DECIDING | OF_A_CELL]
+    return {name: values[name] for name in kept if not name.startswith(free)}

@@ -12,6 +12,8 @@ from sgpo.miniworld.world import Sizes
 
 SFT, SFT_ALL = "sft", "sft-all"  # methods without a file: the warm-up itself, and SFT on all responses
 WORLD_SETS = ("dev", "test", "test_deeper", "test_unseen")
+OF_TRAINING = ("config", "model", "problems", "eval_problems", "output_dir", "seed", "resume", "overwrite")
+OF_EVALUATION = ("config", "model", "benchmarks", "problems", "output", "seed", "overwrite")
 NAMES_OF_DATA = ("base_models", "sft_problems", "problems", "dev_problems")
 
 
@@ -92,8 +94,8 @@ def read_recipe(
         sft_problems=values.get("sft_problems", ""),
         problems=values.get("problems", ""),
         dev_problems=values.get("dev_problems"),
-        evaluation=_mapping(values, "evaluation", path),
-        options=_mapping(values, "options", path),
+        evaluation=_check_decided(_mapping(values, "evaluation", path), OF_EVALUATION, "evaluation", path),
+        options=_check_decided(_mapping(values, "options", path), OF_TRAINING, "options", path),
     )
 
 
@@ -161,6 +163,8 @@ def _method(name: str, recipe: Path) -> Method:
         return Method(SFT_ALL)
     for path in (recipe.parent / f"{name}.yaml", Path(name)):
         if path.is_file():
+            if path.stem in (SFT, SFT_ALL):
+                raise ValueError(f"{path}: {path.stem} is the name of a method without a file; call the file otherwise")
             return Method(path.stem, path)
     known = [SFT, SFT_ALL, *(path.stem for path in sorted(recipe.parent.glob("*.yaml")))]
     known = [each for each in dict.fromkeys(known) if each != recipe.stem]
@@ -176,6 +180,13 @@ def _beside(recipe: Path, values: dict[str, Any], key: str) -> Path | None:
     if not path.is_file():
         raise ValueError(f"{key} of {recipe}: there is no file {path}")
     return path
+
+
+def _check_decided(values: dict[str, Any], decided: Sequence[str], key: str, path: Path) -> dict[str, Any]:
+    """Options of all cells, none of which a comparison sets itself."""
+    if wrong := [name for name in values if name in decided]:
+        raise ValueError(f"{key} of {path} has {wrong[0]}, which sgpo compare sets for each cell: leave it out")
+    return values
 
 
 def _required(recipe: Path, key: str) -> Path:

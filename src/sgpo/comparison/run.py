@@ -29,14 +29,17 @@ def unfinished_cells(plan: Plan) -> list[Cell]:
     finished = {key_of(row): row for row in read_results(plan.output / RESULTS)}
     for base in plan.bases:
         check_warmup(plan, base)
-    for cell in plan.cells:
-        if cell.key in finished:
-            found = changes(finished[cell.key]["configuration"], plan.configuration(cell))
-            if found:
-                raise ValueError(
-                    f"the finished cell {cell.name} was made with another configuration: {found}. Go on with the old "
-                    f"one, write another --output, or delete its line in {plan.output / RESULTS} to run it again"
-                )
+    # Also those of other seeds: they stand in the same table.
+    bases, methods = {base.name: base for base in plan.bases}, {method.name: method for method in plan.recipe.methods}
+    for (base_name, seed, name), row in finished.items():
+        if base_name not in bases or name not in methods:
+            continue
+        cell = Cell(bases[base_name], seed, methods[name])
+        if found := changes(row["configuration"], plan.configuration(cell)):
+            raise ValueError(
+                f"the finished cell {cell.name} was made with another configuration: {found}. Go on with the old "
+                f"one, write another --output, or delete its line in {plan.output / RESULTS} to run it again"
+            )
     return [cell for cell in plan.cells if cell.key not in finished]
 
 

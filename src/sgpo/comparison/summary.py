@@ -143,7 +143,9 @@ def notes_of(budgets: dict[str, dict[str, Any]], baseline: str, methods: Sequenc
         if method not in budgets:
             continue
         ours, theirs = budgets[method], budgets[baseline]
-        words = [f"{_words(name)} {ours[name]} against {theirs[name]}" for name in theirs if ours[name] != theirs[name]]
+        words = [
+            f"{_words(name)} {ours[name]} against {theirs[name]}" for name in theirs if ours.get(name) != theirs[name]
+        ]
         if words:
             notes.append(f"{method} has another budget than {baseline}: {', '.join(words)}")
     return notes

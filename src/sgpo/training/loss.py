@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sgpo.training import processes
 from sgpo.training.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.training.means import Means
-from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
+from sgpo.training.objectives import RATIO_TERMS, TERMS, Thresholds, divergence_mask
 from sgpo.training.projection import (
     Head,
     Projected,
@@ -97,8 +97,8 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
 
 
 def measure_logprobs(batch: MicroBatch, found: Projected, thresholds: Thresholds, means: Means) -> None:
-    if batch.term not in ("surrogate", "ratio"):
-        means.add("expert_surprisal", -found.score)  # of tokens that the policy did not sample
+    if batch.term not in RATIO_TERMS:
+        means.add("imitated_surprisal", -found.score)
         return
     means.add("entropy", found.entropy)
     if batch.term == "surrogate":

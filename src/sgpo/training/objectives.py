@@ -202,6 +202,7 @@ TERMS: dict[str, Term] = {
     "reverse_distillation": Term("reverse_divergence", _distillation),
     "target_likelihood": Term("logprob", _likelihood, masked=True),
 }
+RATIO_TERMS = ("surrogate", "ratio")
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

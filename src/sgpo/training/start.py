@@ -41,9 +41,12 @@ def start_rows(
     most = count * max(completions)
     row = longest_prompt + args.max_completion_length
     rows_a_pass = max(1, args.max_tokens_per_microbatch // row)
-    # Of each problem of a process its autonomous group, and one target.
+    # Of each problem of a process its autonomous group, its targets, and the expert's response.
     of_process = math.ceil(args.problems_per_update / args.world_size)
-    terms = [of_process * max(auto for auto, _ in both), of_process * any(guided for _, guided in both)]
+    most_guided = max(guided for _, guided in both)
+    targets = most_guided if args.target_selection == "all" else min(1, most_guided)
+    counts = (max(auto for auto, _ in both), targets, int("response" in method.uses))
+    terms = [of_process * number for number in counts]
     passes = sum(math.ceil(sequences / rows_a_pass) for sequences in terms)
     rollouts = (max_steps - first_step) // args.updates_per_rollout
     return [

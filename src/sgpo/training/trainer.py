@@ -34,7 +34,7 @@ from sgpo.training.engines import check_engine, make_sampler
 from sgpo.training.logbook import Logbook
 from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.means import Means
-from sgpo.training.methods import find_method
+from sgpo.training.methods import check_sequences, find_method
 from sgpo.training.metrics import group_metrics, sampler_mismatch, verdict_metrics
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, prepare, said_once
@@ -182,6 +182,8 @@ class SGPOTrainer(RunTrainer):
         scorer = self._completion_logprobs
         assemblies = [self.method.assemble(part, scorer, self.args, num_problems=total) for part in parts]
         self._updates = [assembly.sequences for assembly in assemblies]
+        for sequences in self._updates:
+            check_sequences(sequences)
         self._update_metrics = [group_metrics(part, a) for part, a in zip(parts, assemblies, strict=True)]
         # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass, unless
         # it is to be compared with what the sampler thought.

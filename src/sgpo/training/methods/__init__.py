@@ -14,7 +14,7 @@ from __future__ import annotations
 from sgpo.loading import load_object
 from sgpo.training.methods import grpo, hpt, luffy, sgpo
 from sgpo.training.methods.arguments import MethodArguments
-from sgpo.training.methods.base import Assembly, Method, Scorer
+from sgpo.training.methods.base import Assembly, Method, Scorer, check_sequences
 
 METHODS: dict[str, Method] = {
     "sgpo": Method(sgpo.group_sizes, sgpo.assemble, uses=("strategy",)),
@@ -41,4 +41,4 @@ def find_method(name: str) -> Method:
     return method
 
 
-__all__ = ["METHODS", "Assembly", "Method", "MethodArguments", "Scorer", "find_method"]
+__all__ = ["METHODS", "Assembly", "Method", "MethodArguments", "Scorer", "check_sequences", "find_method"]

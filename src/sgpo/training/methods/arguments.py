@@ -73,6 +73,8 @@ class MethodArguments:
                 raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
         if self.num_autonomous < 2:
             raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
+        if self.num_guided < 0:
+            raise ValueError(f"num_guided is {self.num_guided}; it must be 0 or positive")
         if self.method == "sgpo" and self.num_guided < 1:
             raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
         if self.importance_cap is not None and self.importance_cap <= 0:

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sgpo.problems import Problem
 from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.objectives import RATIO_TERMS, TERMS
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
 # (prompt ids, completion ids) of several sequences -> log-probability of each completion token under the policy that
@@ -46,6 +47,24 @@ class Method:
     group_sizes: Callable[[Problem, MethodArguments], tuple[int, int]]  # autonomous, guided
     assemble: Assemble
     uses: tuple[str, ...] = ()  # of a problem, beyond prompt and answer: "strategy", "response"
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.uses) - {"strategy", "response"}:
+            raise ValueError(f"a method uses 'strategy' or 'response' of a problem, not {sorted(unknown)}")
+
+
+def check_sequences(sequences: Sequence[TrainingSequence]) -> None:
+    """Raises ValueError for rows that do not have what their term computes with: the loss would be another one."""
+    for row in sequences:
+        if row.term not in TERMS:
+            raise ValueError(f"a method made a row of term {row.term!r}; the terms are {', '.join(TERMS)}")
+        wants, has = TERMS[row.term].has_teacher, row.teacher_prompt_ids is not None
+        if wants != has:
+            raise ValueError(f"a row of term {row.term} {'needs' if wants else 'has no use for'} teacher_prompt_ids")
+        if row.term in RATIO_TERMS and row.sampler_logprobs is None:
+            raise ValueError(f"a row of term {row.term} needs sampler_logprobs, as its ratio needs log pi_old")
+        if has and row.entropy_bonus:
+            raise ValueError(f"a row of term {row.term} cannot have an entropy bonus")
 
 
 def pass_rate(rewards: Sequence[float]) -> float:
