@@ -131,9 +131,7 @@ class JobRunner:
     def _go_on(self, name: str, each: _Running, free: list[Mapping[str, str]]) -> None:
         """A command has ended: begin the job's next one, or tell of its failure."""
         if status := each.process.returncode:
-            self.lost.add(name)
-            free.append(each.place)
-            self.failed(name, failure(name, status, self._log(name)))
+            self._lose(name, failure(name, status, self._log(name)), each.place, free)
         else:
             self._start(name, each.job, each.place, free)
 
@@ -143,9 +141,7 @@ class JobRunner:
         try:
             command = next(job.commands, None)
         except Exception as error:
-            self.lost.add(name)
-            free.append(place)
-            self.failed(name, f"{name}: {type(error).__name__}: {error}")
+            self._lose(name, f"{name}: {type(error).__name__}: {error}", place, free)
             return
         if command is None:
             self.ended.add(name)
@@ -156,6 +152,11 @@ class JobRunner:
             mode = "w" if first else "a"
             process = start(command, log, environment=place, mode=mode, kept_open=self.kept_open)
             self.running[name] = _Running(process, job, place)
+
+    def _lose(self, name: str, message: str, place: Mapping[str, str], free: list[Mapping[str, str]]) -> None:
+        self.lost.add(name)
+        free.append(place)
+        self.failed(name, message)
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"

@@ -21,6 +21,7 @@ from sgpo.comparison.plan import SFT_SEED, WARM_UP, Base, Cell, Plan, changes, i
 from sgpo.comparison.recipe import SFT, SFT_ALL
 from sgpo.comparison.results import Row
 from sgpo.evaluation.output import JOURNAL, SUMMARY
+from sgpo.files import replacing
 from sgpo.resuming import checkpoints_of
 from sgpo.run_folder import WEIGHTS, clear, evaluation_in
 
@@ -170,6 +171,5 @@ class CellRun:
 
 def _write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2) + "\n")

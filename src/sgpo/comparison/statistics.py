@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 10_000
-LEVEL = 0.95
+from sgpo.evaluation.statistics import LEVEL, RESAMPLES
+
 BLOCK = 2_000_000  # numbers of a resampled matrix at once
 
 CellKey = tuple[str, int]  # base model and seed

@@ -20,7 +20,7 @@ METHODS: dict[str, Method] = {
     "sgpo": Method(sgpo.group_sizes, sgpo.assemble, uses=("strategy",)),
     "grpo": Method(grpo.group_sizes, grpo.assemble),
     "luffy": Method(luffy.group_sizes, luffy.assemble, uses=("response",)),
-    "hpt": Method(hpt.group_sizes, hpt.assemble, uses=("response",)),
+    "hpt": Method(grpo.group_sizes, hpt.assemble, uses=("response",)),
 }
 
 

@@ -13,16 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sgpo.problems import Problem
 from sgpo.training import processes
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.expert import group_rows, row_of, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
-
-
-def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
-    return config.num_autonomous + config.num_guided, 0
 
 
 def assemble(

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgpo.problems import Problem
+from sgpo.training.methods import grpo
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.grpo import surrogate_rows
@@ -33,7 +34,7 @@ TERM_OF = {
 def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
     if problem.strategy:
         return config.num_autonomous, config.num_guided
-    return config.num_autonomous + config.num_guided, 0
+    return grpo.group_sizes(problem, config)
 
 
 def assemble(
