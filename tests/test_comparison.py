@@ -76,6 +76,19 @@ def test_the_shipped_recipe_is_complete() -> None:
     assert read_recipe("miniworld/compare", sets=["dev"]).sets == {"dev": "dev"}
 
 
+def test_the_ablations_share_the_cells_of_the_methods(tmp_path: Path) -> None:
+    main_plan, ablations = (
+        make_plan(read_recipe(f"miniworld/{name}"), tmp_path, [1], [102]) for name in ("compare", "compare-ablations")
+    )
+    ours = {cell.name: ablations.configuration(cell) for cell in ablations.cells}
+    shared = [cell for cell in main_plan.cells if cell.name in ours]
+    assert [cell.method.name for cell in shared] == ["grpo", "sgpo"]
+    assert all(main_plan.configuration(cell) == ours[cell.name] for cell in shared)
+    samples = {name: budget["samples"] for name, budget in ablations.budgets.items()}
+    assert samples.pop("grpo-8") == 8
+    assert set(samples.values()) == {12}
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "key": ({"metods": []}, {}, r"unknown in .*compare.yaml: metods \(did you mean methods\?\); a recipe of"),
     "size": ({"world": {"sizes": {"tset": 1}}}, {}, r"unknown in sizes of .*: tset \(did you mean test\?\)"),

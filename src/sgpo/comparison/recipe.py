@@ -167,7 +167,7 @@ def _method(name: str, recipe: Path) -> Method:
                 raise ValueError(f"{path}: {path.stem} is the name of a method without a file; call the file otherwise")
             return Method(path.stem, path)
     known = [SFT, SFT_ALL, *(path.stem for path in sorted(recipe.parent.glob("*.yaml")))]
-    known = [each for each in dict.fromkeys(known) if each != recipe.stem]
+    known = [each for each in dict.fromkeys(known) if each != recipe.stem and not each.startswith("compare")]
     raise ValueError(
         f"there is no method {name}{nearest(name, known)}: no file, and none of {', '.join(known)} beside {recipe}"
     )
