@@ -14,6 +14,7 @@ from typing import Any
 
 from sgpo.problems import Problem
 from sgpo.rewards import RewardFunction, reward_columns, score
+from sgpo.training.objectives import RATIO_TERMS, TERMS
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class ProblemRollouts:
         first, last = len(self.autonomous), len(self.autonomous) + len(self.guided)
         expert = rollouts[last] if self.expert else None
         return replace(self, autonomous=list(rollouts[:first]), guided=list(rollouts[first:last]), expert=expert)
+
+    def row(self, term: str, rollout: Rollout, weight: float, *, entropy_bonus: float = 0.0) -> TrainingSequence:
+        """All tokens of a rollout with the same weight, after the unguided prompt, with what the term computes with.
+
+        The token ids are reused as they are, never decoded and encoded again. Raises KeyError for an unknown term.
+        """
+        return TrainingSequence(
+            term=term,
+            prompt_ids=self.prompt_ids,
+            completion_ids=rollout.completion_ids,
+            weights=[weight] * len(rollout.completion_ids),
+            teacher_prompt_ids=self.guided_prompt_ids if TERMS[term].has_teacher else None,
+            sampler_logprobs=rollout.sampler_logprobs if term in RATIO_TERMS else None,
+            entropy_bonus=entropy_bonus,
+        )
 
 
 @dataclass(frozen=True)

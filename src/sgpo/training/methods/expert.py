@@ -34,22 +34,9 @@ def group_rows(
         share = 1 / (problems * len(rollouts) * len(rollout.completion_ids))
         weight = advantage / config.max_completion_length if authors else advantage * share
         term = "shaped" if rollout is group.expert else "ratio"
-        rows.append(row_of(term, group, rollout, weight, 0.0 if authors else config.entropy_coefficient * share))
+        bonus = 0.0 if authors else config.entropy_coefficient * share
+        rows.append(group.row(term, rollout, weight, entropy_bonus=bonus))
     return rows
-
-
-def row_of(
-    term: str, group: ProblemRollouts, rollout: Rollout, weight: float, entropy_bonus: float = 0.0
-) -> TrainingSequence:
-    """All tokens of a rollout with the same weight, after the unguided prompt."""
-    return TrainingSequence(
-        term=term,
-        prompt_ids=group.prompt_ids,
-        completion_ids=rollout.completion_ids,
-        weights=[weight] * len(rollout.completion_ids),
-        sampler_logprobs=rollout.sampler_logprobs if term == "ratio" else None,
-        entropy_bonus=entropy_bonus,
-    )
 
 
 def with_entropy_bonus(rows: Sequence[TrainingSequence], config: MethodArguments) -> list[TrainingSequence]:

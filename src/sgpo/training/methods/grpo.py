@@ -33,15 +33,6 @@ def surrogate_rows(group: ProblemRollouts, *, num_problems: int) -> list[Trainin
     advantages = group_advantages(rewards).tolist()
     rows = []
     for rollout, advantage in zip(group.autonomous, advantages, strict=True):
-        length = len(rollout.completion_ids)
-        weight = advantage / (num_problems * len(group.autonomous) * length)
-        rows.append(
-            TrainingSequence(
-                term="surrogate",
-                prompt_ids=group.prompt_ids,
-                completion_ids=rollout.completion_ids,
-                weights=[weight] * length,
-                sampler_logprobs=rollout.sampler_logprobs,
-            )
-        )
+        share = 1 / (num_problems * len(group.autonomous) * len(rollout.completion_ids))
+        rows.append(group.row("surrogate", rollout, advantage * share))
     return rows

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from sgpo.training import processes
 from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
-from sgpo.training.methods.expert import group_rows, row_of, with_entropy_bonus
+from sgpo.training.methods.expert import group_rows, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 
 
@@ -34,7 +34,8 @@ def assemble(
             share = 1 / (problems * len(group.expert.completion_ids))
             authors = config.normalization == "authors"
             weight = config.hpt_sft_coefficient * (1 / tokens if authors else share)
-            rows.append(row_of("likelihood", group, group.expert, weight, config.entropy_coefficient * share))
+            bonus = config.entropy_coefficient * share
+            rows.append(group.row("likelihood", group.expert, weight, entropy_bonus=bonus))
         else:
             rows += group_rows(group, group.autonomous, config, problems)
     return Assembly(with_entropy_bonus(rows, config), imitated=imitated)

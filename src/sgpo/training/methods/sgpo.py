@@ -49,7 +49,7 @@ def assemble(
             sequences += surrogate_rows(group, num_problems=problems)
         for target in chosen:
             per_token = weight / (problems * len(chosen) * len(target.completion_ids))
-            sequences.append(distillation_row(TERM_OF[config.distillation], group, target, per_token))
+            sequences.append(group.row(TERM_OF[config.distillation], target, per_token))
     return Assembly(sequences, alphas, [bool(candidates(group)) for group in groups], targets)
 
 
@@ -96,14 +96,3 @@ def _best(some: list[Rollout], sums: list[float], config: MethodArguments) -> Ro
     if config.target_selection == "mean":
         return some[select_target_per_token(sums, [len(rollout.completion_ids) for rollout in some])]
     return some[select_target(sums)]
-
-
-def distillation_row(term: str, group: ProblemRollouts, target: Rollout, weight: float) -> TrainingSequence:
-    """The target under both prompts; its token ids are reused as they are, never decoded and encoded again."""
-    return TrainingSequence(
-        term=term,
-        prompt_ids=group.prompt_ids,
-        completion_ids=target.completion_ids,
-        weights=[weight] * len(target.completion_ids),
-        teacher_prompt_ids=group.guided_prompt_ids,
-    )
