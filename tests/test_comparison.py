@@ -24,6 +24,8 @@ from sgpo.comparison.plan import Cell, Plan, code_of, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result, key_of, read_results
 from sgpo.comparison.run import unfinished_cells
+from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
+from sgpo.problems import save_problems
 
 RECIPES = Path(__file__).parents[1] / "src/sgpo/recipes/miniworld"
 SIZES = {"sft": 40, "rl": 24, "dev": 6, "test": 12, "test_deeper": 6, "test_unseen": 6}
@@ -139,6 +141,29 @@ PLANS: dict[str, tuple[dict[str, Any], list[int], list[int], str]] = {
     "evaluation": ({"evaluation": {"k": 0}}, [1], [], "k is 0; it must be at least 1"),
     "group": ({"evaluation": {"group_by": "famly"}}, [1], [], "group_by: there is no column 'famly'"),
 }
+
+
+FEW = {"problems_per_rollout": 32, "gradient_accumulation_steps": 1}
+LONG = {"max_completion_length": 4096, "max_tokens_per_microbatch": 9000}
+DATA: dict[str, tuple[dict[str, Any], str, str]] = {
+    "few problems": (FEW, "", r"method grpo .*: 24 problems do not fill a rollout batch of 32"),
+    "context": (LONG, "", r"method grpo .*: the model's context of \d+ tokens is too short"),
+    "strategies": ({}, "strategy", r"method sgpo .*: method sgpo needs strategies, and no problem has one"),
+    "responses": ({}, "response", r"sft .*: SFT learns strong-model responses; 24 of 24 problems have none"),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_data_are_refused_before_anything_is_trained(write_recipe: Write, tmp_path: Path, case: str) -> None:
+    options, lacking, message = DATA[case]
+    sets = problem_sets(seed=5, sizes=Sizes(**SIZES))
+    rows = [replace(problem, **({lacking: None} if lacking else {})) for problem in sets["rl"]]
+    save_problems(rows, tmp_path / "rl.jsonl")
+    files = {"problems": str(tmp_path / "rl.jsonl"), "sft_problems": str(tmp_path / "rl.jsonl")}
+    own = {"world": None, "base_models": [str(BASE_MODEL)], "sets": {"own": str(tmp_path / "rl.jsonl")}, **files}
+    recipe = read_recipe(str(write_recipe(**own, options=options)))
+    with pytest.raises(ValueError, match=message):
+        make_plan(recipe, tmp_path / "out", [1], [])
 
 
 @pytest.mark.parametrize("case", PLANS)

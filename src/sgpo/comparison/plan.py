@@ -138,6 +138,7 @@ def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Se
             open_checkpoint(base.model)
     budgets = check_methods(recipe)
     data = write_data(recipe, output)
+    check_training_data(recipe, data, bases[0])
     return Plan(recipe, output, bases, list(seeds), data, budgets)
 
 
@@ -263,13 +264,46 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
         for method in recipe.methods:
             if method.path is None:
                 continue
-            with _named(method):
+            with _named(f"method {method.name}", method.path):
                 options = {"config": method.path, **recipe.options, **given}
                 data, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
                 check_data(method.path, data, args)
             samples = samples_of(args.method, args.num_autonomous, args.num_guided)
             budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
     return budgets
+
+
+def check_training_data(recipe: Recipe, data: Data, base: Base) -> None:
+    """Refuse what the cells would refuse once the warm-up has been trained; golds are parsed once for all methods.
+
+    Raises:
+        ValueError: too few problems, responses, strategies or tokens of the context; and whose recipe asks for them.
+    """
+    from sgpo.commands import SFTArguments, TrainArguments, read_problems
+    from sgpo.training.config import SGPOConfig
+    from sgpo.training.preflight import check_training, said_once
+    from sgpo.training.sft import WarmupConfig, check_warmup
+
+    there = base.pretraining_seed is None or is_pretrained(base)
+    config, tokenizer = open_checkpoint(base.model if there else str(BASE_MODEL))
+    given: dict[str, Any] = {"model": base.model, "output_dir": "run", "use_cpu": True}
+    golds = True
+    with _unchanged_environment(), said_once(main=False):
+        for path, problems in ((recipe.sft, data.sft), (recipe.sft_all, data.sft_all)):
+            if path is None:
+                continue
+            options = {"config": path, **given, "problems": problems}
+            of_data, of_sft = parse("sft", (SFTArguments, WarmupConfig), Command("", options).arguments)
+            with _named(path.stem, path):
+                check_warmup(of_sft, config, tokenizer, read_problems(of_data))
+        for method in recipe.methods:
+            if method.path is None:
+                continue
+            options = {"config": method.path, **recipe.options, **given, "problems": data.rl}
+            of_data, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
+            with _named(f"method {method.name}", method.path):
+                check_training(args, config, tokenizer, read_problems(of_data), golds=golds and not of_data.rewards)
+            golds = golds and bool(of_data.rewards)
 
 
 @contextmanager
@@ -286,14 +320,14 @@ def _unchanged_environment() -> Iterator[None]:
 
 
 @contextmanager
-def _named(method: Method) -> Iterator[None]:
-    """Says of which method an error is."""
+def _named(name: str, path: Path) -> Iterator[None]:
+    """Says of which method or warm-up an error is."""
     try:
         yield
     except ValueError as error:
-        if str(method.path) in str(error):
+        if str(path) in str(error):
             raise
-        raise ValueError(f"method {method.name} ({method.path}): {error}") from error
+        raise ValueError(f"{name} ({path}): {error}") from error
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
