@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sgpo.checkpoints import open_checkpoint
 from sgpo.command_runner import Command
-from sgpo.comparison.collecting import samples_of
+from sgpo.comparison.checks import check_methods, check_training_data
 from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
@@ -29,16 +26,6 @@ SFT_SEED = 0
 WARM_UP = Method(SFT)
 # What may differ between a run and its continuation, but not between the cells of a comparison.
 DECIDING = {"max_steps", "num_train_epochs", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
-BUDGET = (
-    "max_steps",
-    "num_train_epochs",
-    "problems_per_rollout",
-    "updates_per_rollout",
-    "max_completion_length",
-    "temperature",
-    "top_p",
-)
-OF_THE_DATA = ("limit", "split", "revision")  # of a recipe, that would give methods other problems
 
 
 @dataclass(frozen=True)
@@ -138,7 +125,8 @@ def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Se
             open_checkpoint(base.model)
     budgets = check_methods(recipe)
     data = write_data(recipe, output)
-    check_training_data(recipe, data, bases[0])
+    there = bases[0].pretraining_seed is None or is_pretrained(bases[0])
+    check_training_data(recipe, bases[0].model if there else str(BASE_MODEL), data.sft, data.rl, data.sft_all)
     return Plan(recipe, output, bases, list(seeds), data, budgets)
 
 
@@ -224,110 +212,7 @@ def _write_world(recipe: Recipe, output: Path) -> Path:
     return folder
 
 
-# ---------------------------------------------------------------------- methods
-
-
-def check_data(path: Path, data: Any, args: Any = None) -> None:
-    """Refuse what would give one method other problems than another; strategies may come from another column.
-
-    Raises:
-        ValueError: the recipe's name, and what to leave out.
-    """
-    wrong = [name for name in OF_THE_DATA if getattr(data, name) != getattr(type(data), name)]
-    wrong += ["columns" for pair in data.columns if not pair.startswith("strategy=")]
-    for name in ("bad_rows", "without_strategy"):
-        wrong += [f"{name}: drop"] if getattr(args, name, None) == "drop" else []
-    if wrong:
-        raise ValueError(
-            f"{path} has {wrong[0]}: methods are compared on the same problems; write the problems that are meant "
-            "into files with the columns prompt, answer, response and strategy, and leave it out"
-        )
-
-
-def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Refuse what a command would refuse later, and tell the budget of each method.
-
-    Raises:
-        ValueError: the configuration of a method or a warm-up that its command does not take.
-    """
-    from sgpo.commands import SFTArguments, TrainArguments
-    from sgpo.training.config import SGPOConfig
-    from sgpo.training.sft import WarmupConfig
-
-    # Whatever devices there are: nothing is computed here.
-    given = {"model": "model", "problems": "problems", "output_dir": "run", "use_cpu": True}
-    budgets: dict[str, dict[str, Any]] = {}
-    with _unchanged_environment():
-        for path in (recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])):
-            data, _ = parse("sft", (SFTArguments, WarmupConfig), Command("", {"config": path, **given}).arguments)
-            check_data(path, data)
-        for method in recipe.methods:
-            if method.path is None:
-                continue
-            with _named(f"method {method.name}", method.path):
-                options = {"config": method.path, **recipe.options, **given}
-                data, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
-                check_data(method.path, data, args)
-            samples = samples_of(args.method, args.num_autonomous, args.num_guided)
-            budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
-    return budgets
-
-
-def check_training_data(recipe: Recipe, data: Data, base: Base) -> None:
-    """Refuse what the cells would refuse once the warm-up has been trained; golds are parsed once for all methods.
-
-    Raises:
-        ValueError: too few problems, responses, strategies or tokens of the context; and whose recipe asks for them.
-    """
-    from sgpo.commands import SFTArguments, TrainArguments, read_problems
-    from sgpo.training.config import SGPOConfig
-    from sgpo.training.preflight import check_training, said_once
-    from sgpo.training.sft import WarmupConfig, check_warmup
-
-    there = base.pretraining_seed is None or is_pretrained(base)
-    config, tokenizer = open_checkpoint(base.model if there else str(BASE_MODEL))
-    given: dict[str, Any] = {"model": base.model, "output_dir": "run", "use_cpu": True}
-    golds = True
-    with _unchanged_environment(), said_once(main=False):
-        for path, problems in ((recipe.sft, data.sft), (recipe.sft_all, data.sft_all)):
-            if path is None:
-                continue
-            options = {"config": path, **given, "problems": problems}
-            of_data, of_sft = parse("sft", (SFTArguments, WarmupConfig), Command("", options).arguments)
-            with _named(path.stem, path):
-                check_warmup(of_sft, config, tokenizer, read_problems(of_data))
-        for method in recipe.methods:
-            if method.path is None:
-                continue
-            options = {"config": method.path, **recipe.options, **given, "problems": data.rl}
-            of_data, args = parse("train", (TrainArguments, SGPOConfig), Command("", options).arguments)
-            with _named(f"method {method.name}", method.path):
-                check_training(args, config, tokenizer, read_problems(of_data), golds=golds and not of_data.rewards)
-            golds = golds and bool(of_data.rewards)
-
-
-@contextmanager
-def _unchanged_environment() -> Iterator[None]:
-    """A configuration may set variables of its own; and what warns of it, the command says again."""
-    before = dict(os.environ)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@contextmanager
-def _named(name: str, path: Path) -> Iterator[None]:
-    """Says of which method or warm-up an error is."""
-    try:
-        yield
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
-        raise ValueError(f"{name} ({path}): {error}") from error
+# ---------------------------------------------------------------------- configurations
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

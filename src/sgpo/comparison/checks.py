@@ -1,0 +1,140 @@
+"""What the commands of a comparison would refuse, some of them hours later, is refused before anything is trained."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sgpo.checkpoints import open_checkpoint
+from sgpo.command_runner import Command
+from sgpo.comparison.collecting import samples_of
+from sgpo.comparison.recipe import Method, Recipe
+from sgpo.configuration import parse
+
+BUDGET = (
+    "max_steps",
+    "num_train_epochs",
+    "problems_per_rollout",
+    "updates_per_rollout",
+    "max_completion_length",
+    "temperature",
+    "top_p",
+)
+OF_THE_DATA = ("limit", "split", "revision")  # of a recipe, that would give methods other problems
+
+
+def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Whether the commands take all configurations; returns the budget of each method that is trained by RL.
+
+    Raises:
+        ValueError: a configuration that its command does not take, or with which methods would have other problems.
+    """
+    budgets: dict[str, dict[str, Any]] = {}
+    with _unchanged_environment():
+        for path in _warmups(recipe):
+            data, _ = _parse_sft(path)
+            _check_same_problems(path, data)
+        for method, path in _methods(recipe):
+            with _named(f"method {method.name}", path):
+                data, args = _parse_train(recipe, path)
+                _check_same_problems(path, data, args)
+            samples = samples_of(args.method, args.num_autonomous, args.num_guided)
+            budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
+    return budgets
+
+
+def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, together: str) -> None:
+    """Whether all methods can learn from the problems; golds are parsed once, since all have the same.
+
+    Args:
+        model: a checkpoint, for its tokenizer and its context. `warmup`, `training`, `together`: files of problems.
+
+    Raises:
+        ValueError: too few problems, responses, strategies or tokens of the context; and whose recipe asks for them.
+    """
+    from sgpo.commands import read_problems
+    from sgpo.training.preflight import check_training, said_once
+    from sgpo.training.sft import check_warmup
+
+    config, tokenizer = open_checkpoint(model)
+    with _unchanged_environment(), said_once(main=False):
+        for path, problems in zip(_warmups(recipe), (warmup, together), strict=False):
+            data, args = _parse_sft(path, problems)
+            with _named(path.stem, path):
+                check_warmup(args, config, tokenizer, read_problems(data))
+        parsed = False
+        for method, path in _methods(recipe):
+            data, args = _parse_train(recipe, path, training)
+            golds = not parsed and not data.rewards  # the verifier's, whose own reward is the default
+            with _named(f"method {method.name}", path):
+                check_training(args, config, tokenizer, read_problems(data), golds=golds)
+            parsed = parsed or golds
+
+
+def _warmups(recipe: Recipe) -> list[Path]:
+    return [recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])]
+
+
+def _methods(recipe: Recipe) -> list[tuple[Method, Path]]:
+    return [(method, method.path) for method in recipe.methods if method.path is not None]
+
+
+def _parse_sft(path: Path, problems: str = "problems") -> Any:
+    from sgpo.commands import SFTArguments
+    from sgpo.training.sft import WarmupConfig
+
+    return parse("sft", (SFTArguments, WarmupConfig), _arguments(path, {}, problems))
+
+
+def _parse_train(recipe: Recipe, path: Path, problems: str = "problems") -> Any:
+    from sgpo.commands import TrainArguments
+    from sgpo.training.config import SGPOConfig
+
+    return parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))
+
+
+def _arguments(path: Path, options: dict[str, Any], problems: str) -> list[str]:
+    """Whatever devices there are: nothing is computed here."""
+    given = {"model": "model", "problems": problems, "output_dir": "run", "use_cpu": True}
+    return Command("", {"config": path, **options, **given}).arguments
+
+
+def _check_same_problems(path: Path, data: Any, args: Any = None) -> None:
+    """Refuse what would give one method other problems than another; strategies may come from another column."""
+    wrong = [name for name in OF_THE_DATA if getattr(data, name) != getattr(type(data), name)]
+    wrong += ["columns" for pair in data.columns if not pair.startswith("strategy=")]
+    for name in ("bad_rows", "without_strategy"):
+        wrong += [f"{name}: drop"] if getattr(args, name, None) == "drop" else []
+    if wrong:
+        raise ValueError(
+            f"{path} has {wrong[0]}: methods are compared on the same problems; write the problems that are meant "
+            "into files with the columns prompt, answer, response and strategy, and leave it out"
+        )
+
+
+@contextmanager
+def _unchanged_environment() -> Iterator[None]:
+    """A configuration may set variables of its own; and what warns of it, the command says again."""
+    before = dict(os.environ)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+@contextmanager
+def _named(name: str, path: Path) -> Iterator[None]:
+    """Says of which method or warm-up an error is."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{name} ({path}): {error}") from error
