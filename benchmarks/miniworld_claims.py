@@ -6,7 +6,8 @@ The rule for every line was written before the results were complete. A claim is
 *holds* where the difference has that sign beyond chance, *does not hold* where it has the other one so, and otherwise
 the data *cannot tell*. Beyond chance means: for scores, in points of avg@4 on the test problems, that Holm's p over all
 claims about scores is below .05, of the bootstrap of `sgpo compare`, whose 95% interval is shown; for what happens in
-training, that the 95% t interval over paired cells leaves out zero. Claim (m) has a script of its own.
+training, that the 95% t interval over paired cells leaves out zero. Of fewer than three cells nothing is
+said. Claim (m) has a script of its own.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ T = (
     2.145,
 )  # 97.5%, by n - 2
 START, EARLY, LATE, ALL = (0.0, 0.1), (0.0, 1 / 3), (0.8, 1.0), (0.0, 1.0)  # parts of the training
+FEWEST = 3  # cells
 
 Window = tuple[float, float]
 
@@ -83,6 +85,7 @@ class Found:
     def verdict(self, sign: int, adjusted_p: float | None) -> str:
         low, high = self.interval
         chance = low <= 0 <= high if adjusted_p is None else adjusted_p >= 0.05
+        chance = chance or self.cells < FEWEST
         return "cannot tell" if chance else "holds" if sign * self.mean > 0 else "does not hold"
 
 

@@ -74,6 +74,7 @@ def test_verdicts() -> None:
     assert [found.verdict(-1, None) for found in (above, around, below)] == ["does not hold", "cannot tell", "holds"]
     assert above.verdict(1, 0.04) == "holds"
     assert above.verdict(1, 0.06) == "cannot tell"
+    assert Found(2.0, (1.0, 3.0), cells=2).verdict(1, 0.001) == "cannot tell"
 
 
 def test_what_was_not_run_is_said() -> None:
