@@ -23,22 +23,8 @@ from sgpo.comparison.results import Row, read_results
 from sgpo.comparison.statistics import crossed_difference, holm, spread
 from sgpo.comparison.summary import rates_of
 
-T = (
-    12.71,
-    4.303,
-    3.182,
-    2.776,
-    2.571,
-    2.447,
-    2.365,
-    2.306,
-    2.262,
-    2.228,
-    2.201,
-    2.179,
-    2.160,
-    2.145,
-)  # 97.5%, by n - 2
+# Student's t at 97.5%, by cells - 2.
+T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 START, EARLY, LATE, ALL = (0.0, 0.1), (0.0, 1 / 3), (0.8, 1.0), (0.0, 1.0)  # parts of the training
 FEWEST = 3  # cells
 
@@ -67,10 +53,9 @@ class Claim:
         pair = f"{self.second} minus {self.first}" if self.first else self.second
         if not self.metric:
             return f"score, {pair}"
-        change = "change of " if self.since else ""
-        return (
-            f"{change}{self.metric}, {PARTS[self.window]}{f' minus {PARTS[self.since]}' if self.since else ''}, {pair}"
-        )
+        if not self.since:
+            return f"{self.metric}, {PARTS[self.window]}, {pair}"
+        return f"change of {self.metric}, {PARTS[self.window]} minus {PARTS[self.since]}, {pair}"
 
 
 @dataclass(frozen=True)
@@ -91,10 +76,7 @@ class Found:
 
 PARTS = {START: "first tenth", EARLY: "first third", LATE: "last fifth", ALL: "all of the training"}
 CLAIMS = (
-    *(
-        Claim("a", "sgpo", first, paper=paper)
-        for first, paper in (("sft", ""), ("sft-all", ""), ("grpo", ""), ("luffy", ""), ("hpt", ""))
-    ),
+    *(Claim("a", "sgpo", first) for first in ("sft", "sft-all", "grpo", "luffy", "hpt")),
     Claim("c", "sgpo", "grpo-8", paper="+2.2"),
     Claim("c", "sgpo", "sgpo-no-autonomous", paper="+3.5"),
     Claim("c", "sgpo-no-autonomous", "sgpo", metric="reward/autonomous", window=EARLY),
@@ -128,16 +110,15 @@ BESIDE = (
 )
 
 
-def measure(rows: Sequence[Row], claim: Claim, sets: Sequence[str] = ("test",)) -> Found | None:
+def measure(rows: Sequence[Row], claim: Claim) -> Found | None:
     """None where there are fewer than two cells with it; of scores, where there is none."""
-    return _of_training(rows, claim) if claim.metric else _of_scores(rows, claim, sets)
+    return _of_training(rows, claim) if claim.metric else _of_scores(rows, claim)
 
 
-def _of_scores(rows: Sequence[Row], claim: Claim, sets: Sequence[str]) -> Found | None:
+def _of_scores(rows: Sequence[Row], claim: Claim) -> Found | None:
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
     first, second = ([row for row in rows if row["method"] == name] for name in (claim.first, claim.second))
-    pairs = [(rates_of(first, name, seeds), rates_of(second, name, seeds)) for name in sets]
-    found = crossed_difference(pairs)
+    found = crossed_difference([(rates_of(first, "test", seeds), rates_of(second, "test", seeds))])
     if found is None:
         return None
     return Found(100 * found.mean, (100 * found.interval[0], 100 * found.interval[1]), found.cells, found.p)
