@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from comparison_cases import BUDGET, ROWS, result, updates
+from limits import largest_file
 
 from sgpo.cli import main
 from sgpo.comparison.collecting import counters, curves, dev_curve, short, training_result
@@ -36,6 +38,20 @@ def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
     path.write_text("{}\n")
     with pytest.raises(ValueError, match=r"line 1 of .* is no result of sgpo compare: it needs base"):
         read_results(path)
+
+
+def test_a_result_is_there_whole_or_the_error_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of a cell are deleted once its result is appended."""
+    path = tmp_path / "results.jsonl"
+    append_result(path, result("b", 1, "grpo", [0.5]))
+    before = path.read_bytes()
+    with largest_file(len(before) + 20), pytest.raises(OSError, match="File too large"):
+        append_result(path, result("b", 2, "grpo", [0.5]))
+    assert path.read_bytes() == before
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
+    append_result(path, result("b", 2, "grpo", [0.5]))
+    assert read_results(path) == [result("b", seed, "grpo", [0.5]) for seed in (1, 2)]
 
 
 @pytest.mark.parametrize("every", [1, 2, 4])

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from sgpo.miniworld.world import Sizes, problem_sets
-from sgpo.strategies.checks import Limits, find_leaks, structure_flaw
+from sgpo.strategies.checks import Leak, Limits, find_leaks, structure_flaw
 from sgpo.strategies.numbers import mentions, plain, value_of
 from sgpo.strategies.record import Strategy
 
@@ -162,8 +162,24 @@ def test_structure() -> None:
     assert structure_flaw(Strategy("t", "s", ()), Limits()) == "there are no steps"
 
 
-def test_hostile_texts_take_no_time() -> None:
-    for text in ("1" * 5000, "1," * 5000, "9^" * 2000, "(" * 5000, "\\frac{" * 1000, "twenty " * 2000, "1+" * 3000):
-        list(mentions(plain(text)))
-        value_of(text)
-        find_leaks(text[:1500], text, text[:500], text)
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1" * 5000, []),  # no number that anybody leaks
+        ("1," * 5000, [(Fraction(1),)] * 5000),
+        ("9^" * 2000, [(Fraction(9**9),)] * 1000),
+        ("9^" + "9" * 60, [()]),  # is not computed
+        ("(" * 5000, []),
+        ("\\frac{" * 1000, []),
+        ("twenty " * 2000, [(Fraction(20),)] * 2000),
+        ("1+" * 3000, [(Fraction(1),)] * 3000),
+    ],
+    ids=lambda value: value[:8] if isinstance(value, str) else "",
+)
+def test_hostile_texts_are_read_to_their_end(text: str, numbers: list[tuple[Fraction, ...]]) -> None:
+    """In a moment: a pattern that goes back and forth over them, or a power worked out, would take hours."""
+    assert [mention.values for mention in mentions(plain(text))] == numbers
+    assert value_of(text) is None
+    assert find_leaks(text[:1500], text, text[:500], text) == []
+    told = find_leaks(f"{text[:1500]}. The answer is 733", text, "733", text)
+    assert told == [Leak("answer", "733")]

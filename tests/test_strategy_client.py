@@ -156,6 +156,26 @@ def test_equal_questions_at_the_same_time_are_asked_once(tmp_path: Path) -> None
     assert all([a.text for a in of_one] == ["x", "y", "z"] for of_one in answers)
 
 
+def test_equal_questions_after_a_failure_are_asked_once(tmp_path: Path) -> None:
+    """The second question waits for the first, which fails; the third comes while the second is under way."""
+
+    def script(request: Request) -> Reply:
+        if request.attempt == 0:
+            return Reply(status=400, content="too long", delay=0.05)
+        return Reply([f"answer {request.attempt}"], delay=0.2)
+
+    async def work(client: ChatClient) -> list[str]:
+        first, second = (asyncio.create_task(client.ask(question())) for _ in range(2))
+        with pytest.raises(FailedError, match="HTTP 400: too long"):
+            await first
+        answers = await asyncio.gather(second, *(client.ask(question()) for _ in range(2)))
+        return [answer.text for [answer] in answers]
+
+    texts, server, client = ask(script, tmp_path / "j", work)
+    assert (texts, len(server.requests)) == (["answer 1"] * 3, 2)
+    assert client.meter.usage == Usage(1, 100, 10, 0.0)
+
+
 def test_failures_are_not_journalled(tmp_path: Path) -> None:
     async def fails(client: ChatClient) -> str:
         with pytest.raises(FailedError) as caught:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from limits import largest_file
 
 from sgpo.strategies.journal import Entry, Journal, JournalError, keys_of
 
@@ -88,17 +88,8 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     with Journal(path) as journal:
         journal.append(ENTRIES[:1])
         size = path.stat().st_size
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        import signal
-
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, limits[1]))
-        try:
-            with pytest.raises(JournalError, match="could not be written"):
-                journal.append([Entry("k9", "strong", 1, 1, 1, "x" * 500, None, "stop")])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-            signal.signal(signal.SIGXFSZ, before)
+        with largest_file(size + 100), pytest.raises(JournalError, match="could not be written"):
+            journal.append([Entry("k9", "strong", 1, 1, 1, "x" * 500, None, "stop")])
         assert path.stat().st_size == size
         assert "k9" not in journal
         journal.append(ENTRIES[1:2])

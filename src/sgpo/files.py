@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files, and lines appended to them, that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,6 +19,21 @@ def replacing(path: Path) -> Iterator[Path]:
     with partial.open("rb") as written:
         os.fsync(written.fileno())
     partial.replace(path)
+
+
+def append_whole(file: int, data: bytes) -> None:
+    """Append all of `data` to a file that is open for appending; one call of the system may write a part of it only.
+
+    Raises:
+        OSError: it could not be written (a full device, say); the file is as it was.
+    """
+    size, left = os.fstat(file).st_size, memoryview(data)
+    try:
+        while left:
+            left = left[os.write(file, left) :]
+    except OSError:
+        os.ftruncate(file, size)
+        raise
 
 
 def check_writable(path: Path) -> None:

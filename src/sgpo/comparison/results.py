@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sgpo.files import append_whole
+
 Row = dict[str, Any]
 RESULTS = "results.jsonl"
 KEYS = ("base", "seed", "method", "sets")
@@ -48,13 +50,17 @@ def key_of(row: Row) -> tuple[str, int | None, str]:
 
 
 def append_result(path: Path, row: Row) -> None:
-    """One whole line in one call of the system, on the device before this returns."""
+    """Append a line, which is on the device before this returns.
+
+    Raises:
+        OSError: it could not be written; the file is as it was.
+    """
     whole = _whole_lines(path)
     if path.exists() and sum(map(len, whole)) < path.stat().st_size:
         os.truncate(path, sum(map(len, whole)))  # what a crash cut off
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        os.write(handle, json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
+        append_whole(handle, json.dumps(row, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 from sgpo.prompts import Messages
 from sgpo.strategies.costs import FREE, Budget, BudgetError, Prices, Usage, most_prompt_tokens
@@ -136,7 +137,8 @@ class ChatClient:
         self._stopping = asyncio.Event()
         self._several: bool | None = None  # whether the server gives several samples a request; None: not known yet
         self._finding_out = asyncio.Lock()
-        self._under_way: dict[str, asyncio.Lock] = {}
+        # A question's lock lives as long as somebody holds it or waits for it.
+        self._under_way: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._length_name = "max_tokens"
         self._failures_in_a_row = 0
 
@@ -156,10 +158,7 @@ class ChatClient:
         # Two problems with the same text are the same question: the second waits for the first one's answers.
         lock = self._under_way.setdefault(keys[0], asyncio.Lock())
         async with lock:
-            try:
-                return await self._ask(question, keys)
-            finally:
-                self._under_way.pop(keys[0], None)
+            return await self._ask(question, keys)
 
     async def _ask(self, question: Question, keys: Sequence[str]) -> list[Answer]:
         missing = [key for key in keys if key not in self.journal]

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sgpo.files import append_whole
 from sgpo.prompts import Messages
 
 SYNC_SECONDS = 1.0
@@ -116,9 +117,8 @@ class Journal:
         added = list(entries)
         lines = [_line(entry) for entry in added]
         try:
-            _write_all(self._file, b"".join(lines))
+            append_whole(self._file, b"".join(lines))
         except OSError as error:
-            os.ftruncate(self._file, self._size)
             raise JournalError(
                 f"{self.path} could not be written ({error.strerror}): make room or repair the disk, then run the same "
                 "command again; every answer that was written is kept"
@@ -198,12 +198,6 @@ def _open_locked(path: Path) -> int:
             f"another process is writing the journal {path}: wait until it ends, or name another one with --journal"
         ) from error
     return file
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
 
 
 def _line(entry: Entry) -> bytes:
