@@ -349,7 +349,8 @@ def test_recipes_have_equal_samples_and_steps(path: Path) -> None:
 
 
 def test_every_recipe_is_read(tmp_path: Path) -> None:
-    from sgpo.commands import TrainArguments, parse
+    from sgpo.configuration import parse
+    from sgpo.training.arguments import TrainArguments
     from sgpo.training.config import SGPOConfig
 
     assert len(RL_RECIPES) > 15
@@ -390,7 +391,8 @@ def test_public_names() -> None:
 
 
 def test_warm_up_needs_no_device_options(tmp_path: Path) -> None:
-    from sgpo.commands import DataArguments, parse
+    from sgpo.configuration import parse
+    from sgpo.training.arguments import DataArguments
     from sgpo.training.sft import WarmupConfig
 
     _, args = parse(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,39 +12,7 @@ from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.resuming import newest_checkpoint
 from sgpo.rewards import load_reward, math_reward
 from sgpo.run_folder import check_output_dir, explained_lack_of_space
-
-
-@dataclass
-class DataArguments:
-    """Which model is taken, and which problems."""
-
-    model: str = field(metadata={"help": "Folder or Hub name of a checkpoint."})
-    problems: str = field(metadata={"help": "Parquet, JSONL or JSON file, or Hub data set."})
-    columns: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Where a column has another name: prompt=question answer=reward_model.ground_truth ..."},
-    )
-    limit: int | None = field(default=None, metadata={"help": "Take the first so many problems."})
-    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
-    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
-
-
-@dataclass
-class SFTArguments(DataArguments):
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
-
-
-@dataclass
-class TrainArguments(DataArguments):
-    eval_problems: str | None = field(default=None, metadata={"help": "Problems for avg@k during training."})
-    eval_split: str = field(default="test", metadata={"help": "Split of eval_problems on the Hub."})
-    eval_revision: str | None = field(default=None, metadata={"help": "Revision of eval_problems on the Hub."})
-    rewards: list[str] = field(
-        default_factory=list,
-        metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
-    )
-    reward_weights: list[float] = field(default_factory=list, metadata={"help": "One for each reward; default: 1."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
+from sgpo.training.arguments import DataArguments, SFTArguments, TrainArguments
 
 
 def read_problems(data: DataArguments) -> list[Problem]:

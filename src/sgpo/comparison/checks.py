@@ -84,14 +84,14 @@ def _methods(recipe: Recipe) -> list[tuple[Method, Path]]:
 
 
 def _parse_sft(path: Path, problems: str = "problems") -> Any:
-    from sgpo.commands import SFTArguments
+    from sgpo.training.arguments import SFTArguments
     from sgpo.training.sft import WarmupConfig
 
     return parse("sft", (SFTArguments, WarmupConfig), _arguments(path, {}, problems))
 
 
 def _parse_train(recipe: Recipe, path: Path, problems: str = "problems") -> Any:
-    from sgpo.commands import TrainArguments
+    from sgpo.training.arguments import TrainArguments
     from sgpo.training.config import SGPOConfig
 
     return parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))

@@ -6,19 +6,27 @@ is loaded, with what to write instead.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
-from sgpo.prompts import SYSTEM_PROMPT
+from sgpo.training.arguments import EvaluationArguments, RunArguments, SamplingArguments, UpdateArguments
 from sgpo.training.engines import EngineArguments
-from sgpo.training.methods import MethodArguments, find_method
-from sgpo.training.runs import RunArguments
+from sgpo.training.method_arguments import MethodArguments
+from sgpo.training.methods import find_method
 
 
 @dataclass
-class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArguments):
+class SGPOConfig(
+    MethodArguments,
+    SamplingArguments,
+    EngineArguments,
+    UpdateArguments,
+    EvaluationArguments,
+    RunArguments,
+    TrainingArguments,
+):
     """Arguments of `SGPOTrainer`.
 
     One *rollout batch* of ``problems_per_rollout`` problems is sampled, verified and cut into ``updates_per_rollout``
@@ -29,57 +37,6 @@ class SGPOConfig(MethodArguments, EngineArguments, RunArguments, TrainingArgumen
     """
 
     FOLLOWS: ClassVar = ("per_device_train_batch_size",)  # from other values, so not for a configuration file
-
-    problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
-    updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
-
-    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
-    top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})
-    sampler_batch_tokens: int = field(
-        default=262_144,
-        metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."},
-    )
-    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
-
-    pad_token: str | None = field(default=None, metadata={"help": "The token that pads, if the tokenizer has none."})
-
-    max_tokens_per_microbatch: int = field(
-        default=20_480, metadata={"help": "Tokens of a forward and backward pass, padding included."}
-    )
-    padding_free: bool | None = field(
-        default=None,
-        metadata={"help": "Pack rows without padding; default: where the attention is FlashAttention or flex."},
-    )
-
-    eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
-    eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})
-    eval_top_p: float = field(default=0.95, metadata={"help": "Nucleus of the evaluation."})
-    metric_for_best_model: str | None = field(
-        default=None, metadata={"help": "What the best checkpoint is best in; default, where one is kept: avg@k."}
-    )
-    greater_is_better: bool | None = field(default=None, metadata={"help": "Follows for avg@k."})
-
-    skip_grad_norm: float | None = field(
-        default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
-    )
-
-    completions_steps: int = field(
-        default=50, metadata={"help": "Updates between two tables of completions, also kept as Parquet; 0: none."}
-    )
-
-    # Defaults of TrainingArguments that differ here.
-    per_device_train_batch_size: int = field(
-        default=0, metadata={"help": "Follows: problems_per_rollout / updates_per_rollout."}
-    )
-    learning_rate: float = 1e-6
-    lr_scheduler_type: str = "constant"
-    num_train_epochs: float = 10.0
-    logging_steps: float = 1
-    logging_nan_inf_filter: bool = False  # a loss that is not a number must be seen
-    remove_unused_columns: bool | None = False
-    # Processes make different numbers of forward passes; what a pass does must wait for no other process.
-    ddp_find_unused_parameters: bool | None = False
-    ddp_broadcast_buffers: bool | None = False
 
     def __post_init__(self) -> None:
         self._check()

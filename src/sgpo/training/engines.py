@@ -7,12 +7,10 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sgpo.training.sampling import Sampler, TransformersSampler
-
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from sgpo.training.sampling import Sampler
 
 SAMPLERS = ("transformers", "vllm")
 MODES = ("colocate", "server")
@@ -90,6 +88,8 @@ def check_vllm(mode: str) -> None:
             "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "
             "sampler: transformers"
         )
+    import torch
+
     if mode == "server" and not torch.cuda.is_available():
         raise ValueError(
             "vllm_mode server sends the weights through NCCL, which needs a CUDA device here, and there is none; use "
@@ -130,6 +130,8 @@ def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator
         EngineError: the engine did not start.
     """
     if args.sampler == "transformers":
+        from sgpo.training.sampling import TransformersSampler
+
         return TransformersSampler.of(model, tokenizer, args.sampler_batch_tokens)
     if args.vllm_mode == "colocate" and not model.name_or_path:
         raise ValueError("vLLM reads the model's configuration from its folder: give the model as a folder or Hub name")

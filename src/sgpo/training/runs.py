@@ -7,7 +7,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,11 @@ from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import logging as transformers_logging
 
 from sgpo.files import replacing
-from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.resuming import UNFINISHED, broken, check_same_run, configuration_of, newest_checkpoint, publish
 from sgpo.run_folder import check_output_dir, clear, explained_lack_of_space, results_in, save_data
 from sgpo.training import processes
 from sgpo.training.interrupt import Interrupt, StopHere, TrainingInterrupted
 from sgpo.training.model_card import write_model_card
-
-
-@dataclass
-class RunArguments:
-    """Options of every training run, beside those of `TrainingArguments`."""
-
-    bad_rows: str = field(
-        default="refuse",
-        metadata={"help": "Rows that cannot be used (empty, repeated, too long, ...): 'refuse', or leave out: 'drop'."},
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
-
-    def check_run_arguments(self) -> None:
-        """Raises ValueError for a value that is no choice."""
-        check_bad_rows_option(self.bad_rows)
 
 
 def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:

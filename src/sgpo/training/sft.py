@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,35 +26,15 @@ from sgpo.problems.inspection import (
     missing_responses,
     too_long,
 )
-from sgpo.prompts import SYSTEM_PROMPT, response_messages, student_messages
+from sgpo.prompts import response_messages, student_messages
+from sgpo.training.arguments import RunArguments, WarmupArguments
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, said_data
-from sgpo.training.runs import RunArguments, RunTrainer
+from sgpo.training.runs import RunTrainer
 
 
 @dataclass
-class WarmupConfig(RunArguments, SFTConfig):
+class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
     """TRL's SFTConfig with the paper's defaults; ``validation_share`` of the problems choose the checkpoint."""
-
-    validation_share: float = field(default=0.1, metadata={"help": "Share of the problems that choose the checkpoint."})
-    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
-
-    learning_rate: float = 1e-5
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.1  # below 1 it is a share of all steps
-    num_train_epochs: float = 10.0
-    per_device_train_batch_size: int = 64
-    max_length: int | None = 16_384
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
-    save_total_limit: int | None = 1
-    load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = "eval_loss"
-    greater_is_better: bool | None = False
-    logging_steps: float = 5
-
-    bf16: bool | None = field(
-        default=None, metadata={"help": "bfloat16 mixed precision; default: where there is a GPU."}
-    )
 
     def __post_init__(self) -> None:
         # TRL would turn it on everywhere, which transformers then refuses on a machine without a GPU.

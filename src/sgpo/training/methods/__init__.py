@@ -12,8 +12,8 @@ All normalisation is in the weights: the loss of an update is the sum over the t
 from __future__ import annotations
 
 from sgpo.loading import load_object
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import grpo, hpt, luffy, sgpo
-from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Method, Scorer, check_sequences
 
 METHODS: dict[str, Method] = {

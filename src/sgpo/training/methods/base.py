@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sgpo.problems import Problem
-from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.objectives import RATIO_TERMS, TERMS
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 

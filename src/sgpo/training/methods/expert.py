@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 
 from sgpo.training import processes
-from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from sgpo.problems import Problem
-from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgpo.training import processes
-from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.expert import group_rows, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence

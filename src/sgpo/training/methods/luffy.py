@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgpo.problems import Problem
-from sgpo.training.methods.arguments import MethodArguments
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.methods.expert import group_rows, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sgpo.problems import Problem
+from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import grpo
-from sgpo.training.methods.arguments import MethodArguments
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.grpo import surrogate_rows
 from sgpo.training.objectives import (

@@ -1,0 +1,178 @@
+"""The options of `sgpo train` and `sgpo sft`, one dataclass for each group of their help.
+
+Nothing here imports torch or transformers, so that a typo is refused and `--help` answered at once; `sgpo.options` says
+which groups a command has. Fields that `transformers.TrainingArguments` has too stand here for another default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from sgpo.problems.inspection import check_bad_rows_option
+from sgpo.prompts import SYSTEM_PROMPT
+
+
+@dataclass
+class DataArguments:
+    """Which model is taken, and which problems."""
+
+    model: str = field(metadata={"help": "Folder or Hub name of a checkpoint."})
+    problems: str = field(metadata={"help": "Parquet, JSONL or JSON file, or Hub data set."})
+    columns: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Where a column has another name: prompt=question answer=reward_model.ground_truth ..."},
+    )
+    limit: int | None = field(default=None, metadata={"help": "Take the first so many problems."})
+    split: str = field(default="train", metadata={"help": "Split of a Hub data set."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub data set."})
+
+
+@dataclass
+class ResumeArguments:
+    """How a run that was interrupted goes on."""
+
+    resume: bool = field(default=False, metadata={"help": "Go on from the newest checkpoint in output_dir."})
+
+
+@dataclass
+class EvaluationDataArguments:
+    """The problems of the evaluation during training."""
+
+    eval_problems: str | None = field(default=None, metadata={"help": "Problems for avg@k during training."})
+    eval_split: str = field(default="test", metadata={"help": "Split of eval_problems on the Hub."})
+    eval_revision: str | None = field(default=None, metadata={"help": "Revision of eval_problems on the Hub."})
+
+
+@dataclass
+class RewardArguments:
+    """Which functions give the reward."""
+
+    rewards: list[str] = field(
+        default_factory=list,
+        metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
+    )
+    reward_weights: list[float] = field(default_factory=list, metadata={"help": "One for each reward; default: 1."})
+
+
+@dataclass
+class SFTArguments(ResumeArguments, DataArguments):
+    """What `sgpo sft` takes beside `WarmupConfig`."""
+
+
+@dataclass
+class TrainArguments(RewardArguments, EvaluationDataArguments, ResumeArguments, DataArguments):
+    """What `sgpo train` takes beside `SGPOConfig`."""
+
+
+# ---------------------------------------------------------------------- of both configurations
+
+
+@dataclass
+class RunArguments:
+    """Options of every training run, beside those of `TrainingArguments`."""
+
+    bad_rows: str = field(
+        default="refuse",
+        metadata={"help": "Rows that cannot be used (empty, repeated, too long, ...): 'refuse', or leave out: 'drop'."},
+    )
+    overwrite: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
+
+    def check_run_arguments(self) -> None:
+        """Raises ValueError for a value that is no choice."""
+        check_bad_rows_option(self.bad_rows)
+
+
+# ---------------------------------------------------------------------- of SGPOConfig
+
+
+@dataclass
+class SamplingArguments:
+    """What is sampled, and how much of it at once."""
+
+    problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
+    updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
+    temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})
+    sampler_batch_tokens: int = field(
+        default=262_144,
+        metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."},
+    )
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    pad_token: str | None = field(default=None, metadata={"help": "The token that pads, if the tokenizer has none."})
+
+
+@dataclass
+class UpdateArguments:
+    """One optimizer update: its micro-batches and its rate."""
+
+    max_tokens_per_microbatch: int = field(
+        default=20_480, metadata={"help": "Tokens of a forward and backward pass, padding included."}
+    )
+    padding_free: bool | None = field(
+        default=None,
+        metadata={"help": "Pack rows without padding; default: where the attention is FlashAttention or flex."},
+    )
+    skip_grad_norm: float | None = field(
+        default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
+    )
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Follows: problems_per_rollout / updates_per_rollout."}
+    )
+    learning_rate: float = field(default=1e-6, metadata={"help": "Of the optimizer."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the problems; or give max_steps."})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "All columns travel to reward functions."}
+    )
+    # Processes make different numbers of forward passes; what a pass does must wait for no other process.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Must be false."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Must be false."})
+
+
+@dataclass
+class EvaluationArguments:
+    """The evaluation during training, and what is shown of a run."""
+
+    eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
+    eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})
+    eval_top_p: float = field(default=0.95, metadata={"help": "Nucleus of the evaluation."})
+    metric_for_best_model: str | None = field(
+        default=None, metadata={"help": "What the best checkpoint is best in; default, where one is kept: avg@k."}
+    )
+    greater_is_better: bool | None = field(default=None, metadata={"help": "Follows for avg@k."})
+    completions_steps: int = field(
+        default=50, metadata={"help": "Updates between two tables of completions, also kept as Parquet; 0: none."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Updates between two lines of metrics."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hides losses that are no numbers, which must be seen."}
+    )
+
+
+# ---------------------------------------------------------------------- of WarmupConfig
+
+
+@dataclass
+class WarmupArguments:
+    """The warm-up: the paper's defaults (Appendix E)."""
+
+    validation_share: float = field(default=0.1, metadata={"help": "Share of the problems that choose the checkpoint."})
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    learning_rate: float = field(default=1e-5, metadata={"help": "Of the optimizer."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
+    warmup_steps: float = field(default=0.1, metadata={"help": "Updates of rising rate; below 1: a share of all."})
+    num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the problems; or give max_steps."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Problems in a pass on one device."})
+    max_length: int | None = field(default=16_384, metadata={"help": "Tokens of prompt and response together."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When the loss is measured: epoch, steps or no."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When checkpoints are written: epoch, steps or no."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints that are kept, beside the best."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str | None = field(
+        default="eval_loss", metadata={"help": "What the best checkpoint is best in."}
+    )
+    greater_is_better: bool | None = field(default=False, metadata={"help": "Whether more of that is better."})
+    logging_steps: float = field(default=5, metadata={"help": "Updates between two lines of metrics."})
+    bf16: bool | None = field(
+        default=None, metadata={"help": "bfloat16 mixed precision; default: where there is a GPU."}
+    )
