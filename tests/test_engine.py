@@ -12,6 +12,8 @@ from torch import Tensor
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -156,6 +158,90 @@ def test_gradient_checkpointing_changes_nothing() -> None:
     surrogates = sum(row.term == "surrogate" for row in sequences)
     assert surrogates > 3
     assert len(calls) > 3  # the layer ran again in the backward pass
+
+
+# Dropout of attention in attention modules; and OPT, whose layers call it themselves, with layers that are left out.
+DROPOUT: dict[str, tuple[Any, Any, dict[str, float]]] = {
+    "attention": (Qwen2ForCausalLM, Qwen2Config(**SMALL), {"attention_dropout": 0.5}),
+    "layers": (
+        OPTForCausalLM,
+        OPTConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=16,
+            num_hidden_layers=2,
+            ffn_dim=32,
+            num_attention_heads=2,
+            max_position_embeddings=64,
+            word_embed_proj_dim=16,
+            init_std=0.3,
+            dropout=0.0,
+        ),
+        {"dropout": 0.5, "attention_dropout": 0.5, "layerdrop": 0.5},
+    ),
+}
+
+
+def make_dropout_model(name: str, *, active: bool, checkpointing: bool = False, lora: float | None = None) -> Any:
+    """In train mode, with ``head_task``; the same weights whether or not dropout is configured."""
+    model_class, config, rates = DROPOUT[name]
+    config = copy.deepcopy(config)
+    for rate, value in rates.items():
+        setattr(config, rate, value if active else 0.0)
+    torch.manual_seed(0)
+    model = model_class(config)
+    if lora is not None:
+        peft = pytest.importorskip("peft")
+        rate = lora if active else 0.0
+        targets = ["q_proj", "v_proj"]
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, lora_dropout=rate))
+        torch.manual_seed(1)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    add_head_task(model)
+    return model.train()
+
+
+@pytest.mark.parametrize("lora", [None, 0.5])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_passes_are_without_dropout(name: str, checkpointing: bool, lora: float | None) -> None:
+    """Teacher, old and current policy are one function: that of the same model without dropout."""
+    model = make_dropout_model(name, active=True, checkpointing=checkpointing, lora=lora)
+    plain = make_dropout_model(name, active=False, lora=lora)
+    prompt, completion = [3, 1, 4], [15, 9, 2, 6, 5]
+    (logprobs,) = completion_logprobs(model, [(prompt, completion)], LAYOUT)
+    assert logprobs == completion_logprobs(plain, [(prompt, completion)], LAYOUT)[0]
+    row = TrainingSequence("ratio", prompt, completion, [1.0] * 5, old_logprobs=logprobs)
+    target = TrainingSequence("distillation", prompt, completion, [1.0] * 5, teacher_prompt_ids=prompt)
+    other = TrainingSequence("distillation", prompt, completion, [1.0] * 5, teacher_prompt_ids=[7, 8, 9, 10])
+    runs: list[int] = []
+    layers = model.get_base_model() if lora is not None else model
+    layers = layers.get_decoder().layers
+    layers[0].self_attn.register_forward_hook(lambda *_: runs.append(1))
+    assert accumulate_gradients(model, [row], LAYOUT, THRESHOLDS).loss == -5.0  # every ratio is 1, to the last bit
+    assert len(runs) == 1 + checkpointing  # run again in the backward pass
+    assert accumulate_gradients(model, [target], LAYOUT, THRESHOLDS).means["divergence"] == 0.0
+    loss, found = gradients(model, [row, other])
+    expected_loss, expected = gradients(plain, [row, other])
+    assert loss == expected_loss
+    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+
+
+def test_modules_keep_their_modes() -> None:
+    model = make_dropout_model("layers", active=True, checkpointing=True)
+    model.get_decoder().layers[0].self_attn.eval()
+    before = [module.training for module in model.modules()]
+    functions = [layer._gradient_checkpointing_func for layer in model.get_decoder().layers]
+    gradients(model, sequences_for(model))
+    completion_logprobs(model, [([1, 2], [3])], LAYOUT)
+    with pytest.raises(RuntimeError, match="index 40 is out of bounds"):
+        completion_logprobs(model, [([1, 2], [VOCABULARY])], LAYOUT)
+    assert [module.training for module in model.modules()] == before
+    assert [layer._gradient_checkpointing_func for layer in model.get_decoder().layers] == functions
 
 
 def test_bfloat16_autocast() -> None:

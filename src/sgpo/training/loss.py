@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sgpo.training import processes
 from sgpo.training.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.training.means import Means
+from sgpo.training.modes import evaluation_mode, without_dropout
 from sgpo.training.objectives import RATIO_TERMS, TERMS, Thresholds, divergence_mask
 from sgpo.training.projection import (
     Head,
@@ -132,7 +133,8 @@ def accumulate_gradients(
 ) -> Accumulated:
     """Forward and backward passes over all micro-batches of an update; gradients are added to the parameters'.
 
-    Of several processes each has its own sequences, as many or as few as it may be; the gradient is that of their sum.
+    The passes are without dropout, whatever the mode of the model, which stays what it was. Of several processes each
+    has its own sequences, as many or as few as it may be; the gradient is that of their sum.
 
     Args:
         model: with ``add_head_task``, bare or wrapped, on one device.
@@ -147,14 +149,15 @@ def accumulate_gradients(
     scale = processes.count() if processes.averages_gradients(model) else 1
     device, means, loss, tokens = next(model.parameters()).device, Means(), 0.0, 0
     parts = in_step(split_by_token_budget(sequences, layout.max_tokens, packed=layout.packed), layout)
-    for number, rows in enumerate(parts):
-        batch = collate(rows, layout.pad_token_id, device, packed=layout.packed)
-        with processes.gradient_sync(model, last=number == len(parts) - 1):
-            with context():
-                part = microbatch_loss(model, batch, thresholds, means if rows[0].contributes else Means())
-            backward(part * scale)
-        loss += part.item()
-        tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
+    with without_dropout(model):
+        for number, rows in enumerate(parts):
+            batch = collate(rows, layout.pad_token_id, device, packed=layout.packed)
+            with processes.gradient_sync(model, last=number == len(parts) - 1):
+                with context():
+                    part = microbatch_loss(model, batch, thresholds, means if rows[0].contributes else Means())
+                backward(part * scale)
+            loss += part.item()
+            tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
     found = processes.gather((loss, tokens, means))
     joined = Means.joined([part for _, _, part in found]).values()
     if "clipped_share/high" in joined:
@@ -188,13 +191,11 @@ def completion_logprobs(
     """Log-probability of each completion token given its prompt: (prompt ids, completion ids) -> a list for each."""
     rows = [TrainingSequence("surrogate", prompt, ids, weights=[1.0] * len(ids)) for prompt, ids in sequences]
     found: dict[int, list[float]] = {}
-    was_training = model.training
-    model.eval()
     parts = split_by_token_budget(rows, layout.max_tokens, packed=layout.packed)
-    for part in in_step(parts, layout) if processes.is_sharded(model) else parts:
-        batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
-        scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
-        of_rows = scores.score.split([len(row.completion_ids) for row in part])
-        found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}
-    model.train(was_training)
+    with evaluation_mode(model):
+        for part in in_step(parts, layout) if processes.is_sharded(model) else parts:
+            batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
+            scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
+            of_rows = scores.score.split([len(row.completion_ids) for row in part])
+            found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}
     return [found[id(row)] for row in rows]

@@ -18,6 +18,7 @@ from sgpo.training import processes
 from sgpo.training.batching import BatchLayout, collate
 from sgpo.training.loss import microbatch_loss
 from sgpo.training.means import Means
+from sgpo.training.modes import without_dropout
 from sgpo.training.objectives import Thresholds
 from sgpo.training.rollouts import TrainingSequence
 
@@ -46,10 +47,11 @@ def offenders(
     found = []
     for row in weighted:
         bare.zero_grad()
-        with context():
-            batch = collate([row], layout.pad_token_id, bare.device, packed=layout.packed)
-            loss = microbatch_loss(bare, batch, thresholds, Means())
-        loss.backward()
+        with without_dropout(bare):
+            with context():
+                batch = collate([row], layout.pad_token_id, bare.device, packed=layout.packed)
+                loss = microbatch_loss(bare, batch, thresholds, Means())
+            loss.backward()
         gradients = [p.grad for p in bare.parameters() if p.grad is not None]
         if not is_finite(loss) or not all(bool(g.isfinite().all()) for g in gradients):
             found.append(row)

@@ -21,7 +21,6 @@ ended, into concatenating the whole cache for every token, and into sorting the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +30,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from sgpo.tokenizers import end_token_ids, pad_token_id
+from sgpo.training.modes import evaluation_mode
 from sgpo.training.rollouts import Rollout
 
 FIRST_CANDIDATES = 32  # most probable tokens looked at first; 16 times more where they do not reach top-p
@@ -138,7 +138,7 @@ class TransformersSampler:
         uniforms = _uniforms(requests, sampling.max_new_tokens, seed)
         widths = [len(requests[i].prompt_ids) + sampling.max_new_tokens for i, _ in rows]
         rollouts: list[list[Rollout]] = [[Rollout([], [], truncated=True)] * r.count for r in requests]
-        with _evaluation_mode(self.model):
+        with evaluation_mode(self.model):
             for batch in _batches(widths, self.max_batch_tokens):
                 prompts = [requests[rows[row][0]].prompt_ids for row in batch]
                 sampled = self._sample_batch(prompts, uniforms[batch], sampling)
@@ -393,15 +393,3 @@ def _batches(widths: list[int], limit: int) -> Iterator[list[int]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards every module has its own earlier mode (some may be frozen)."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

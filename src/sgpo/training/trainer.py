@@ -198,7 +198,6 @@ class SGPOTrainer(RunTrainer):
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
         if self.args.fsdp:
             processes.check_sharded(model)
-        model.train()
         self._model_of_update, self._sequences_of_update = model, sequences
         found = accumulate_gradients(
             model,
