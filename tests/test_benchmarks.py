@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sgpo.evaluation.benchmarks import BENCHMARKS, find_set, split_names
+from sgpo.miniworld.world import evaluation_sets
 from sgpo.problems import Problem
 
 
@@ -115,11 +116,11 @@ def test_a_set_of_the_hub_is_read_at_its_revision(monkeypatch: pytest.MonkeyPatc
 
 
 def test_sets_of_the_mini_world() -> None:
-    found = find_set("miniworld/test_deeper", None, never)
+    found = find_set("miniworld/test_deeper", None, never, evaluation_sets())
     assert (found.name, len(found.problems), found.k) == ("miniworld-test_deeper", 300, 4)
     assert all(problem.strategy for problem in found.problems)
-    with pytest.raises(ValueError, match="there is no set miniworld/rl: the mini-world's are miniworld/dev, "):
-        find_set("miniworld/rl", None, never)
+    with pytest.raises(ValueError, match="there is no set miniworld/rl; there are miniworld/dev, "):
+        find_set("miniworld/rl", None, never, evaluation_sets())
 
 
 def test_own_sets() -> None:
@@ -127,4 +128,4 @@ def test_own_sets() -> None:
     assert find_set("folder/mine.parquet", None, lambda source: own).name == "mine"
     assert find_set("organisation/set", None, lambda source: own).source == "organisation/set"
     with pytest.raises(ValueError, match=r"there is no benchmark 'aime23': the names are math500, .*miniworld/dev"):
-        find_set("aime23", None, never)
+        find_set("aime23", None, never, evaluation_sets())

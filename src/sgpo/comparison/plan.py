@@ -16,7 +16,7 @@ from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
-from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world
+from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world, evaluation_sets
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.problems.inspection import describe
 from sgpo.resuming import FREE, FREE_PREFIXES
@@ -188,7 +188,7 @@ def _read_sets(recipe: Recipe, sets: Mapping[str, str]) -> dict[str, Sequence[Pr
     options = {"model": "", "benchmarks": list(sets.values()), **recipe.evaluation}
     (args,) = parse("eval", (EvalArguments,), Command("", options).arguments)
     check_arguments(args)
-    return {name: each.problems for name, each in zip(sets, read_sets(args), strict=True)}
+    return {name: each.problems for name, each in zip(sets, read_sets(args, evaluation_sets()), strict=True)}
 
 
 def _fingerprints(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:

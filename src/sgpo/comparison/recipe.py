@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.configuration import RECIPES, nearest, read_config
-from sgpo.miniworld.world import Sizes
+from sgpo.miniworld.world import EVALUATION_SPLITS, Sizes
 
 SFT, SFT_ALL = "sft", "sft-all"  # methods without a file: the warm-up itself, and SFT on all responses
-WORLD_SETS = ("dev", "test", "test_deeper", "test_unseen")
 OF_TRAINING = ("config", "model", "problems", "eval_problems", "output_dir", "seed", "resume", "overwrite")
 OF_EVALUATION = ("config", "model", "benchmarks", "problems", "output", "seed", "overwrite")
 NAMES_OF_DATA = ("base_models", "sft_problems", "problems", "dev_problems")
@@ -139,9 +138,10 @@ def _sets(values: dict[str, Any], path: Path, world: World | None) -> dict[str, 
     """All sets that can be asked for, those of the recipe first."""
     given = values.get("sets")
     if world is not None:
-        names = list(given or WORLD_SETS[1:])
-        if wrong := [name for name in names if name not in WORLD_SETS]:
-            raise ValueError(f"sets of {path}: the mini-world has no {wrong[0]}; its sets are {', '.join(WORLD_SETS)}")
+        names = list(given or EVALUATION_SPLITS[1:])
+        if wrong := [name for name in names if name not in EVALUATION_SPLITS]:
+            known = ", ".join(EVALUATION_SPLITS)
+            raise ValueError(f"sets of {path}: the mini-world has no {wrong[0]}; its sets are {known}")
         return {name: name for name in names}
     if not isinstance(given, dict) or not given:
         raise ValueError(f"{path} needs sets, each a name and a file or a benchmark, such as  math500: math500")
@@ -149,7 +149,7 @@ def _sets(values: dict[str, Any], path: Path, world: World | None) -> dict[str, 
 
 
 def _chosen(names: Sequence[str], own: dict[str, str], world: World | None) -> dict[str, str]:
-    known = {**own, **({name: name for name in WORLD_SETS} if world else {})}
+    known = {**own, **({name: name for name in EVALUATION_SPLITS} if world else {})}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"there is no set {unknown[0]}{nearest(unknown[0], known)}; the sets are {', '.join(known)}")
     return {name: known[name] for name in names} or own

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sgpo.evaluation.benchmarks import ProblemSet, find_set, own_set, split_names
+from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, find_set, own_set, split_names
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.prompts import SYSTEM_PROMPT
@@ -128,7 +128,7 @@ def extra_body(args: EvalArguments) -> dict[str, Any]:
     return value
 
 
-def read_sets(args: EvalArguments) -> list[ProblemSet]:
+def read_sets(args: EvalArguments, shipped: ShippedSets = NONE_SHIPPED) -> list[ProblemSet]:
     """The sets with all their rows; which of them cannot be used is decided together with the model.
 
     Raises:
@@ -139,7 +139,7 @@ def read_sets(args: EvalArguments) -> list[ProblemSet]:
     def load(source: str) -> list[Any]:
         return load_problems(source, split=args.split, revision=args.revision, columns=columns, bad_rows="keep")
 
-    sets = [find_set(name, args.data_dir, load) for name in split_names(args.benchmarks)]
+    sets = [find_set(name, args.data_dir, load, shipped) for name in split_names(args.benchmarks)]
     if args.problems is not None:
         sets.append(own_set(args.problems, load))
     _check_distinct(sets)

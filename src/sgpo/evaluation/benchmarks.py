@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.loading import FILE_SUFFIXES, read_rows
 
 Row = Mapping[str, Any]
-MINIWORLD = ("dev", "test", "test_deeper", "test_unseen")
+ShippedSets = Mapping[str, Callable[[], list[Problem]]]  # made when they are asked for
+NONE_SHIPPED: ShippedSets = MappingProxyType({})
 OWN_K = 4  # samples a problem of a set that is no benchmark
 
 
@@ -136,23 +138,29 @@ def split_names(names: Sequence[str]) -> list[str]:
     return [part for name in names for part in name.split(",") if part]
 
 
-def find_set(name: str, data_dir: str | None, load: Callable[[str], list[Problem]]) -> ProblemSet:
-    """A benchmark, a set of the mini-world (``miniworld/test``), or any file or data set of one's own.
+def find_set(
+    name: str, data_dir: str | None, load: Callable[[str], list[Problem]], shipped: ShippedSets = NONE_SHIPPED
+) -> ProblemSet:
+    """A benchmark, a set that comes with the package (``miniworld/test``), or any file or data set of one's own.
 
     Args:
         name: of the registry, or what `load` takes.
         data_dir: a folder whose files stand for the benchmarks' data sets on the Hub.
         load: reads a set of one's own.
+        shipped: the sets that come with the package, by name.
 
     Raises:
         ValueError: no such set, or a number of problems that is not the expected one.
     """
     if name in BENCHMARKS:
         return _benchmark(BENCHMARKS[name], data_dir)
-    if name.startswith("miniworld/"):
-        return _miniworld(name)
+    if name in shipped:
+        return ProblemSet(name.replace("/", "-"), shipped[name](), f"{name}, seed 0")
+    alike = [each for each in shipped if each.partition("/")[0] == name.partition("/")[0]]
+    if alike:
+        raise ValueError(f"there is no set {name}; there are {', '.join(alike)}")
     if "/" not in name and not Path(name).suffix:
-        known = ", ".join([*BENCHMARKS, *(f"miniworld/{split}" for split in MINIWORLD)])
+        known = ", ".join([*BENCHMARKS, *shipped])
         raise ValueError(f"there is no benchmark {name!r}: the names are {known}; or give a file or a Hub data set")
     return own_set(name, load)
 
@@ -254,14 +262,3 @@ def _answer_text(value: Any) -> Any:
     if isinstance(value, list):
         return ", ".join(part.strip().removeprefix("$").removesuffix("$") for part in map(str, value))
     return value
-
-
-def _miniworld(name: str) -> ProblemSet:
-    from sgpo.miniworld.world import Sizes, problem_sets
-
-    split = name.partition("/")[2]
-    if split not in MINIWORLD:
-        raise ValueError(
-            f"there is no set {name}: the mini-world's are {', '.join(f'miniworld/{s}' for s in MINIWORLD)}"
-        )
-    return ProblemSet(name.replace("/", "-"), problem_sets(0, Sizes())[split], f"{name}, seed 0")

@@ -20,6 +20,7 @@ def _evaluate(argv: list[str]) -> None:
     from sgpo.evaluation.output import check_resumable, settings_of
     from sgpo.evaluation.plan import Plan
     from sgpo.evaluation.run import evaluate_and_report
+    from sgpo.miniworld.world import evaluation_sets
     from sgpo.run_folder import check_output_of_evaluation
     from sgpo.strategies.journal import JournalError
     from sgpo.strategies.session import NotReadyError
@@ -28,7 +29,7 @@ def _evaluate(argv: list[str]) -> None:
         (args,) = parse("eval", (EvalArguments,), argv)
         if args.output:
             check_output_of_evaluation(args.output, overwrite=args.overwrite)
-        plan = Plan(args)
+        plan = Plan(args, evaluation_sets())
         settings = settings_of(args, plan)
         check_resumable(args, settings)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
-from sgpo.evaluation.benchmarks import ProblemSet
+from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets
 from sgpo.evaluation.engines import Asked, Engine
 from sgpo.evaluation.evaluate import Evaluation, conversations_of
 from sgpo.evaluation.models import Model, http_engine
@@ -40,17 +40,20 @@ class Result:
 class Plan:
     """All that is known before the first answer.
 
+    Args:
+        shipped: the sets that come with the package, by name.
+
     Raises:
         ValueError: what cannot be evaluated; the message says what to write instead.
     """
 
-    def __init__(self, args: EvalArguments) -> None:
+    def __init__(self, args: EvalArguments, shipped: ShippedSets = NONE_SHIPPED) -> None:
         check_arguments(args)
         self.args = args
         sampling = SamplingConfig(
             args.max_completion_length, args.temperature, args.top_p
         )  # refuses what is no sampling
-        sets = read_sets(args)
+        sets = read_sets(args, shipped)
         self.model = None if args.sampler == "http" else Model(args)
         self.server = http_engine(args) if args.sampler == "http" else None
         self.jobs: list[Job] = []

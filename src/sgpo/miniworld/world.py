@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sgpo.problems import Problem, save_problems
 VERSION = 1
 BASE_MODEL = Path(__file__).parent / "base"
 DEPTHS, DEEPER_DEPTHS = (3, 4, 5), (6,)
+EVALUATION_SPLITS = ("dev", "test", "test_deeper", "test_unseen")
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,15 @@ def problem_sets(seed: int, sizes: Sizes) -> dict[str, list[Problem]]:
         "test_unseen": _take("test", seed, sizes.test_unseen, families=(UNSEEN_FAMILY,)),
     }
     return {name: _with_shuffled_strategies(problems, seed) for name, problems in sets.items()}
+
+
+def evaluation_sets() -> dict[str, Callable[[], list[Problem]]]:
+    """The sets of seed 0 that `sgpo eval --benchmarks` knows by name, such as ``miniworld/test``."""
+    return {f"miniworld/{split}": partial(_evaluation_set, split) for split in EVALUATION_SPLITS}
+
+
+def _evaluation_set(split: str) -> list[Problem]:
+    return problem_sets(0, Sizes())[split]
 
 
 def _take(
