@@ -232,10 +232,14 @@ def test_broken_yaml_is_refused(refuse: Refuse, folder: Path) -> None:
         ),
         ("eval", ["--group_by", "famly"], "group_by: there is no column 'famly'; the further columns are level"),
         ("eval", ["--bad_rows", "x"], "bad_rows is 'x'; choose one of refuse, drop"),
-        ("eval", ["--limit", "0"], "limit must be at least 1, or None for all rows; it is 0"),
+        ("eval", ["--limit", "0"], "limit is 0; it must be at least 1, or left out for all rows"),
         ("eval", ["--sampler", "sglang"], "sampler is 'sglang'; choose one of transformers, vllm, http"),
         ("eval", ["--dtype", "int8"], "dtype is 'int8'; choose one of float32, bfloat16, float16"),
-        ("eval", ["--sampler", "http"], "sampler http needs base_url, such as http://localhost:8000/v1"),
+        (
+            "eval",
+            ["--sampler", "http", "--output", "x"],
+            "sampler http needs base_url, such as http://localhost:8000/v1",
+        ),
         (
             "eval",
             ["--sampler", "http", "--base_url", "http://localhost:1/v1"],

@@ -1,13 +1,13 @@
-"""Input that cannot be worked with, as one line in place of a traceback."""
+"""Input that cannot be worked with: what is wrong and what to write instead, in place of a traceback."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
 class UsageError(Exception):
-    """Input that cannot be worked with, said in one line."""
+    """Input that cannot be worked with: one line, or a list of them."""
 
 
 class UnfinishedError(Exception):
@@ -25,3 +25,51 @@ def usage_errors() -> Iterator[None]:
 
 class EngineError(UnfinishedError):
     """The sampling engine failed, or did not answer in time; the cause is in the message and in ``__cause__``."""
+
+
+class RefusalsError(ValueError):
+    """Several things that cannot work, each with its remedy, in one message."""
+
+    def __init__(self, messages: Sequence[str]) -> None:
+        self.messages = list(messages)
+        shown = "".join(f"\n  {number}. {message}" for number, message in enumerate(self.messages, start=1))
+        super().__init__(f"{len(self.messages)} things cannot work:{shown}")
+
+
+class Refusals:
+    """What cannot work, collected as far as one thing does not depend on another, so that all is mended at one go.
+
+    Example::
+
+        refusals = Refusals()
+        with refusals.collected():
+            check_model(config, tokenizer)
+        with refusals.collected():
+            check_reporters(args.report_to)
+        refusals.refuse()
+    """
+
+    def __init__(self) -> None:
+        self._errors: list[Exception] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
+    @contextmanager
+    def collected(self) -> Iterator[None]:
+        """A refusal raised in here, ValueError or OSError, ends the block alone."""
+        try:
+            yield
+        except (ValueError, OSError) as error:
+            self._errors.append(error)
+
+    def add(self, messages: Iterable[str]) -> None:
+        self._errors += [ValueError(message) for message in messages]
+
+    def refuse(self) -> None:
+        """Raises the refusal if there is one, and a `RefusalsError` if there are several; else nothing."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            parts = [each.messages if isinstance(each, RefusalsError) else [str(each)] for each in self._errors]
+            raise RefusalsError(list(dict.fromkeys(message for part in parts for message in part)))

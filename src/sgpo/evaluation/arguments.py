@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sgpo.errors import Refusals
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, find_set, own_set, split_names
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.problems.inspection import check_bad_rows_option
@@ -80,41 +81,44 @@ class EvalArguments:
 
 
 def check_arguments(args: EvalArguments) -> None:
-    """Raises ValueError for values that are no choice, out of range, or exclude each other."""
-    check_bad_rows_option(args.bad_rows)
+    """Raises ValueError for values that are no choice, out of range, or exclude each other, all of them in one."""
+    refusals = Refusals()
+    with refusals.collected():
+        check_bad_rows_option(args.bad_rows)
+    refusals.add(_refusals(args))
+    if args.sampler == "vllm":
+        from sgpo.training.engines import check_vllm, refusals_of_vllm_values
+
+        refusals.add(refusals_of_vllm_values(args, "temperature"))
+        with refusals.collected():
+            check_vllm("colocate")
+    if args.sampler == "http":
+        with refusals.collected():
+            extra_body(args)
+    refusals.refuse()
+
+
+def _refusals(args: EvalArguments) -> Iterator[str]:
     for name, choices in (("sampler", SAMPLERS), ("dtype", DTYPES)):
         if getattr(args, name) not in choices:
-            raise ValueError(f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}")
+            yield f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}"
     k = 4 if args.k is None else args.k
     if k < 1 or (args.temperature == 0 and k > 1):
-        raise ValueError(f"k is {k}; it must be at least 1, and 1 with temperature 0, where all samples are equal")
+        yield f"k is {k}; it must be at least 1, and 1 with temperature 0, where all samples are equal"
     if not args.benchmarks and args.problems is None:
-        raise ValueError("there is nothing to evaluate on: give benchmarks, such as math500,aime24, or problems FILE")
-    _check_vllm(args)
-    if args.sampler == "http":
-        _check_http(args)
-    elif args.base_url is not None:
-        raise ValueError(f"base_url is for sampler http, not {args.sampler}: add --sampler http, or leave it out")
-
-
-def _check_vllm(args: EvalArguments) -> None:
+        yield "there is nothing to evaluate on: give benchmarks, such as math500,aime24, or problems FILE"
+    if args.limit is not None and args.limit < 1:
+        yield f"limit is {args.limit}; it must be at least 1, or left out for all rows"
     options = {"vllm_gpu_memory_utilization": 0.9, "vllm_max_model_length": None}
-    if args.sampler != "vllm":
-        if changed := [name for name, default in options.items() if getattr(args, name) != default]:
-            raise ValueError(f"{', '.join(changed)}: no effect without sampler vllm; add it, or leave {changed[0]} out")
-        return
-    from sgpo.training.engines import check_vllm, check_vllm_values
-
-    check_vllm("colocate")
-    check_vllm_values(args, "temperature")
-
-
-def _check_http(args: EvalArguments) -> None:
-    if args.base_url is None:
-        raise ValueError("sampler http needs base_url, such as http://localhost:8000/v1")
-    if args.output is None:
-        raise ValueError("sampler http needs output: a folder where answers, which may be paid for, are kept")
-    extra_body(args)
+    changed = [name for name, default in options.items() if getattr(args, name) != default]
+    if args.sampler != "vllm" and changed:
+        yield f"{', '.join(changed)}: no effect without sampler vllm; add it, or leave {changed[0]} out"
+    if args.sampler != "http" and args.base_url is not None:
+        yield f"base_url is for sampler http, not {args.sampler}: add --sampler http, or leave it out"
+    if args.sampler == "http" and args.base_url is None:
+        yield "sampler http needs base_url, such as http://localhost:8000/v1"
+    if args.sampler == "http" and args.output is None:
+        yield "sampler http needs output: a folder where answers, which may be paid for, are kept"
 
 
 def extra_body(args: EvalArguments) -> dict[str, Any]:
@@ -143,8 +147,6 @@ def read_sets(args: EvalArguments, shipped: ShippedSets = NONE_SHIPPED) -> list[
     if args.problems is not None:
         sets.append(own_set(args.problems, load))
     _check_distinct(sets)
-    if args.limit is not None and args.limit < 1:
-        raise ValueError(f"limit must be at least 1, or None for all rows; it is {args.limit}")
     columns_of_all = sorted({name for each in sets for problem in each.problems for name in problem.extra})
     if args.group_by is not None and args.group_by not in columns_of_all:
         raise ValueError(

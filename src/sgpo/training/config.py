@@ -6,11 +6,13 @@ is loaded, with what to write instead.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from transformers import TrainingArguments
 
+from sgpo.errors import Refusals
 from sgpo.training.arguments import EvaluationArguments, RunArguments, SamplingArguments, UpdateArguments
 from sgpo.training.engines import EngineArguments
 from sgpo.training.method_arguments import MethodArguments
@@ -33,63 +35,31 @@ class SGPOConfig(
     parts; each part is one optimizer update. ``max_steps``, ``save_steps`` and ``logging_steps`` count updates.
 
     Raises:
-        ValueError: an unknown method, or values that exclude each other.
+        ValueError: an unknown method, or values that cannot work or exclude each other, all of them in one message.
     """
 
     FOLLOWS: ClassVar = ("per_device_train_batch_size",)  # from other values, so not for a configuration file
 
     def __post_init__(self) -> None:
-        self._check()
-        # What transformers calls the batch of one update.
-        self.per_device_train_batch_size = self.problems_per_update
+        refusals = Refusals()
+        with refusals.collected():
+            find_method(self.method)
+        for check in (self.check_method_arguments, self.check_run_arguments, self.check_engine_arguments):
+            with refusals.collected():
+                check()
+        refusals.add(self._refusals_of_values())
+        refusals.add(self._refusals_of_rollout_batch())
         if self.metric_for_best_model is None and (self.save_strategy == "best" or self.load_best_model_at_end):
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
-        super().__post_init__()
+        with refusals.collected():
+            super().__post_init__()
+        refusals.refuse()
+        # What transformers calls the batch of one update.
+        self.per_device_train_batch_size = self.problems_per_update
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} devices, and each process trains on one: start as many processes, with "
                 f"torchrun --nproc_per_node {self.n_gpu} -m sgpo train ..., or set CUDA_VISIBLE_DEVICES to one device"
-            )
-
-    def _check(self) -> None:
-        find_method(self.method)
-        self.check_method_arguments()
-        self.check_run_arguments()
-        self.check_engine_arguments()
-        self._check_ranges()
-        if (
-            self.updates_per_rollout < 1
-            or self.problems_per_rollout < 1
-            or self.problems_per_rollout % self.updates_per_rollout
-        ):
-            raise ValueError(
-                f"problems_per_rollout ({self.problems_per_rollout}) must be a multiple of updates_per_rollout "
-                f"({self.updates_per_rollout}): each update takes an equal part of the rollout batch"
-            )
-        if self.per_device_train_batch_size not in (0, self.problems_per_update):
-            raise ValueError(
-                f"per_device_train_batch_size ({self.per_device_train_batch_size}) follows from problems_per_rollout / "
-                f"updates_per_rollout ({self.problems_per_update}): leave it out and set those"
-            )
-        if self.gradient_accumulation_steps != 1:
-            raise ValueError(
-                "gradient_accumulation_steps must be 1: an update already accumulates over its micro-batches; set "
-                "problems_per_rollout and max_tokens_per_microbatch instead"
-            )
-        if self.save_strategy == "steps" and (self.save_steps < 1 or self.save_steps % self.updates_per_rollout):
-            raise ValueError(
-                f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout "
-                f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
-            )
-        if self.save_strategy == "best" and (self.eval_steps is None or self.eval_steps % self.updates_per_rollout):
-            raise ValueError(
-                f"with save_strategy best, eval_steps ({self.eval_steps}) must be a multiple of updates_per_rollout "
-                f"({self.updates_per_rollout}): a checkpoint stands between two rollout batches"
-            )
-        if self.max_steps > 0 and self.max_steps % self.updates_per_rollout:
-            raise ValueError(
-                f"max_steps ({self.max_steps}) must be a multiple of updates_per_rollout ({self.updates_per_rollout}): "
-                "a run ends, and may be resumed, between two rollout batches"
             )
 
     @property
@@ -97,24 +67,59 @@ class SGPOConfig(
         """Of all processes together."""
         return self.problems_per_rollout // self.updates_per_rollout
 
-    def _check_ranges(self) -> None:
+    def _refusals_of_rollout_batch(self) -> Iterator[str]:
+        problems, updates = self.problems_per_rollout, self.updates_per_rollout
+        if self.gradient_accumulation_steps != 1:
+            yield (
+                "gradient_accumulation_steps must be 1: an update already accumulates over its micro-batches; set "
+                "problems_per_rollout and max_tokens_per_microbatch instead"
+            )
+        if updates < 1 or problems < 1 or problems % updates:
+            yield (
+                f"problems_per_rollout ({problems}) must be a multiple of updates_per_rollout ({updates}): each update "
+                "takes an equal part of the rollout batch"
+            )
+        elif self.per_device_train_batch_size not in (0, self.problems_per_update):
+            yield (
+                f"per_device_train_batch_size ({self.per_device_train_batch_size}) follows from problems_per_rollout / "
+                f"updates_per_rollout ({self.problems_per_update}): leave it out and set those"
+            )
+        if updates < 1:
+            return
+        if self.save_strategy == "steps" and (self.save_steps < 1 or self.save_steps % updates):
+            yield (
+                f"save_steps ({self.save_steps}) must be a multiple of updates_per_rollout ({updates}): a checkpoint "
+                "stands between two rollout batches"
+            )
+        if self.save_strategy == "best" and (self.eval_steps is None or self.eval_steps % updates):
+            yield (
+                f"with save_strategy best, eval_steps ({self.eval_steps}) must be a multiple of updates_per_rollout "
+                f"({updates}): a checkpoint stands between two rollout batches"
+            )
+        if self.max_steps > 0 and self.max_steps % updates:
+            yield (
+                f"max_steps ({self.max_steps}) must be a multiple of updates_per_rollout ({updates}): a run ends, and "
+                "may be resumed, between two rollout batches"
+            )
+
+    def _refusals_of_values(self) -> Iterator[str]:
         for name in ("max_completion_length", "eval_samples"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                yield f"{name} is {getattr(self, name)}; it must be at least 1"
         if self.skip_grad_norm is not None and self.skip_grad_norm <= 0:
-            raise ValueError(f"skip_grad_norm is {self.skip_grad_norm}; it must be positive, or left out")
+            yield f"skip_grad_norm is {self.skip_grad_norm}; it must be positive, or left out"
         if self.completions_steps < 0:
-            raise ValueError(f"completions_steps is {self.completions_steps}; it must be positive, or 0 for no tables")
+            yield f"completions_steps is {self.completions_steps}; it must be positive, or 0 for no tables"
         for name in ("ddp_find_unused_parameters", "ddp_broadcast_buffers"):
             if getattr(self, name):
-                raise ValueError(f"{name} must be false: processes with fewer forward passes would hang; leave it out")
+                yield f"{name} must be false: processes with fewer forward passes would hang; leave it out"
         for name in ("top_p", "eval_top_p"):
             if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1 (1: no filter)")
+                yield f"{name} is {getattr(self, name)}; it must be above 0 and at most 1 (1: no filter)"
         if self.temperature <= 0:
-            raise ValueError(
+            yield (
                 f"temperature is {self.temperature}; it must be positive: without chance all completions of a group "
                 "are equal, and nothing is learnt"
             )
         if self.eval_temperature < 0:
-            raise ValueError(f"eval_temperature is {self.eval_temperature}; it must be positive, or 0 for greedy")
+            yield f"eval_temperature is {self.eval_temperature}; it must be positive, or 0 for greedy"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from sgpo.errors import Refusals
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,32 +56,35 @@ class EngineArguments:
     )
 
     def check_engine_arguments(self) -> None:
-        """Raises ValueError for what no engine can be made from."""
+        """Raises ValueError for what no engine can be made from, all of it in one."""
+        refusals = Refusals()
+        refusals.add(self._refusals_of_engine())
+        if self.sampler == "vllm":
+            refusals.add(refusals_of_vllm_values(self, "temperature", "eval_temperature"))
+            with refusals.collected():
+                check_vllm(self.vllm_mode)
+        refusals.refuse()
+
+    def _refusals_of_engine(self) -> Iterator[str]:
         choices = {"sampler": SAMPLERS, "vllm_mode": MODES, "vllm_dtype": (None, *DTYPES)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 named = ", ".join(value for value in allowed if value)
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {named}")
+                yield f"{name} is {getattr(self, name)!r}; choose one of {named}"
         for name in ("vllm_server_timeout", "vllm_sync_timeout", "vllm_sample_timeout"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be a positive number of seconds")
-        self._check_unused()
-        if self.sampler == "vllm":
-            check_vllm_values(self, "temperature", "eval_temperature")
-            check_vllm(self.vllm_mode)
+                yield f"{name} is {getattr(self, name)}; it must be a positive number of seconds"
+        yield from self._refusals_of_unused()
 
-    def _check_unused(self) -> None:
+    def _refusals_of_unused(self) -> Iterator[str]:
         """An option of an engine that does not run would be ignored in silence."""
         defaults = {each.name: each.default for each in dataclasses.fields(EngineArguments)}
         unused = {"sampler: vllm": [name for name in defaults if name.startswith("vllm_")]}
         if self.sampler == "vllm":
             unused = {f"vllm_mode: {mode}": OPTIONS_OF[mode] for mode in MODES if mode != self.vllm_mode}
         for remedy, names in unused.items():
-            changed = [name for name in names if getattr(self, name) != defaults[name]]
-            if changed:
-                raise ValueError(
-                    f"{', '.join(changed)}: no effect without {remedy}; write that too, or leave {changed[0]} out"
-                )
+            if changed := [name for name in names if getattr(self, name) != defaults[name]]:
+                yield f"{', '.join(changed)}: no effect without {remedy}; write that too, or leave {changed[0]} out"
 
 
 def check_vllm(mode: str) -> None:
@@ -97,14 +103,14 @@ def check_vllm(mode: str) -> None:
         )
 
 
-def check_vllm_values(args: Any, *temperatures: str) -> None:
-    """Raises ValueError for what vLLM would refuse once it has started."""
+def refusals_of_vllm_values(args: Any, *temperatures: str) -> Iterator[str]:
+    """What vLLM would refuse once it has started."""
     share = args.vllm_gpu_memory_utilization
     if not 0 < share <= 1:
-        raise ValueError(f"vllm_gpu_memory_utilization is {share}; it must be above 0 and at most 1")
+        yield f"vllm_gpu_memory_utilization is {share}; it must be above 0 and at most 1"
     for name in temperatures:
         if getattr(args, name) > VLLM_TEMPERATURE:
-            raise ValueError(f"{name} is {getattr(args, name)}; vLLM takes {VLLM_TEMPERATURE} at most")
+            yield f"{name} is {getattr(args, name)}; vLLM takes {VLLM_TEMPERATURE} at most"
 
 
 def check_engine(args: Any) -> None:

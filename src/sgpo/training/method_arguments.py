@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from sgpo.errors import Refusals
 
 
 @dataclass
@@ -60,7 +63,12 @@ class MethodArguments:
     hpt_sft_coefficient: float = field(default=1.0, metadata={"help": "Weight of hpt's imitation of the expert."})
 
     def check_method_arguments(self) -> None:
-        """Raises ValueError for values that exclude each other."""
+        """Raises ValueError for values that exclude each other, all of them in one."""
+        refusals = Refusals()
+        refusals.add(self._refusals_of_method())
+        refusals.refuse()
+
+    def _refusals_of_method(self) -> Iterator[str]:
         choices = {
             "alpha_rule": (self.alpha_rule, ["pass_rate", "fixed", "group_advantage"]),
             "target_selection": (self.target_selection, ["sum", "mean", "all"]),
@@ -70,26 +78,27 @@ class MethodArguments:
         }
         for name, (value, allowed) in choices.items():
             if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; choose one of {', '.join(allowed)}")
-        if self.num_autonomous < 2:
-            raise ValueError("num_autonomous must be at least 2: an advantage compares completions of one group")
-        if self.num_guided < 0:
-            raise ValueError(f"num_guided is {self.num_guided}; it must be 0 or positive")
-        if self.method == "sgpo" and self.num_guided < 1:
-            raise ValueError("num_guided must be at least 1 for sgpo; without guided completions use method: grpo")
+                yield f"{name} is {value!r}; choose one of {', '.join(allowed)}"
+        yield from self._refusals_of_groups()
         if self.importance_cap is not None and self.importance_cap <= 0:
-            raise ValueError("importance_cap must be positive; leave it out for no correction")
+            yield "importance_cap must be positive; leave it out for no correction"
         if not self.delta > 0:
-            raise ValueError("delta must be positive; for no clipping write delta: .inf")
-        if self.method == "luffy" and self.num_autonomous + self.num_guided < 3:
-            raise ValueError("luffy has one completion less than the others: G1 + G2 must be at least 3")
+            yield "delta must be positive; for no clipping write delta: .inf"
         if not self.hpt_gate < 1:
-            raise ValueError(f"hpt_gate is {self.hpt_gate}; it is a pass rate and must be below 1")
-        for name in ("eps_low", "eps_high", "alpha_scale", "alpha_max", "alpha_fixed"):
+            yield f"hpt_gate is {self.hpt_gate}; it is a pass rate and must be below 1"
+        not_negative = ("eps_low", "eps_high", "alpha_scale", "alpha_max", "alpha_fixed")
+        for name in (*not_negative, "entropy_coefficient", "hpt_gate", "hpt_sft_coefficient"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
-        for name in ("entropy_coefficient", "hpt_gate", "hpt_sft_coefficient"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or positive")
+                yield f"{name} is {getattr(self, name)}; it must be 0 or positive"
         if not self.alpha_smoothing > 0:
-            raise ValueError("alpha_smoothing must be positive: it divides where no autonomous completion is correct")
+            yield "alpha_smoothing must be positive: it divides where no autonomous completion is correct"
+
+    def _refusals_of_groups(self) -> Iterator[str]:
+        if self.num_autonomous < 2:
+            yield "num_autonomous must be at least 2: an advantage compares completions of one group"
+        if self.num_guided < 0:
+            yield f"num_guided is {self.num_guided}; it must be 0 or positive"
+        elif self.method == "sgpo" and self.num_guided < 1:
+            yield "num_guided must be at least 1 for sgpo; without guided completions use method: grpo"
+        elif self.method == "luffy" and self.num_autonomous + self.num_guided < 3:
+            yield "luffy has one completion less than the others: G1 + G2 must be at least 3"

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint
+from sgpo.errors import Refusals
 from sgpo.problems import Problem
 from sgpo.problems.inspection import (
     Check,
@@ -40,10 +41,14 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
         # TRL would turn it on everywhere, which transformers then refuses on a machine without a GPU.
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and not self.use_cpu and not self.fp16
-        self.check_run_arguments()
+        refusals = Refusals()
+        with refusals.collected():
+            self.check_run_arguments()
         if not 0 < self.validation_share < 1:
-            raise ValueError(f"validation_share is {self.validation_share}; it must be between 0 and 1")
-        super().__post_init__()
+            refusals.add([f"validation_share is {self.validation_share}; it must be between 0 and 1"])
+        with refusals.collected():
+            super().__post_init__()
+        refusals.refuse()
 
 
 class WarmupTrainer(RunTrainer, SFTTrainer):
