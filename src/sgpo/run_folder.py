@@ -116,9 +116,9 @@ def check_space(folder: str | Path, parameters: int, checkpoints: int) -> None:
     free = shutil.disk_usage(_existing(Path(folder))).free
     if needed > free:
         raise ValueError(
-            f"no space left for output_dir {folder}: {checkpoints} x {_size(each)} of checkpoints and the final "
-            f"weights need about {_size(needed)}, {_size(free)} are free; lower save_total_limit, save less often, or "
-            "write an output_dir on another device"
+            f"no space left for output_dir {folder}: {checkpoints} x {readable_size(each)} of checkpoints and the "
+            f"final weights need about {readable_size(needed)}, {readable_size(free)} are free; lower "
+            "save_total_limit, save less often, or write an output_dir on another device"
         )
 
 
@@ -127,7 +127,8 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
-def _size(count: float) -> str:
+def readable_size(count: float) -> str:
+    """Bytes as a text."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 

@@ -20,6 +20,7 @@ from sgpo.run_folder import check_output_dir, clear, explained_lack_of_space, re
 from sgpo.training import processes
 from sgpo.training.interrupt import Interrupt, StopHere, TrainingInterrupted
 from sgpo.training.model_card import write_model_card
+from sgpo.training.precision import keep_masters
 
 
 def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,11 @@ class RunTrainer(Trainer):
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
 
     def begin_run(self, data: dict[str, Any], base_model: str | None, updates_per_rollout: int = 1) -> None:
-        """To be called at the end of the constructor; `base_model` is a name for the model card."""
+        """To be called at the end of the constructor; `base_model` is a name for the model card.
+
+        Raises ValueError for a model without a trainable parameter.
+        """
+        keep_masters(self.model, autocast=self.args.bf16 or self.args.fp16)
         self.data, self.base_model = data, base_model
         self._found = results_in(self.args.output_dir)  # what this trainer writes itself comes later
         self._staging: Path | None = None

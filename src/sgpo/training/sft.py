@@ -29,6 +29,7 @@ from sgpo.problems.inspection import (
 )
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments
+from sgpo.training.precision import weight_rows
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, said_data
 from sgpo.training.runs import RunTrainer
 
@@ -100,6 +101,9 @@ def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Prob
         processing_class=tokenizer,
     )
     trainer.begin_run(data, model)
+    if trainer.is_world_process_zero():
+        for name, text in weight_rows(trainer.model, args):
+            print(f"{name}: {text}")
     return trainer
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
 from sgpo.training.methods import find_method
+from sgpo.training.precision import weight_rows
 
 
 def print_start(
@@ -19,13 +21,17 @@ def print_start(
     longest_prompt: int,
     max_steps: int,
     first_step: int,
+    model: nn.Module,
     console: Console | None = None,
 ) -> None:
-    """The table of `start_rows`."""
+    """The table of `start_rows`, and below them those of the model's weights."""
     table = Table(title=f"{args.method}: {args.output_dir}", title_justify="left", show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, text in start_rows(args, problems, longest_prompt, max_steps, first_step):
+    for name, text in [
+        *start_rows(args, problems, longest_prompt, max_steps, first_step),
+        *weight_rows(model, args),
+    ]:
         table.add_row(name, text)
     (console or Console()).print(table)
 

@@ -317,5 +317,6 @@ class SGPOTrainer(RunTrainer):
         """Trainer calls this when it knows how many updates there will be, and from which one it goes on."""
         found = super()._init_training_state(max_steps, *arguments)
         if self.is_world_process_zero():
-            print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, self.state.global_step)
+            first = self.state.global_step
+            print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, first, self.model)
         return found
