@@ -126,6 +126,14 @@ def test_what_a_server_refused_is_asked_again_and_nothing_else(
     [
         (["--model", "strnog"], "does not answer for the model 'strnog'"),
         (["--extra_body", "[1]"], 'extra_body must be a JSON object like {"top_k": 20}'),
+        (
+            ["--extra_body", '{"temperature": 1.0, "max_tokens": 7, "top_k": 20}'],
+            "extra_body has max_tokens, temperature, which the command sends from options of their own: leave them out",
+        ),
+        (
+            ["--extra_body", '{"seed": 1}'],
+            "extra_body has seed, which the command sends from an option of its own: leave it out",
+        ),
         (["--base_url", "localhost:8000"], "'localhost:8000' is no address"),
     ],
 )

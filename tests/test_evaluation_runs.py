@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from sgpo.cli import main
+from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.evaluate import evaluate, problem_seed
+from sgpo.evaluation.models import Model
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import save_problems
 from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
@@ -107,6 +111,30 @@ def test_samples_and_summary(run: Callable[..., Path], dev: Path) -> None:
         assert row["reward"] == float(row["verdict"] == "correct" and not row["truncated"])
         assert row["verdict"] != "correct" or f"\\boxed{{{row['extracted']}}}" in row["completion"]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in PROBLEMS for i in range(2)]
+
+
+def test_weights_are_read_once_for_their_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at all for what is refused; and again once they have changed, whatever their size and time say."""
+    shutil.copytree(BASE_MODEL, tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    opened: list[str] = []
+    opens = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how, **more: opened.append(path.name) or opens(path, *how, **more))
+
+    def revision() -> str | None:
+        return Model(EvalArguments(model=str(tmp_path / "model"))).revision
+
+    Model(EvalArguments(model=str(tmp_path / "model")))
+    assert opened.count(weights.name) == 0
+    before, content = weights.stat(), weights.read_bytes()
+    expected = sha256(b"model.safetensors" + content).hexdigest()[:16]
+    opened.clear()
+    assert [revision(), revision()] == [f"sha256:{expected}"] * 2
+    assert opened.count(weights.name) == 1
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (weights.stat().st_size, weights.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert revision() != f"sha256:{expected}"
 
 
 def test_guided_evaluation_tells_how_good_strategies_are(run: Callable[..., Path]) -> None:

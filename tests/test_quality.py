@@ -133,6 +133,7 @@ def test_nothing_rated_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
         (["--plot", "q.svg"], "--plot q.svg: the picture is written as .png, not '.svg'"),
         (["--max-tokens", "0"], "max_tokens must be at least 1; it is 0"),
         (["--columns", "strategy=hint"], "there is no column 'hint'"),
+        (["--extra-body", '{"temperature": 1}'], "extra_body has temperature, which the command sends from an option"),
     ],
 )
 def test_what_cannot_work_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib.util
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -205,13 +206,21 @@ def test_training_refuses(refuse: Refuse, folder: Path, tokenizer: Any, changes:
             "eval_strategy: YAML reads no, off or false without quotes as False; write it in quotes",
         ),
         ("num_guided: 2.5\n", "argument --num_guided/--num-guided: invalid int value: '2.5'"),
+        (
+            "env:\n  SGPO_OF_A_TEST: 1\n",
+            "my.yaml sets variables of the environment (env), which libraries read before any file is: leave env "
+            "out, and "
+            "begin the command with them: SGPO_OF_A_TEST=1 sgpo train ...",
+        ),
         ("- a\n", "my.yaml must hold lines of the form key: value"),
         ("", "my.yaml must hold lines of the form key: value"),
     ],
 )
 def test_configuration_files_are_refused(refuse: Refuse, folder: Path, text: str, message: str) -> None:
     (folder / "my.yaml").write_text(text)
+    before = dict(os.environ)
     assert refuse("train", "--config", "my.yaml") == message
+    assert dict(os.environ) == before
 
 
 def test_broken_yaml_is_refused(refuse: Refuse, folder: Path) -> None:

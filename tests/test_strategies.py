@@ -225,6 +225,10 @@ def test_bad_input_is_refused_in_one_line(
             ([*ours, "--price-in", "5"], "belong together"),
             ([*ours, "--candidates", "0"], "candidates must be at least 1"),
             ([*ours, "--concurrency", "0"], "concurrency must be at least 1"),
+            (
+                [*ours, "--extra-body", '{"temperature": 0.5, "n": 3}'],
+                "extra_body has n, temperature, which the command sends from options of their own: leave them out",
+            ),
             ([*ours, "--extract-prompt", "none.txt"], "none.txt"),
             ([*ours, "--model", "stronk"], "does not answer for the model 'stronk'"),
             ([*ours, "--judge-model", "jugde"], "the server lists judge"),
@@ -445,6 +449,21 @@ def test_ctrl_c_waits_for_requests_under_way(problems_file: Path) -> None:
         with Journal("strategies.journal.jsonl") as journal:
             assert journal.totals["strong"].requests == len(server.requests)
     assert "not finished" in out
+
+
+def test_further_fields_are_sent_and_may_set_what_is_not(tmp_path: Path) -> None:
+    """A temperature, say, where neither prompt is sent with one."""
+    extra = {"temperature": 0.5, "reasoning_effort": "low"}
+    _, server = outcomes_of(candidates(GOOD), PROBLEM, temperature=None, judge_temperature=None, parameters=extra)
+    assert [{name: request.body[name] for name in extra} for request in server.requests] == [extra, extra]
+    for how in (
+        lambda: Extraction("strong", temperature=None, parameters=extra),  # the judge's is sent
+        lambda: Solving("strong", parameters=extra),
+        lambda: Solving("strong", parameters={"max_completion_tokens": 7}),
+    ):
+        with pytest.raises(ValueError, match=r"extra_body has .* which the command sends from an option of its own"):
+            how()
+    assert Solving("strong", temperature=None, parameters=extra).parameters == extra
 
 
 def test_python_api(tmp_path: Path) -> None:

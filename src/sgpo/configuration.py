@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import os
+import shlex
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -46,10 +46,20 @@ def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ..
         if values.keys() >= COMPARISON_KEYS:
             raise ValueError(f"{path} says what sgpo compare runs, not sgpo {prog}: sgpo compare --recipe {config}")
         fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
-        os.environ.update({name: str(value) for name, value in values.pop("env", {}).items()})
+        if "env" in values:  # TRL's
+            raise ValueError(
+                f"{path} sets variables of the environment (env), which libraries read before any file is: leave env "
+                f"out, and begin the command with them: {_assignments(values['env'])}sgpo {prog} ..."
+            )
         _check_keys(values, fields, str(path), prog)
         parser.set_defaults_with_config(**{name: _default(fields[name], value) for name, value in values.items()})
     return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+
+
+def _assignments(env: Any) -> str:
+    """As a shell takes them before a command."""
+    pairs = env.items() if isinstance(env, dict) else []
+    return "".join(f"{name}={shlex.quote(str(value))} " for name, value in pairs)
 
 
 def _default(field: dataclasses.Field[Any], value: Any) -> Any:

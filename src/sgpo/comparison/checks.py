@@ -118,7 +118,7 @@ def _check_same_problems(path: Path, data: Any, args: Any = None) -> None:
 
 @contextmanager
 def _unchanged_environment() -> Iterator[None]:
-    """A configuration may set variables of its own; and what warns of it, the command says again."""
+    """transformers' arguments set variables that cells would inherit; what warns of them, commands say again."""
     before = dict(os.environ)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

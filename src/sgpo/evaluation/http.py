@@ -18,7 +18,7 @@ from sgpo.evaluation.engines import Asked, Progress
 from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import Messages
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of
+from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
 from sgpo.strategies.session import Connection, run_session
 
 VERSION = "eval 1"  # of how samples are asked for; part of the journal's keys
@@ -33,7 +33,10 @@ class HttpEngine:
         connection: the server; its journal is replaced by that of the evaluation.
         model: the model's name at that server.
         send_seed: whether requests have the field ``seed``, which some servers refuse.
-        extra_body: further fields of every request.
+        extra_body: further fields of every request, none of which it has anyway.
+
+    Raises:
+        ValueError: a field of `extra_body` that is sent anyway.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class HttpEngine:
     ) -> None:
         self.connection, self.model = connection, model
         self.send_seed, self.extra_body = send_seed, dict(extra_body or {})
+        check_extra_body(self.extra_body, ["temperature", "top_p", *(["seed"] if send_seed else [])])
         self.identity = {
             "name": "http",
             "model": model,

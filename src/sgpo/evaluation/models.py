@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,15 @@ class Model:
         self.positions = context_length(self.config)
         if args.vllm_max_model_length is not None:
             self.positions = min(args.vllm_max_model_length, self.positions or args.vllm_max_model_length)
-        self.revision = _revision(args.model, self.config)
+
+    @property
+    def revision(self) -> str | None:
+        """The commit on the Hub; of a folder a hash of its weights: the same path may hold another model tomorrow."""
+        folder = Path(self.name)
+        if not folder.is_dir():
+            return getattr(self.config, "_commit_hash", None)
+        files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
+        return f"sha256:{_hash_of(tuple((path, _state(path)) for path in files))}"
 
     def identity(self, args: EvalArguments) -> dict[str, Any]:
         import torch
@@ -106,15 +115,19 @@ def _generation_config(name: str, config: Any) -> Any:
         return GenerationConfig.from_model_config(config)
 
 
-def _revision(name: str, config: Any) -> str | None:
-    """The commit on the Hub, or of a folder a hash of its weights: the same path may hold another model tomorrow."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return getattr(config, "_commit_hash", None)
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content: the time of its last change (ctime) cannot be set back, as mtime can."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@lru_cache(maxsize=16)
+def _hash_of(files: tuple[tuple[Path, tuple[int, ...]], ...]) -> str:
+    """16 hexadecimal digits over names and contents; read once by a process as long as the files' states stay."""
     digest = sha256()
-    for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
+    for path, _ in files:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 24):
                 digest.update(block)
-    return f"sha256:{digest.hexdigest()[:16]}"
+    return digest.hexdigest()[:16]

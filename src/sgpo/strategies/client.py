@@ -12,7 +12,7 @@ import itertools
 import math
 import random
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -64,6 +64,22 @@ class Question:
             "prompt_version": self.prompt_version,
         }
         return keys_of(self.messages, parameters, samples)
+
+
+def check_extra_body(fields: Mapping[str, Any], sent: Iterable[str] = ()) -> None:
+    """Refuse further fields of a request that it has anyway: neither value may silently win over the other.
+
+    Args:
+        fields: of every request, as the API names them.
+        sent: parameters that are sent beside the model, the messages, the limit and the number of samples.
+
+    Raises:
+        ValueError: names the fields.
+    """
+    known = {"model", "messages", "max_tokens", "max_completion_tokens", "n", *sent}
+    if twice := sorted(known & fields.keys()):
+        theirs = "an option of its own: leave it" if len(twice) == 1 else "options of their own: leave them"
+        raise ValueError(f"extra_body has {', '.join(twice)}, which the command sends from {theirs} out")
 
 
 @dataclass(frozen=True)

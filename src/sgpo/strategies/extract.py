@@ -14,7 +14,7 @@ from typing import Any
 from sgpo.problems import Problem
 from sgpo.prompts import Messages, StrategyPrompts, repair_messages
 from sgpo.strategies.checks import Limits, find_leaks, structure_flaw
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of
+from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
 from sgpo.strategies.costs import Usage
 from sgpo.strategies.outcome import Candidate, Outcome
 from sgpo.strategies.record import StrategyFormatError, parse_strategy
@@ -25,8 +25,8 @@ from sgpo.strategies.scoring import ScoreFormatError, parse_scores
 class Extraction:
     """How strategies are extracted.
 
-    ``parameters`` are further fields of every request, as the API names them (``{"reasoning_effort": "low"}``). A
-    temperature of None is not sent.
+    ``parameters`` are further fields of every request, as the API names them (``{"reasoning_effort": "low"}``), none of
+    which has another option here. A temperature of None is not sent.
 
     Example: ``Extraction(model="deepseek-chat", judge_model="deepseek-chat", candidates=5)``
 
@@ -50,6 +50,8 @@ class Extraction:
                 raise ValueError(f"{name} must be at least {least}; it is {getattr(self, name)}")
         if not 0 <= self.min_score <= 1:
             raise ValueError(f"min_score is a score from 0 to 1, not {self.min_score}")
+        unsent = self.temperature is None and self.judge_temperature is None
+        check_extra_body(self.parameters, [] if unsent else ["temperature"])
 
     @property
     def judge(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from sgpo.problems import Problem
 from sgpo.prompts import QUALITY_VERSION, Messages, quality_messages, repair_messages
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question
+from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, check_extra_body
 from sgpo.strategies.costs import Usage
 from sgpo.strategies.scoring import ScoreFormatError, parse_scores
 
@@ -43,6 +43,7 @@ class Judging:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens must be at least 1; it is {self.max_tokens}")
+        check_extra_body(self.parameters, [] if self.temperature is None else ["temperature"])
 
 
 @dataclass(frozen=True)

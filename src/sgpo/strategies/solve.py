@@ -14,7 +14,7 @@ from typing import Any, Literal
 from sgpo.problems import Problem
 from sgpo.problems.inspection import unparsed_golds
 from sgpo.prompts import SYSTEM_PROMPT, student_messages
-from sgpo.strategies.client import ChatClient, FailedError, Question
+from sgpo.strategies.client import ChatClient, FailedError, Question, check_extra_body
 from sgpo.strategies.costs import Usage
 from sgpo.verification import verify
 
@@ -39,6 +39,7 @@ class Solving:
         for name in ("attempts", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; it is {getattr(self, name)}")
+        check_extra_body(self.parameters, [] if self.temperature is None else ["temperature"])
 
 
 @dataclass(frozen=True)
