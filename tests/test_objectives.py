@@ -105,6 +105,12 @@ def test_teacher_side_gets_no_gradient() -> None:
     close(gradient, (parameter.softmax(-1) - (parameter * 2).softmax(-1)).detach())
 
 
+@pytest.mark.parametrize("sides", [(math.nan, 0.0), (0.0, math.nan)])
+def test_a_distribution_that_is_not_a_number_is_seen_in_the_divergence(sides: tuple[float, float]) -> None:
+    teacher, policy = (torch.tensor([[side, 1.0, -math.inf]]) for side in sides)
+    assert token_divergence(teacher, policy).isnan().all()
+
+
 @pytest.mark.parametrize("excluded", [-1e4, -math.inf])
 def test_divergence_where_the_teacher_excludes_a_token(excluded: float) -> None:
     teacher = torch.tensor([[0.0, 0.0, excluded]])

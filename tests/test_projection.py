@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, PreTrainedModel
+from trl.kernels import chunked_divergence
 
 from sgpo.training.loss import add_head_task
 from sgpo.training.objectives import (
@@ -60,7 +61,7 @@ class Case:
     def reverse_divergence(self) -> Tensor:
         policy = self.logits(self.hidden).log_softmax(-1)
         teacher = self.logits(self.teacher_hidden).log_softmax(-1).detach()
-        return (policy.exp() * (policy - teacher)).sum(-1)
+        return (policy.exp() * (policy - teacher).masked_fill(policy == -torch.inf, 0.0)).sum(-1)
 
 
 def sliced_surrogate(case: Case) -> Projected:
@@ -155,6 +156,75 @@ def test_scores_and_entropy(term: str) -> None:
     assert not found.entropy.requires_grad
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(F64, 1e-13), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("term", TERMS)
+def test_tokens_that_the_head_excludes(term: str, dtype: torch.dtype, tolerance: float) -> None:
+    """A bias of -inf is a probability of 0: those tokens add nothing, neither to the values nor to the gradients."""
+    case, exact = Case(dtype), Case(F64)
+    excluded = torch.tensor([3, 17, VOCABULARY - 1])
+    for each in (case, exact):
+        assert each.bias is not None
+        with torch.no_grad():
+            each.bias[excluded] = -torch.inf
+        each.ids[torch.isin(each.ids, excluded)] = 0
+    sliced, full = TERMS[term]
+    found, expected = sliced(case), full(exact)
+    assert_close(found.loss.detach(), expected.detach(), tolerance)
+    assert_close(found.entropy, entropy(exact.logits(exact.hidden)).detach(), tolerance)
+    gradients = torch.autograd.grad(found.loss, case.leaves)
+    for actual, reference in zip(gradients, torch.autograd.grad(expected, exact.leaves), strict=True):
+        assert_close(actual, reference, tolerance)
+
+
+# What the last logit of policy and teacher is, in float32: finite, of a probability that rounds to 0, and -inf.
+FINITE, ROUNDED, INFINITE = 0.0, 2e-36, 10.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "teacher", "infinite"),
+    [
+        (INFINITE, INFINITE, ()),
+        (INFINITE, ROUNDED, ()),
+        (ROUNDED, INFINITE, ()),
+        (INFINITE, FINITE, ("forward",)),
+        (FINITE, INFINITE, ("reverse",)),
+    ],
+)
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_tokens_that_one_side_excludes(
+    direction: str, policy: float, teacher: float, infinite: tuple[str, ...]
+) -> None:
+    """Against float64, in which the same logits are finite. The divergence is infinite only where it truly is."""
+    weight = torch.tensor([[0.5, 0.0], [1.0, 0.0], [-0.25, -1e38]], requires_grad=True)
+    hidden, teacher_hidden = torch.tensor([[1.0, policy]], requires_grad=True), torch.tensor([[2.0, teacher]])
+    reverse = direction == "reverse"
+    found = divergence_loss(hidden, teacher_hidden, Head(weight), lambda d, _: 2 * d, reverse=reverse)
+    if direction in infinite:
+        assert found.score.item() == found.loss.item() == torch.inf
+        return
+    leaves = [leaf.detach().double().requires_grad_() for leaf in (hidden, weight)]
+    logprobs = (leaves[0] @ leaves[1].T).log_softmax(-1)
+    others = (teacher_hidden.double() @ weight.detach().double().T).log_softmax(-1)
+    first, second = (logprobs, others) if reverse else (others, logprobs)
+    expected = 2 * (first.exp() * (first - second)).sum()
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.entropy.item() == pytest.approx(-(logprobs.exp() * logprobs).sum().item(), rel=1e-5)
+    gradients = torch.autograd.grad(found.loss, [hidden, weight])
+    for actual, reference in zip(gradients, torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(actual.double(), reference, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("broken", ["hidden", "teacher_hidden"])
+def test_what_is_not_a_number_is_seen_in_the_divergence(broken: str, reverse: bool) -> None:
+    case = Case()
+    with torch.no_grad():
+        getattr(case, broken)[1, 0] = torch.nan
+    found = sliced_distillation(case, reverse)
+    assert found.score.isnan().tolist() == [token == 1 for token in range(TOKENS)]
+    assert found.loss.isnan()
+
+
 def test_scores_without_gradients() -> None:
     case = Case()
     found = token_scores(case.hidden, case.head, case.ids, slice_bytes=case.slice_bytes)
@@ -236,13 +306,12 @@ def test_under_bfloat16_autocast(term: str) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_divergence_equals_trls(reverse: bool) -> None:
-    chunked = pytest.importorskip("trl.kernels.chunked_divergence")
     case, other = Case(torch.float32, bias=False), Case(torch.float32, bias=False)
     found = divergence_loss(
         case.hidden, case.teacher_hidden, case.head, lambda d, rows: d * case.weights[rows], reverse=reverse
     )
     function = next(
-        value for name, value in vars(chunked).items() if name.endswith("Function") and "Divergence" in name
+        value for name, value in vars(chunked_divergence).items() if name.endswith("Function") and "Divergence" in name
     )
     divergence, _ = function.apply(
         other.hidden, other.weight, None, other.teacher_hidden, other.weight.detach(), None, float(reverse)

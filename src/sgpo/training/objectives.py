@@ -75,7 +75,7 @@ def token_divergence(teacher_logits: Tensor, logits: Tensor) -> Tensor:
     teacher_probs = teacher_logprobs.exp()
     summands = teacher_probs * (teacher_logprobs - _log_softmax(logits))
     # A token that the teacher excludes adds nothing; computed, it would be 0 times infinity.
-    return torch.where(teacher_probs > 0, summands, 0.0).sum(-1)
+    return torch.where(teacher_probs == 0, 0.0, summands).sum(-1)
 
 
 def divergence_mask(divergence: Tensor, delta: float) -> Tensor:

@@ -177,7 +177,7 @@ class _LogprobTerm:
         for block in _blocks(logits):
             logprobs = block - log_z
             torch.exp(logprobs, out=block)
-            entropy -= logprobs.mul_(block).sum(-1)
+            entropy -= _finite(logprobs).mul_(block).sum(-1)
         loss, slope = _loss_and_slope(self.loss, score, rows)
         if self.entropy_bonus is not None:
             bonus = self.entropy_bonus[rows]
@@ -210,14 +210,15 @@ class _DivergenceTerm:
             logprobs = block.sub_(log_z)
             gaps = teacher_block.sub_(teacher_log_z).sub(logprobs)
             probs = logprobs.exp()
-            entropy -= (probs * logprobs).sum(-1)
+            entropy -= (probs * _finite(logprobs)).sum(-1)
+            # What the first side excludes adds nothing; computed, it would be 0 times infinity.
             if self.reverse:
-                weighted = torch.mul(probs, gaps.neg_(), out=block)
+                weighted = torch.mul(probs, gaps.neg_(), out=block).masked_fill_(probs == 0, 0.0)
                 teacher_block.copy_(probs)
             else:
                 teacher_probs = teacher_block.exp_()
                 torch.sub(probs, teacher_probs, out=block)
-                weighted = gaps.mul_(teacher_probs)
+                weighted = gaps.mul_(teacher_probs).masked_fill_(teacher_probs == 0, 0.0)
             score += weighted.sum(-1)
         loss, slope = _loss_and_slope(self.loss, score, rows)
 
@@ -225,6 +226,11 @@ class _DivergenceTerm:
             return logits.addcmul_(teacher_logits, score.unsqueeze(-1), value=-1) if self.reverse else logits
 
         return _Slice(loss, score, entropy, slope, slope, gradient)
+
+
+def _finite(logprobs: Tensor) -> Tensor:
+    """In place: what a probability of 0 can be multiplied by. NaN stays."""
+    return logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
 
 
 def _blocks(*buffers: Tensor) -> Iterator[Any]:
