@@ -76,6 +76,14 @@ def shard_layers(model: Any) -> Any:
     return model
 
 
+def shard_checkpointed(model: Any) -> Any:
+    """With layers that run again in the backward pass, and dropout that must not."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    return shard_layers(model).train()
+
+
 def shard_as_accelerate(model: Any) -> Any:
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
@@ -96,6 +104,7 @@ WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "replicated": ("qwen2", replicate),
     "sharded root, tied": ("qwen2", shard_root),
     "sharded layers": ("llama", shard_layers),
+    "sharded layers, checkpointed": ("llama", shard_checkpointed),
     "accelerate, tied": ("qwen2", shard_as_accelerate),
     "accelerate": ("llama", shard_as_accelerate),
 }
@@ -136,6 +145,42 @@ def gradients(folder: Path) -> None:
                 "gradients": full_gradients(model),
                 "expected": reference,
             }
+    torch.save(results, folder / f"{RANK}.pt")
+
+
+def resharding(model: Any) -> list[bool | None]:
+    """For root and layers whether they reshard after a forward pass; None: into smaller groups of processes."""
+    found: list[bool | None] = []
+    for module in (model, *model.model.layers):
+        (group,) = module._get_fsdp_state()._fsdp_param_groups
+        after = group.post_forward_mesh_info
+        found.append(False if after is None else True if after is group.mesh_info else None)
+    return found
+
+
+def gathering(folder: Path) -> None:
+    """What each module does after a forward pass, before and after its parameters were gathered."""
+    start()
+    results = {}
+    for name, root in {"not given": None, "true": True, "false": False}.items():
+        for sampled in (True, False):
+            model = make_model_with_task("llama")
+            for layer, after in zip(model.model.layers, (True, False), strict=True):
+                fully_shard(layer, reshard_after_forward=after)
+            fully_shard(model, reshard_after_forward=root)
+            with processes.gathered(model):
+                if sampled and RANK == 0:
+                    TransformersSampler(model, [7], 0).sample([SampleRequest([1, 2], 1)], SamplingConfig(3), seed=0)
+            accumulate_gradients(model, sequences_for(make_model_with_task("llama")), LAYOUT, THRESHOLDS)
+            results[f"root {name}, {'sampled' if sampled else 'idle'}"] = resharding(model)
+    # Some of the processes may be a group for it, if there are more than two: what was there comes back as it was.
+    model = make_model_with_task("llama")
+    fully_shard(model, reshard_after_forward=False)
+    (group,) = model._get_fsdp_state()._fsdp_param_groups
+    group.post_forward_mesh_info = marker = object()
+    with processes.gathered(model):
+        assert group.post_forward_mesh_info is None
+    results["smaller group"] = group.post_forward_mesh_info is marker
     torch.save(results, folder / f"{RANK}.pt")
 
 
@@ -181,7 +226,7 @@ def make_model_with_task(name: str) -> Any:
     return model
 
 
-CASES = {"gradients": gradients, "sharded": sharded}
+CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))

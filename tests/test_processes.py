@@ -88,3 +88,18 @@ def test_sharded_models(tmp_path: Path) -> None:
             "DistributedDataParallel, or shard it with fully_shard",
         }
         assert all(gradient.isfinite().all() for gradient in result["gradients"].values())
+
+
+def test_gathering_leaves_what_modules_do_after_a_forward_pass(tmp_path: Path) -> None:
+    run_case("gathering", tmp_path)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"{rank}.pt") == {
+            # of the root alone fully_shard decides by itself, and then it does not reshard
+            "root not given, sampled": [False, True, False],
+            "root not given, idle": [False, True, False],
+            "root true, sampled": [True, True, False],
+            "root true, idle": [True, True, False],
+            "root false, sampled": [False, True, False],
+            "root false, idle": [False, True, False],
+            "smaller group": True,
+        }

@@ -199,8 +199,16 @@ def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any
 
 @contextmanager
 def gathered(model: Any) -> Iterator[None]:
-    """All parameters of a sharded model in every process, so that a forward pass waits for no other one."""
+    """All parameters of a sharded model in every process, so that a forward pass waits for no other one.
+
+    Afterwards each module does with its parameters what it did before, such as to reshard them after a forward pass.
+    """
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    states: list[Any] = [module._get_fsdp_state() for module in shards]
+    for state in states:
+        state._lazy_init()  # in which the root, the first, decides for itself, unless it was told
+    groups = [group for state in states for group in state._fsdp_param_groups]
+    before = [group.post_forward_mesh_info for group in groups]  # torch has no public way to read it
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
@@ -209,4 +217,5 @@ def gathered(model: Any) -> Iterator[None]:
     finally:
         for module in shards:
             module.reshard()
-            module.set_reshard_after_forward(True, recurse=False)
+        for group, mesh in zip(groups, before, strict=True):
+            group.post_forward_mesh_info = mesh
