@@ -65,7 +65,7 @@ def shares(solutions: list[list[Token]]) -> dict[str, float]:
 def correct_answers(evaluation: Evaluation) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for sample in evaluation.samples:
-        if sample.reward >= 1:
+        if sample.correct:
             found.setdefault(sample.problem.id, []).append(sample.completion)
     return found
 

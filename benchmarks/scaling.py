@@ -134,8 +134,10 @@ class Step:
 
     def _rewarded(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
         """A quarter of the completions is right, and none counts as truncated."""
+        rights = [number % 4 == 0 for number in range(len(rollouts))]
         return [
-            replace(rollout, reward=float(number % 4 == 0), truncated=False) for number, rollout in enumerate(rollouts)
+            replace(rollout, reward=float(right), correct=right, truncated=False)
+            for rollout, right in zip(rollouts, rights, strict=True)
         ]
 
     def _score(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:

@@ -31,7 +31,7 @@ def train(
 
         def scripted(*arguments: Any, k: int, **keywords: Any) -> Evaluation:
             right = next(upcoming)
-            return Evaluation([Sample(PROBLEMS[0], "", float(i < right), False, 3) for i in range(k)], k)
+            return Evaluation([Sample(PROBLEMS[0], "", float(i < right), i < right, False, 3) for i in range(k)], k)
 
         monkeypatch.setattr("sgpo.training.trainer.evaluate", scripted)
         evaluation = {"eval_strategy": "steps", "eval_steps": 2, "eval_samples": 4}

@@ -376,6 +376,16 @@ def test_a_configuration_may_extend_another(tmp_path: Path) -> None:
         read_config(tmp_path / "c.yaml")
 
 
+def test_a_single_value_stands_for_a_list_of_one(tmp_path: Path) -> None:
+    from sgpo.commands import TrainArguments, parse
+    from sgpo.training.config import SGPOConfig
+
+    file = tmp_path / "one.yaml"
+    file.write_text("model: m\nproblems: p\noutput_dir: o\nrewards: f.py:g\nreward_weights: 0.5\ncorrectness: g\n")
+    data, args = parse("train", (TrainArguments, SGPOConfig), ["--config", str(file), "--use_cpu", "true"])
+    assert (data.rewards, data.reward_weights, args.correctness) == (["f.py:g"], [0.5], ["g"])
+
+
 def test_import_needs_neither_torch_nor_transformers() -> None:
     code = "import sys, sgpo, sgpo.cli; print(sorted({'torch', 'transformers', 'trl', 'datasets'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

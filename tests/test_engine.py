@@ -62,7 +62,7 @@ def rollout_groups() -> list[ProblemRollouts]:
 
     def rollout(reward: float) -> Rollout:
         completion = ids(source.randint(1, 20))
-        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward)
+        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward, correct=reward == 1)
 
     def group(name: str) -> ProblemRollouts:
         autonomous = [rollout(reward) for reward in (1.0, 0.0, 0.0, 0.0)]

@@ -9,6 +9,7 @@ import pytest
 from sgpo.evaluation.evaluate import Completion, Evaluation, Sample, evaluate, problem_seed, score
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
+from sgpo.rewards import choose_rewards
 from sgpo.training.rollouts import Rollout
 from sgpo.training.sampling import SamplingConfig
 
@@ -22,7 +23,7 @@ PROBLEMS = [
 
 def evaluation(rewards: Sequence[Sequence[float]]) -> Evaluation:
     samples = [
-        Sample(problem, "text", reward, truncated=reward == 0.0, length=3 + number)
+        Sample(problem, "text", reward / 2, reward == 1, truncated=reward == 0.0, length=3 + number)
         for problem, of_problem in zip(PROBLEMS, rewards, strict=True)
         for number, reward in enumerate(of_problem)
     ]
@@ -42,6 +43,7 @@ def test_averages_by_hand() -> None:
         "avg_at_4": pytest.approx(5 / 12),
         "standard_error": pytest.approx(math.sqrt(42 / 144 / 2 / 3)),
         "pass_at_4": pytest.approx(2 / 3),
+        "reward": pytest.approx(5 / 24),
         "truncated": pytest.approx(7 / 12),
         "length": 4.5,
         "problems": 3,
@@ -73,7 +75,7 @@ def test_majority_counts_parsed_answers_that_ended() -> None:
 
 def test_standard_error_of_equal_rates_and_of_one_problem() -> None:
     assert evaluation([[1, 0], [0, 1], [1, 0]]).standard_error == 0.0
-    assert Evaluation([Sample(PROBLEMS[0], "", 1.0, False, 1)] * 2, 2).standard_error == 0.0
+    assert Evaluation([Sample(PROBLEMS[0], "", 1.0, True, False, 1)] * 2, 2).standard_error == 0.0
 
 
 @pytest.fixture
@@ -130,10 +132,11 @@ def test_other_rewards(tokenizer: Any, texts: Any, scripted_sampler: Any) -> Non
 
     prompts = encode_prompts(tokenizer, [student_messages(p.prompt) for p in PROBLEMS])
     sampler = scripted_sampler({tuple(ids): [texts("7"), texts("8")] for ids in prompts})
-    result = evaluate(
-        sampler, tokenizer, PROBLEMS, SAMPLING, k=2, reward_funcs=[depth, seven], reward_weights=[0.25, 0.5]
-    )
+    rewards = choose_rewards([depth, seven], [0.25, 0.5], correctness="seven")
+    result = evaluate(sampler, tokenizer, PROBLEMS, SAMPLING, k=2, rewards=rewards)
     assert [sample.reward for sample in result.samples] == [0.75, 0.25, 0.75, 0.25, 0.5, 0.0]
+    assert [sample.correct for sample in result.samples] == [True, False] * 3
+    assert result.rates == [0.5] * 3
     assert result.verdicts == {}  # nobody asked the verifier
     assert "verdicts/correct" not in result.metrics()
 

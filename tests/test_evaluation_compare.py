@@ -22,7 +22,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[int]]], **changes: Any) -
     numbers = {}
     for name, rewards in sets.items():
         rows = [
-            {"id": id, "prompt": f"Problem {id}", "reward": float(r)} for id, values in rewards.items() for r in values
+            {"id": id, "prompt": f"Problem {id}", "correct": bool(r)} for id, values in rewards.items() for r in values
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / "samples" / f"{name}.parquet")
         numbers[name] = {"problems": len(rewards), "fingerprint": name, "k": 4, "max_completion_length": 64}

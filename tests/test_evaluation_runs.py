@@ -108,7 +108,8 @@ def test_samples_and_summary(run: Callable[..., Path], dev: Path) -> None:
     assert numbers["greedy"]["average"] == sum(row["reward"] for row in rows_of(output, "dev.greedy")) / 6
     assert numbers["length"] == sum(row["length"] for row in rows) / 12
     for row in rows:
-        assert row["reward"] == float(row["verdict"] == "correct" and not row["truncated"])
+        assert row["correct"] == (row["verdict"] == "correct" and not row["truncated"])
+        assert row["reward"] == float(row["correct"])
         assert row["verdict"] != "correct" or f"\\boxed{{{row['extracted']}}}" in row["completion"]
     assert [(row["id"], row["sample"]) for row in rows] == [(p.id, i) for p in PROBLEMS for i in range(2)]
 

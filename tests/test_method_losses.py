@@ -25,28 +25,32 @@ LONGEST = 20
 
 
 def rollout_groups(experts: bool = True) -> list[ProblemRollouts]:
-    """Five problems: mixed ones, one of equal rewards, one that is never solved alone, one without a target."""
+    """Five problems: mixed ones, one of equal rewards, one that is never solved alone, one without a target.
+
+    In three of them completions of odd length have a bonus, whether they are correct or not.
+    """
     source = torch.Generator().manual_seed(6)
 
     def ids(length: int) -> list[int]:
         return torch.randint(1, VOCABULARY, (length,), generator=source).tolist()
 
-    def rollout(reward: float, truncated: bool = False) -> Rollout:
+    def rollout(correct: bool, bonus: float) -> Rollout:
         completion = ids(int(torch.randint(1, LONGEST, (1,), generator=source)))
-        return Rollout(completion, [-2.0] * len(completion), truncated=truncated, reward=reward)
+        reward = correct + bonus * (len(completion) % 2)
+        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward, correct=correct)
 
-    plans: list[tuple[Sequence[float], Sequence[float], float]] = [
-        ((1, 0, 0, 0), (1, 1, 0), 1),
-        ((0, 0, 0, 0), (1, 1, 1), 1),
-        ((1, 1, 0, 1), (0, 1, 1), 0),
-        ((0, 1, 0, 0), (0, 0, 0), 1),
-        ((1, 1, 1, 1), (1, 0, 1), 1),
+    plans: list[tuple[Sequence[int], Sequence[int], int, float]] = [
+        ((1, 0, 0, 0), (1, 1, 0), 1, 1.0),
+        ((0, 0, 0, 0), (1, 1, 1), 1, 0.0),
+        ((1, 1, 0, 1), (0, 1, 1), 0, 0.25),
+        ((0, 1, 0, 0), (0, 0, 0), 1, 1.5),
+        ((1, 1, 1, 1), (1, 0, 1), 1, 0.0),
     ]
     groups = []
-    for number, (autonomous, guided, expert) in enumerate(plans):
+    for number, (autonomous, guided, expert, bonus) in enumerate(plans):
         problem = Problem(str(number), "?", "1", strategy="s", response="r")
-        rows = [rollout(reward) for reward in autonomous], [rollout(reward) for reward in guided]
-        teacher = rollout(expert)
+        rows = [rollout(bool(c), bonus) for c in autonomous], [rollout(bool(c), bonus) for c in guided]
+        teacher = rollout(bool(expert), bonus)
         groups.append(ProblemRollouts(problem, ids(5), ids(9), *rows, teacher if experts else None))
     return groups
 
@@ -85,7 +89,7 @@ class Reference:
         total = torch.zeros((), dtype=F64)
         for group in groups:
             total = total - self.clipped_objective(group) * self.config.train_autonomous
-            correct = [rollout for rollout in group.guided if rollout.reward == 1]
+            correct = [rollout for rollout in group.guided if rollout.correct]
             alpha = self.alpha(group, len(correct)) if correct else 0.0
             if not alpha:
                 continue
@@ -108,12 +112,12 @@ class Reference:
         return total / len(group.autonomous)
 
     def alpha(self, group: ProblemRollouts, correct: int) -> float:
-        rewards = [o.reward for o in group.autonomous]
+        solved = [float(o.correct) for o in group.autonomous]
         if self.config.alpha_rule == "fixed":
             return self.config.alpha_fixed
         if self.config.alpha_rule == "group_advantage":
-            return min(max(self.advantages([1.0, *rewards], std=True)[0], 0.0), 0.8)
-        p_auto, p_guide = sum(rewards) / len(rewards), correct / len(group.guided)
+            return min(max(self.advantages([1.0, *solved], std=True)[0], 0.0), 0.8)
+        p_auto, p_guide = sum(solved) / len(solved), correct / len(group.guided)
         return min(max(0.5 * (p_guide - p_auto + 0.1) / (p_auto + 0.1), 0.0), 0.8)
 
     def distilled(self, group: ProblemRollouts, target: Rollout) -> Tensor:
@@ -141,7 +145,7 @@ class Reference:
     def hpt(self, groups: list[ProblemRollouts]) -> Tensor:
         total, experts = torch.zeros((), dtype=F64), []
         for group in groups:
-            correct = sum(rollout.reward for rollout in group.autonomous)
+            correct = sum(rollout.correct for rollout in group.autonomous)
             if group.expert is not None and correct / len(group.autonomous) <= self.config.hpt_gate:
                 experts.append(-self.chosen(self.policy, group.prompt_ids, group.expert))
                 self.measure_entropy(group, group.expert, 1, len(groups))

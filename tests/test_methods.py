@@ -20,7 +20,7 @@ GOOD, BAD = (2 / 3) / (math.sqrt(1 / 3) + 1e-6), (-1 / 3) / (math.sqrt(1 / 3) + 
 
 def rollout(reward: float, length: int, *, first: int = 50, truncated: bool = False) -> Rollout:
     ids = list(range(first, first + length))
-    return Rollout(ids, [-0.5] * length, truncated=truncated, reward=reward)
+    return Rollout(ids, [-0.5] * length, truncated=truncated, reward=reward, correct=reward == 1)
 
 
 def group(
@@ -71,9 +71,15 @@ def test_group_sizes(make_config: Config, method: str, problem: Problem, sizes: 
     assert METHODS[method].group_sizes(problem, config) == sizes
 
 
-def test_pass_rate_counts_full_rewards() -> None:
-    assert pass_rate([1.0, 0.5, 0.0, 1.5]) == 0.5
+def test_pass_rate_counts_correct_completions_whatever_their_reward() -> None:
+    rewards = {0.1: True, 0.5: False, 1.5: False, -1.0: True, 2.0: False}
+    assert pass_rate([Rollout([1], [0.0], False, reward, correct) for reward, correct in rewards.items()]) == 0.4
     assert pass_rate([]) == 0.0
+
+
+def test_a_truncated_completion_is_not_correct() -> None:
+    with pytest.raises(ValueError, match="a truncated completion is not correct"):
+        Rollout([1], [0.0], truncated=True, correct=True)
 
 
 def test_grpo_weights_by_hand(make_config: Config) -> None:
@@ -154,7 +160,7 @@ def test_weight_zero_with_a_target_gives_no_row(make_config: Config) -> None:
 
 
 def test_truncated_completions_are_never_candidates(make_config: Config) -> None:
-    cut = rollout(1, 3, first=80, truncated=True)  # whatever reward it was given
+    cut = rollout(0, 3, first=80, truncated=True)
     kept = rollout(1, 9, first=90)
     autonomous = [rollout(0, 4), rollout(0, 2)]
     assert sgpo.candidates(group(autonomous, [cut, kept])) == [kept]

@@ -38,7 +38,7 @@ def test_loss_and_gradient_by_hand(file: Path) -> None:
     loss, found = gradients(model, method.assemble(groups, lambda _: [], config).sequences, layout=LAYOUT)
     means = []
     for group in groups:
-        rows = [r.completion_ids for r in group.rollouts if r.reward == 1]
+        rows = [r.completion_ids for r in group.rollouts if r.correct]
         of_rows = []
         for ids in rows:
             logits = plain(torch.tensor([group.prompt_ids + ids])).logits[0, len(group.prompt_ids) - 1 : -1]

@@ -122,7 +122,9 @@ def write_evaluation(folder: Path, rewards: dict[str, list[float]], greedy: floa
     of_greedy = {"average": greedy, **others, "by": {"order": greedy}}
     numbers = {"average": average, **others, "by": {"order": average}, "greedy": of_greedy}
     (folder / "summary.json").write_text(json.dumps({"benchmarks": {"test": numbers}}))
-    rows = [{"id": name, "prompt": name, "reward": value} for name, values in rewards.items() for value in values]
+    rows = [
+        {"id": name, "prompt": name, "correct": bool(value)} for name, values in rewards.items() for value in values
+    ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "samples" / "test.parquet")
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import pytest
 
-from sgpo.rewards import load_reward, math_reward, score
+from sgpo.rewards import choose_rewards, load_reward, math_reward, score
+
+
+def rewards_of(functions, weights, *arguments):
+    """Weighted sums; the first function says what is correct."""
+    return score(choose_rewards(functions, weights, functions[0].__name__), *arguments).rewards
 
 
 def length_reward(completions, **columns):
@@ -44,9 +50,14 @@ def test_math_reward_refuses_what_it_cannot_read():
 def test_score_weighs_and_leaves_none_out():
     completions = [r"\boxed{7}", r"\boxed{81}"]
     functions = [math_reward, length_reward, only_first]
-    scores = score(functions, [1.0, 0.5, 0.25], ["p", "q"], completions, {"answer": ["7", "8"]})
+    rewards = choose_rewards(functions, [1.0, 0.5, 0.25])
+    scores = score(rewards, ["p", "q"], completions, {"answer": ["7", "8"]})
     # 1 + 0.5 * 0.9 + 0.25 * 2 and 0 + 0.5 * 1.0
-    assert scores == pytest.approx([1.95, 0.5], abs=1e-12)
+    assert scores.rewards == pytest.approx([1.95, 0.5], abs=1e-12)
+    assert scores.correct == [True, False]
+    assert scores.of_functions == {"math_reward": [1, 0], "length_reward": [0.9, 1.0], "only_first": [2, None]}
+    cut = score(rewards, ["p", "q"], completions, {"answer": ["7", "8"]}, truncated=[True, False])
+    assert (cut.rewards, cut.correct) == ([0.0, scores.rewards[1]], [False, False])
 
 
 def test_score_hands_over_prompts_and_columns():
@@ -56,13 +67,13 @@ def test_score_hands_over_prompts_and_columns():
         seen.update(prompts=prompts, completions=completions, **columns)
         return [True, 0]
 
-    assert score([spy], [3.0], ["p", "q"], ["a", "b"], {"level": [1, 2]}) == [3.0, 0.0]
+    assert rewards_of([spy], [3.0], ["p", "q"], ["a", "b"], {"level": [1, 2]}) == [3.0, 0.0]
     assert seen == {"prompts": ["p", "q"], "completions": ["a", "b"], "level": [1, 2]}
 
 
 def test_score_names_the_sample_without_a_reward():
     with pytest.raises(ValueError, match=r"sample 1 \(prompt 'q'\): all of only_first, never returned None"):
-        score([only_first, never], [1, 1], ["p", "q"], ["a", "b"], {})
+        rewards_of([only_first, never], [1, 1], ["p", "q"], ["a", "b"], {})
 
 
 @pytest.mark.parametrize(
@@ -78,18 +89,81 @@ def test_score_refuses_wrong_returns(returned, message):
         return returned
 
     with pytest.raises(ValueError, match=message):
-        score([broken], [1.0], ["p", "q"], ["a", "b"], {})
+        rewards_of([broken], [1.0], ["p", "q"], ["a", "b"], {})
 
 
 def test_score_refuses_lengths_that_do_not_fit():
-    with pytest.raises(ValueError, match="at least one reward function"):
-        score([], [], ["p"], ["a"], {})
-    with pytest.raises(ValueError, match="1 reward functions need as many weights, not 2"):
-        score([never], [1, 2], ["p"], ["a"], {})
     with pytest.raises(ValueError, match="1 completions need as many prompts, not 2"):
-        score([never], [1], ["p", "q"], ["a"], {})
+        rewards_of([never], [1], ["p", "q"], ["a"], {})
     with pytest.raises(ValueError, match="column 'answer' has 2 values for 1 completions"):
-        score([never], [1], ["p"], ["a"], {"answer": ["1", "2"]})
+        rewards_of([never], [1], ["p"], ["a"], {"answer": ["1", "2"]})
+
+
+class Judge:
+    def __call__(self, completions, **columns):
+        return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("functions", "asked", "names", "judges"),
+    [
+        (math_reward, (), ("math_reward",), ("math_reward",)),
+        ([length_reward], (), ("length_reward",), ("length_reward",)),
+        ([Judge()], (), ("Judge",), ("Judge",)),
+        ([length_reward, math_reward], (), ("length_reward", "math_reward"), ("math_reward",)),
+        ([never, functools.partial(math_reward, after_think=False)], (), ("never", "math_reward"), ("math_reward",)),
+        ([length_reward, math_reward], "length_reward", ("length_reward", "math_reward"), ("length_reward",)),
+        ([never, only_first], ["only_first", "never"], ("never", "only_first"), ("only_first", "never")),
+        ([never, never], "never_2", ("never", "never_2"), ("never_2",)),
+    ],
+)
+def test_which_function_says_what_is_correct(functions, asked, names, judges):
+    rewards = choose_rewards(functions, correctness=asked)
+    assert (rewards.names, rewards.correctness) == (names, judges)
+    assert rewards.weights == (1.0,) * len(names)
+    assert rewards.ask_verifier == ("math_reward" in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "at least one reward function is needed, for example sgpo.rewards:math_reward"),
+        (([never], [1, 2]), "1 reward functions need as many reward_weights, not 2"),
+        (([never], [float("nan")]), "reward_weights are [nan]; they must be finite"),
+        (("a/model",), "a reward function must be a function, not 'a/model'; sgpo.rewards.load_reward loads one"),
+        (([never, 3],), "a reward function must be a function, not 3; sgpo.rewards.load_reward loads one"),
+        (
+            ([never, only_first],),
+            "which of the reward functions never, only_first says what is correct? Name the one that gives 1 to a "
+            "correct completion, such as  correctness: never  or add sgpo.rewards:math_reward, whose weight may be 0",
+        ),
+        (
+            ([never, math_reward], None, "maths_reward"),
+            "correctness names maths_reward, which is none of the reward functions: they are never, math_reward",
+        ),
+    ],
+)
+def test_what_is_no_choice_of_rewards_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        choose_rewards(*arguments)
+
+
+def test_the_first_function_that_applies_says_what_is_correct():
+    """An unweighted reward of 1 or more is correct; where none applies, nothing is."""
+
+    def second(completions, **columns):
+        return [1.0, 1.0, 0.0, None]
+
+    def format_reward(completions, **columns):
+        return [5.0] * 4
+
+    def first(completions, **columns):
+        return [0.99, None, 1.0, None]
+
+    functions, given = [format_reward, first, second], (["p"] * 4, ["a"] * 4, {})
+    assert score(choose_rewards(functions, correctness=["first", "second"]), *given).correct == [0, 1, 1, 0]
+    assert score(choose_rewards(functions, correctness="second"), *given).correct == [1, 1, 0, 0]
+    assert score(choose_rewards([first, format_reward], [0.0, 1.0], "first"), *given).correct == [0, 0, 1, 0]
 
 
 def test_only_what_follows_the_last_think_tag_is_judged():
@@ -102,14 +176,14 @@ def test_only_what_follows_the_last_think_tag_is_judged():
     assert math_reward(completions, ["7"] * 4) == [1.0, 0.0, 0.0, 1.0]
     everything = functools.partial(math_reward, after_think=False)
     assert everything(completions, ["7"] * 4) == [1.0, 1.0, 0.0, 1.0]
-    assert score([everything], [1.0], ["p"], [completions[1]], {"answer": ["7"]}) == [1.0]
+    assert score(choose_rewards(everything), ["p"], [completions[1]], {"answer": ["7"]}).rewards == [1.0]
     with pytest.raises(ValueError, match="give the data's column of that name another one"):
         math_reward(["a"], ["1"], after_think=["yes"])
 
 
 def notes_of(function, completions=("good", "bad", "ugly"), prompts=("p", "q", "r")):
     with pytest.raises(KeyError, match="level") as caught:
-        score([function], [1.0], prompts, completions, {})
+        score(choose_rewards(function), prompts, completions, {})
     assert caught.traceback[-1].frame.code.name != "score"  # the function's own traceback
     return caught.value.__notes__
 
@@ -141,7 +215,7 @@ def test_load_reward_from_module_and_file(tmp_path):
     assert load_reward("sgpo.rewards:math_reward") is math_reward
     file = tmp_path / "mine.py"
     file.write_text("def shout(completions, **columns):\n    return [float(c.isupper()) for c in completions]\n")
-    assert score([load_reward(f"{file}:shout")], [2.0], ["p", "q"], ["A", "a"], {}) == [2.0, 0.0]
+    assert rewards_of([load_reward(f"{file}:shout")], [2.0], ["p", "q"], ["A", "a"], {}) == [2.0, 0.0]
 
 
 @pytest.mark.parametrize(

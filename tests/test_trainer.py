@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
-from sgpo.rewards import math_reward
+from sgpo.rewards import VERIFIER, choose_rewards
 from sgpo.training import trainer as trainer_module
 from sgpo.training.config import SGPOConfig
 from sgpo.training.data import RolloutBatchSampler
@@ -420,7 +420,7 @@ def test_verdicts_are_logged_as_shares(make_trainer: MakeTrainer, problems: list
     trainer._verify(trainer._sample(problems))
     # another reward asks no verifier
     assert not any(name.startswith("verdicts/") for name in trainer.logbook.take())
-    trainer.reward_funcs = [math_reward]
+    trainer.rewards = VERIFIER
     trainer._verify(trainer._sample(problems))
     shares = {name: value for name, value in trainer.logbook.take().items() if name.startswith("verdicts/")}
     assert list(shares) == ["verdicts/correct", "verdicts/wrong", "verdicts/unparsed", "verdicts/timeout"]
@@ -436,7 +436,7 @@ def test_reward_functions_get_columns_and_weights(make_trainer: MakeTrainer, pro
         return [float(value) for value in columns["level"]]
 
     trainer = make_trainer()
-    trainer.reward_funcs, trainer.reward_weights = [last_digit_reward, level], [0.5, 0.25]
+    trainer.rewards = choose_rewards([last_digit_reward, level], [0.5, 0.25], "last_digit_reward")
     groups = trainer._verify(trainer._sample(problems))
     counts = [len(plans[0]) + len(plans[1]) for plans in PLANS]
     assert seen["answer"] == [p.answer for p, count in zip(problems, counts, strict=True) for _ in range(count)]
@@ -456,7 +456,7 @@ def test_reward_weights_are_given_to_the_constructor(
 ) -> None:
     trainer = SGPOTrainer(
         str(checkpoint),
-        make_config(problems_per_rollout=8),
+        make_config(problems_per_rollout=8, correctness=["last_digit_reward"]),
         train_dataset=problems,
         reward_funcs=[last_digit_reward, last_digit_reward],
         reward_weights=[1.0, -0.25],

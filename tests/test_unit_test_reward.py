@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgpo.rewards import load_reward, math_reward, score
+from sgpo.rewards import choose_rewards, load_reward, math_reward, score
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "unit_test_reward.py"
 TESTS = "assert add(2, 3) == 5\nassert add(-1, 1) == 0"
@@ -79,4 +79,7 @@ def test_beside_the_verifier(reward):
     functions = [functools.partial(reward, seconds=20), math_where_no_tests]
     completions = [fenced("def add(a, b):\n    return a + b"), r"\boxed{7}", r"\boxed{8}"]
     columns = {"answer": ["-", "7", "7"], "tests": [TESTS, None, None]}
-    assert score(functions, [1.0, 0.5], ["p", "q", "r"], completions, columns) == [1.0, 0.5, 0.0]
+    rewards = choose_rewards(functions, [1.0, 0.5], correctness=["unit_test_reward", "math_where_no_tests"])
+    found = score(rewards, ["p", "q", "r"], completions, columns)
+    assert found.rewards == [1.0, 0.5, 0.0]
+    assert found.correct == [True, True, False]

@@ -73,7 +73,7 @@ def documented_names() -> set[str]:
 
 
 def test_metrics_are_those_of_the_documentation(make_trainer: Train) -> None:
-    evaluation = {"eval_strategy": "steps", "eval_steps": 2, "eval_samples": 3}
+    evaluation = {"eval_strategy": "steps", "eval_steps": 2, "eval_samples": 3, "correctness": ["parity"]}
     trainer = make_trainer([parity, math_reward], [1.0, 0.0], **evaluation, max_steps=4)
     trainer.train()
     logged = {name for line in lines_of(trainer) for name in line}
@@ -257,19 +257,21 @@ def test_completions_of_a_run(make_trainer: Train, capsys: pytest.CaptureFixture
             for group in ("autonomous", "guided"):
                 rewards = [row["reward"] for row in part if row["group"] == group]
                 assert line[f"reward/{group}"] == pytest.approx(sum(rewards) / len(rewards))
+                correct = [row["correct"] for row in part if row["group"] == group]
+                assert line[f"pass_rate/{group}"] == pytest.approx(sum(correct) / len(correct))
             problems = {row["problem"]: row["alpha"] for row in part}
             assert line["alpha"] == pytest.approx(sum(problems.values()) / len(problems))
             # A target wherever alpha is above 0, and it is a correct, complete, guided completion.
             targets = [row for row in part if row["target"]]
             assert {row["problem"] for row in targets} == {problem for problem, alpha in problems.items() if alpha}
-            assert all(row["group"] == "guided" and row["reward"] == 1 and not row["truncated"] for row in targets)
+            assert all(row["group"] == "guided" and row["correct"] and not row["truncated"] for row in targets)
     out = capsys.readouterr().out
     assert f"{len(rows)} completions of 4 problems: {folder}/step-000004.parquet" in out
     assert out.count("After 4 updates, problem") == 2
 
 
 def test_the_table_of_completions() -> None:
-    target = Rollout([1, 2], [0.0, 0.0], truncated=False, reward=1.0)
+    target = Rollout([1, 2], [0.0, 0.0], truncated=False, reward=1.2, correct=True)
     long = Rollout([1] * 9, [0.0] * 9, truncated=True)
     group = ProblemRollouts(Problem("a", "2 + [x]", "3", strategy="add"), [1], [2], [long], [target, long])
 
@@ -284,13 +286,13 @@ def test_the_table_of_completions() -> None:
     lines = [line.strip("│ ") for line in console.export_text().splitlines()]
     assert lines[:4] == ["After 6 updates, problem a", "2 + [x]", "answer 3", "strategy add"]
     cells = [[cell.strip() for cell in line.split("│")] for line in lines if line.startswith(("autonomous", "guided"))]
-    assert [row[:3] for row in cells] == [
-        ["autonomous", "0", "9 cut"],
-        ["guided ★ α 0.25", "1", "2"],
-        ["guided", "0", "9 cut"],
+    assert [row[:4] for row in cells] == [
+        ["autonomous", "0", "no", "9 cut"],
+        ["guided ★ α 0.25", "1.2", "yes", "2"],
+        ["guided", "0", "no", "9 cut"],
     ]
-    assert cells[1][3] == "one two [/b]"
-    assert cells[0][3].startswith("w" * 40)
+    assert cells[1][4] == "one two [/b]"
+    assert cells[0][4].startswith("w" * 40)
     assert "…" in "".join(lines)
 
 

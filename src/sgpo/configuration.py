@@ -67,6 +67,8 @@ def _default(field: dataclasses.Field[Any], value: Any) -> Any:
     if isinstance(value, bool) and "bool" not in str(field.type):
         words = "yes, on or true" if value else "no, off or false"
         raise ValueError(f"{field.name}: YAML reads {words} without quotes as {value}; write it in quotes")
+    if str(field.type).startswith("list") and isinstance(value, str | int | float):
+        return [value]  # the parser would take a text apart
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 

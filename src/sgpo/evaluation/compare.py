@@ -99,7 +99,7 @@ def _summary(folder: Path) -> dict[str, Any]:
 
 
 def rates_of(folder: Path, name: str) -> dict[str, float]:
-    """Mean reward of each problem of a set, by its id. Raises ValueError for a folder without its samples."""
+    """Share of correct answers to each problem, by its id. Raises ValueError for a folder without the set's samples."""
     return {id: rate for id, (rate, _) in _rates_and_prompts(folder, name).items()}
 
 
@@ -109,12 +109,14 @@ def _rates_and_prompts(folder: Path, name: str) -> dict[str, tuple[float, str]]:
     path = folder / SAMPLES / f"{name}.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is not there: evaluate again")
-    rewards: dict[str, list[float]] = {}
+    correct: dict[str, list[bool]] = {}
     prompts: dict[str, str] = {}
-    for row in pq.read_table(path, columns=["id", "prompt", "reward"]).to_pylist():
-        rewards.setdefault(row["id"], []).append(row["reward"])
+    if "correct" not in pq.read_schema(path).names:
+        raise ValueError(f"{path} does not say which answers are correct: it was written before that, evaluate again")
+    for row in pq.read_table(path, columns=["id", "prompt", "correct"]).to_pylist():
+        correct.setdefault(row["id"], []).append(row["correct"])
         prompts[row["id"]] = row["prompt"]
-    return {id: (sum(values) / len(values), prompts[id]) for id, values in rewards.items()}
+    return {id: (sum(values) / len(values), prompts[id]) for id, values in correct.items()}
 
 
 def _set(

@@ -18,7 +18,7 @@ from typing import Any
 from sgpo.evaluation.statistics import draws_of_pass, majority, pass_at, standard_error
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, Messages, encode_prompts, guided_messages, student_messages
-from sgpo.rewards import RewardFunction, math_reward, reward_columns
+from sgpo.rewards import VERIFIER, Rewards, reward_columns
 from sgpo.rewards import score as score_rewards
 from sgpo.training.processes import unshare
 from sgpo.training.rollouts import decode
@@ -43,14 +43,11 @@ class Sample:
     problem: Problem
     completion: str
     reward: float
+    correct: bool  # which a truncated one is not
     truncated: bool
     length: int  # tokens
     verdict: Verdict | None = None  # None: other rewards than `math_reward` alone
     reasoning: str | None = None
-
-    @property
-    def correct(self) -> bool:
-        return self.reward >= 1.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +68,12 @@ class Evaluation:
 
     @property
     def rates(self) -> list[float]:
-        """Mean reward of each problem over its k samples."""
-        return [sum(sample.reward for sample in group) / self.k for group in self.groups]
+        """Share of correct answers among the k samples of each problem."""
+        return [sum(sample.correct for sample in group) / self.k for group in self.groups]
 
     @property
     def average(self) -> float:
+        """avg@k."""
         return sum(self.rates) / len(self.rates)
 
     @property
@@ -85,7 +83,7 @@ class Evaluation:
 
     @property
     def pass_at(self) -> dict[int, float]:
-        """pass@j for j = 1, 2, 4, ... and k, mean over problems; correct is a reward of 1 or more."""
+        """pass@j for j = 1, 2, 4, ... and k, mean over problems."""
         counts = [sum(sample.correct for sample in group) for group in self.groups]
         return {j: sum(pass_at(j, correct, self.k) for correct in counts) / len(counts) for j in draws_of_pass(self.k)}
 
@@ -98,6 +96,10 @@ class Evaluation:
         return sum(map(majority, groups)) / len(groups)
 
     @property
+    def reward(self) -> float:
+        return sum(sample.reward for sample in self.samples) / len(self.samples)
+
+    @property
     def truncated(self) -> float:
         return sum(sample.truncated for sample in self.samples) / len(self.samples)
 
@@ -107,10 +109,10 @@ class Evaluation:
 
     def by(self, column: str) -> dict[str, float]:
         """The average for each value of a further column of the problems."""
-        groups: dict[str, list[float]] = {}
+        groups: dict[str, list[bool]] = {}
         for sample in self.samples:
-            groups.setdefault(str(sample.problem.extra.get(column)), []).append(sample.reward)
-        return {name: sum(rewards) / len(rewards) for name, rewards in sorted(groups.items())}
+            groups.setdefault(str(sample.problem.extra.get(column)), []).append(sample.correct)
+        return {name: sum(correct) / len(correct) for name, correct in sorted(groups.items())}
 
     @classmethod
     def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
@@ -130,6 +132,7 @@ class Evaluation:
             "standard_error": self.standard_error,
             f"pass_at_{self.k}": self.pass_at[self.k],
             **({} if majority is None else {f"majority_at_{self.k}": majority}),
+            "reward": self.reward,
             "truncated": self.truncated,
             "length": self.length,
             "problems": len(self.rates),
@@ -177,10 +180,9 @@ def evaluate(
     seed: int = 0,
     guided: bool = False,
     system_prompt: str = SYSTEM_PROMPT,
-    reward_funcs: Sequence[RewardFunction] = (math_reward,),
-    reward_weights: Sequence[float] | None = None,
+    rewards: Rewards = VERIFIER,
 ) -> Evaluation:
-    """Sample each problem k times and score the answers; a truncated completion scores 0.
+    """Sample each problem k times and score the answers; a truncated completion is not correct.
 
     Raises:
         ValueError: no problems, k < 1, or a guided evaluation of a problem without a strategy.
@@ -189,7 +191,7 @@ def evaluate(
         raise ValueError(f"an evaluation needs problems and k of at least 1, not {len(problems)} and k = {k}")
     prompts = encode_prompts(tokenizer, conversations_of(problems, system_prompt, guided=guided))
     completions = sample_completions(sampler, tokenizer, problems, prompts, sampling, k=k, seed=seed)
-    return score(problems, completions, reward_funcs, reward_weights)
+    return score(problems, completions, rewards)
 
 
 def sample_completions(
@@ -213,29 +215,35 @@ def sample_completions(
 def score(
     problems: Sequence[Problem],
     completions: Sequence[Sequence[Completion]],
-    reward_funcs: Sequence[RewardFunction] = (math_reward,),
-    reward_weights: Sequence[float] | None = None,
+    rewards: Rewards = VERIFIER,
 ) -> Evaluation:
-    """Judge the completions of each problem, as many of each; a truncated one scores 0, whatever it says."""
+    """Judge the completions of each problem, as many of each; a truncated one is not correct, whatever it says."""
     answers = [(problem, each) for problem, group in zip(problems, completions, strict=True) for each in group]
-    weights = list(reward_weights or [1.0] * len(reward_funcs))
     with count_verdicts() as counted:
-        rewards, verdicts = _rewards(answers, list(reward_funcs), weights)
-    samples = [
-        Sample(problem, c.text, 0.0 if c.truncated else reward, c.truncated, c.length, verdict, c.reasoning)
-        for (problem, c), reward, verdict in zip(answers, rewards, verdicts, strict=True)
-    ]
+        samples = _verified(answers) if rewards == VERIFIER else _scored(answers, rewards)
     return Evaluation(samples, len(completions[0]), counted.as_dict() if counted.total else {})
 
 
-def _rewards(
-    answers: Sequence[tuple[Problem, Completion]], reward_funcs: list[RewardFunction], weights: list[float]
-) -> tuple[list[float], list[Verdict] | list[None]]:
-    """Rewards, and the verdicts behind them where `math_reward` alone decides."""
-    if reward_funcs == [math_reward] and weights == [1.0]:
-        verdicts = verify_many((completion.text, problem.answer) for problem, completion in answers)
-        return [float(verdict.correct) for verdict in verdicts], verdicts
-    problems = [problem for problem, _ in answers]
-    prompts, texts = [problem.prompt for problem in problems], [completion.text for _, completion in answers]
-    rewards = score_rewards(reward_funcs, weights, prompts, texts, reward_columns(problems))
-    return rewards, [None] * len(answers)
+def _verified(answers: Sequence[tuple[Problem, Completion]]) -> list[Sample]:
+    """With the verdicts, where the verifier alone decides."""
+    verdicts = verify_many((completion.text, problem.answer) for problem, completion in answers)
+    rights = [verdict.correct and not c.truncated for (_, c), verdict in zip(answers, verdicts, strict=True)]
+    return [
+        Sample(problem, c.text, float(right), right, c.truncated, c.length, verdict, c.reasoning)
+        for (problem, c), right, verdict in zip(answers, rights, verdicts, strict=True)
+    ]
+
+
+def _scored(answers: Sequence[tuple[Problem, Completion]], rewards: Rewards) -> list[Sample]:
+    problems, completions = [problem for problem, _ in answers], [completion for _, completion in answers]
+    scores = score_rewards(
+        rewards,
+        [problem.prompt for problem in problems],
+        [completion.text for completion in completions],
+        reward_columns(problems),
+        truncated=[completion.truncated for completion in completions],
+    )
+    return [
+        Sample(problem, c.text, reward, correct, c.truncated, c.length, reasoning=c.reasoning)
+        for (problem, c), reward, correct in zip(answers, scores.rewards, scores.correct, strict=True)
+    ]

@@ -163,6 +163,7 @@ def save_samples(evaluation: Evaluation, path: Path) -> None:
             "extracted": _writable(sample.verdict.extracted) if sample.verdict else None,
             "verdict": sample.verdict.status if sample.verdict else None,
             "reward": sample.reward,
+            "correct": sample.correct,
             "truncated": sample.truncated,
             "length": sample.length,
         }

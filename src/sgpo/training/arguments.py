@@ -102,6 +102,19 @@ class SamplingArguments:
 
 
 @dataclass
+class CorrectnessArguments:
+    """Which completions are correct."""
+
+    correctness: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Of several reward functions the names of those whose 1 means correct, the first that applies "
+            "deciding; default: math_reward if it is among them, or the only one."
+        },
+    )
+
+
+@dataclass
 class UpdateArguments:
     """One optimizer update: its micro-batches and its rate."""
 

@@ -74,6 +74,7 @@ def completion_rows(
                         "group": name,
                         "completion": text,
                         "reward": rollout.reward,
+                        "correct": rollout.correct,
                         "tokens": len(rollout.completion_ids),
                         "truncated": rollout.truncated,
                         "target": any(rollout is one for one in chosen),
@@ -89,7 +90,7 @@ SCHEMA = pa.schema(
         *((name, pa.string()) for name in ("problem", "prompt", "answer", "strategy", "group", "completion")),
         ("reward", pa.float64()),
         ("tokens", pa.int64()),
-        *((name, pa.bool_()) for name in ("truncated", "target")),
+        *((name, pa.bool_()) for name in ("correct", "truncated", "target")),
         ("alpha", pa.float64()),
     ]
 )
@@ -124,6 +125,7 @@ def problem_table(rows: Sequence[Row], step: int) -> Table:
     table = Table(title=escape("\n".join(title)), title_justify="left", title_style="", expand=False)
     table.add_column("group")
     table.add_column("reward", justify="right")
+    table.add_column("correct")
     table.add_column("tokens", justify="right")
     table.add_column("completion", overflow="fold")
     shown = None
@@ -133,8 +135,8 @@ def problem_table(rows: Sequence[Row], step: int) -> Table:
         shown = row["group"]
         mark = f" ★ α {row['alpha']:.2f}" if row["target"] else ""
         cut = " cut" if row["truncated"] else ""
-        style = "green" if row["reward"] >= 1 else None
-        cells = (f"{row['group']}{mark}", f"{row['reward']:g}", f"{row['tokens']}{cut}")
+        style, correct = ("green", "yes") if row["correct"] else (None, "no")
+        cells = (f"{row['group']}{mark}", f"{row['reward']:g}", correct, f"{row['tokens']}{cut}")
         table.add_row(*cells, escape(_line(row["completion"], HEAD, TAIL)), style=style)
     return table
 

@@ -13,7 +13,13 @@ from typing import ClassVar
 from transformers import TrainingArguments
 
 from sgpo.errors import Refusals
-from sgpo.training.arguments import EvaluationArguments, RunArguments, SamplingArguments, UpdateArguments
+from sgpo.training.arguments import (
+    CorrectnessArguments,
+    EvaluationArguments,
+    RunArguments,
+    SamplingArguments,
+    UpdateArguments,
+)
 from sgpo.training.engines import EngineArguments
 from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import find_method
@@ -24,6 +30,7 @@ class SGPOConfig(
     MethodArguments,
     SamplingArguments,
     EngineArguments,
+    CorrectnessArguments,
     UpdateArguments,
     EvaluationArguments,
     RunArguments,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from sgpo.training.means import Means
 from sgpo.training.methods import Assembly
-from sgpo.training.methods.base import pass_rate
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 from sgpo.verification import STATUSES, VerdictCounts
 
@@ -30,7 +29,7 @@ def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Mean
 
 def _add_rollouts(means: Means, group: str, rollouts: Sequence[Rollout]) -> None:
     means.add(f"reward/{group}", [rollout.reward for rollout in rollouts])
-    means.add(f"pass_rate/{group}", [pass_rate([rollout.reward]) for rollout in rollouts])
+    means.add(f"pass_rate/{group}", [rollout.correct for rollout in rollouts])
     means.add(f"length/{group}", [len(rollout.completion_ids) for rollout in rollouts])
     means.add(f"truncated/{group}", [rollout.truncated for rollout in rollouts])
 

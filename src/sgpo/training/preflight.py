@@ -17,7 +17,7 @@ from sgpo.checkpoints import check_model, context_length, count_parameters, open
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.inspection import STRUCTURE, Check, describe, inspect, too_long, unparsed_golds
 from sgpo.resuming import check_same_run
-from sgpo.rewards import RewardFunction, math_reward
+from sgpo.rewards import RewardFunction, Rewards, choose_rewards
 from sgpo.run_folder import check_space
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.config import SGPOConfig
@@ -38,8 +38,7 @@ class Prepared:
     problems: list[Problem] | None
     eval_problems: list[Problem] | None
     data: dict[str, Any]  # what data.json holds
-    reward_funcs: list[RewardFunction]
-    reward_weights: list[float]
+    rewards: Rewards
     longest_prompt: int  # tokens, guided or not, of the training problems; 0 without any
 
 
@@ -57,10 +56,7 @@ def prepare(
     Raises:
         ValueError: what cannot be trained with; the message says what to write instead.
     """
-    rewards = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
-    weights = list(reward_weights or [1.0] * len(rewards))
-    if len(weights) != len(rewards):
-        raise ValueError(f"{len(rewards)} reward functions need as many reward_weights, not {len(weights)}")
+    rewards = choose_rewards(reward_funcs, reward_weights, args.correctness)
     # As they are: which rows cannot be used is decided together with the tokenizer and the model.
     problems, eval_problems = (
         None if data is None else problems_from(data, bad_rows="keep") for data in (train_dataset, eval_dataset)
@@ -75,7 +71,7 @@ def prepare(
         tokenizer = tokenizer or AutoTokenizer.from_pretrained(config._name_or_path)
     check_model(config, tokenizer, args.pad_token)
     data: dict[str, Any] = {"train": None, "eval": None}
-    longest, golds = 0, math_reward in rewards
+    longest, golds = 0, rewards.ask_verifier
     if problems is not None:
         problems, longest = check_training(args, config, tokenizer, problems, golds=golds)
         data["train"] = said_data(TRAINING, problems)
@@ -86,7 +82,7 @@ def prepare(
         data["eval"] = said_data(EVALUATION, eval_problems)
     if args.resume_from_checkpoint:
         check_resumed(args.resume_from_checkpoint, args, data)
-    return Prepared(tokenizer, problems, eval_problems, data, rewards, weights, longest)
+    return Prepared(tokenizer, problems, eval_problems, data, rewards, longest)
 
 
 def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any]) -> None:

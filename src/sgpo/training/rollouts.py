@@ -1,6 +1,6 @@
 """The records of one training step, from what was sampled to what is optimised.
 
-Rollout           one completion and its reward
+Rollout           one completion, its reward, and whether it is correct
 ProblemRollouts   both groups of one problem
 TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 """
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sgpo.problems import Problem
-from sgpo.rewards import RewardFunction, reward_columns, score
+from sgpo.rewards import Rewards, reward_columns, score
 from sgpo.training.objectives import RATIO_TERMS, TERMS
 
 
@@ -21,13 +21,21 @@ from sgpo.training.objectives import RATIO_TERMS, TERMS
 class Rollout:
     """One sampled completion.
 
-    Example: ``Rollout(completion_ids=[17, 4, 2], sampler_logprobs=[-0.1, -0.7, 0.0], truncated=False, reward=1.0)``
+    Example: ``Rollout([17, 4, 2], [-0.1, -0.7, 0.0], truncated=False, reward=1.2, correct=True)``
+
+    Raises:
+        ValueError: a truncated completion that is called correct.
     """
 
     completion_ids: list[int]  # with the end-of-sequence token, unless truncated
     sampler_logprobs: list[float]  # log-probability of each token, full vocabulary, temperature 1, nats
     truncated: bool  # hit the length limit: reward 0, and never a distillation target
-    reward: float = 0.0
+    reward: float = 0.0  # the weighted sum of the reward functions, for advantages
+    correct: bool = False  # what the correctness function says, for pass rates and targets
+
+    def __post_init__(self) -> None:
+        if self.correct and self.truncated:
+            raise ValueError("a truncated completion is not correct, whatever it says")
 
 
 @dataclass(frozen=True)
@@ -124,15 +132,15 @@ def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
 def with_rewards(
     answers: Sequence[tuple[Problem, Rollout]],
     texts: Sequence[str],
-    reward_funcs: Sequence[RewardFunction],
-    reward_weights: Sequence[float],
+    rewards: Rewards,
 ) -> list[Rollout]:
-    """The rollouts with the rewards of their texts; a truncated one gets 0."""
+    """The rollouts with what the reward functions say of their texts; a truncated one gets 0 and is not correct."""
     if not answers:
         return []  # of a process that has none; reward functions need not know of such
     problems = [problem for problem, _ in answers]
-    rewards = score(reward_funcs, reward_weights, [p.prompt for p in problems], texts, reward_columns(problems))
+    truncated = [rollout.truncated for _, rollout in answers]
+    scores = score(rewards, [p.prompt for p in problems], texts, reward_columns(problems), truncated=truncated)
     return [
-        replace(rollout, reward=0.0 if rollout.truncated else reward)
-        for (_, rollout), reward in zip(answers, rewards, strict=True)
+        replace(rollout, reward=reward, correct=correct)
+        for (_, rollout), reward, correct in zip(answers, scores.rewards, scores.correct, strict=True)
     ]

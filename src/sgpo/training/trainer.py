@@ -60,7 +60,8 @@ class SGPOTrainer(RunTrainer):
         args: the configuration; its ``method`` decides what is sampled and optimised.
         train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
         eval_dataset: problems for avg@k without strategies.
-        reward_funcs: functions of TRL's reward signature; 1 means correct. Default: `math_reward`.
+        reward_funcs: functions of TRL's reward signature. Default: `math_reward`. Which of several says what is correct
+            is ``args.correctness``.
         reward_weights: one for each reward function; default 1.
         processing_class: the tokenizer, if it is not that of the checkpoint. It needs a chat template.
         sampler: an engine that samples from the model being trained; default: that of ``args.sampler``.
@@ -113,7 +114,7 @@ class SGPOTrainer(RunTrainer):
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
         self.method = find_method(args.method)
-        self.reward_funcs, self.reward_weights = found.reward_funcs, found.reward_weights
+        self.rewards = found.rewards
         self.sampler = sampler or make_sampler(args, self.model, found.tokenizer, self.accelerator)
         self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
         self.logbook = Logbook()
@@ -167,11 +168,11 @@ class SGPOTrainer(RunTrainer):
         ]
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
-        """Give every rollout its reward; a truncated one gets 0."""
+        """Give every rollout its reward, and whether it is correct; a truncated one gets 0, and is not."""
         answers = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
         texts = decode([rollout for _, rollout in answers], self.processing_class)
         with count_verdicts() as verdicts:
-            rewarded = iter(with_rewards(answers, texts, self.reward_funcs, self.reward_weights))
+            rewarded = iter(with_rewards(answers, texts, self.rewards))
         self.logbook.record(verdict_metrics(verdicts))
         return [group.with_rollouts([next(rewarded) for _ in group.rollouts]) for group in groups]
 
@@ -288,8 +289,7 @@ class SGPOTrainer(RunTrainer):
                 k=self.args.eval_samples,
                 seed=self.args.seed,  # samples follow from the problem's text: the same with any number of processes
                 system_prompt=self.args.system_prompt,
-                reward_funcs=self.reward_funcs,
-                reward_weights=self.reward_weights,
+                rewards=self.rewards,
             )
         result = Evaluation.joined(processes.gather(own))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}

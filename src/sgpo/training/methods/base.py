@@ -67,6 +67,6 @@ def check_sequences(sequences: Sequence[TrainingSequence]) -> None:
             raise ValueError(f"a row of term {row.term} cannot have an entropy bonus")
 
 
-def pass_rate(rewards: Sequence[float]) -> float:
-    """Share of completions that are correct: of full reward, 1. An empty group has rate 0."""
-    return sum(reward >= 1.0 for reward in rewards) / len(rewards) if rewards else 0.0
+def pass_rate(rollouts: Sequence[Rollout]) -> float:
+    """Share of the completions that are correct. An empty group has rate 0."""
+    return sum(rollout.correct for rollout in rollouts) / len(rollouts) if rollouts else 0.0

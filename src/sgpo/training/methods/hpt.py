@@ -42,5 +42,4 @@ def assemble(
 
 
 def is_imitated(group: ProblemRollouts, config: MethodArguments) -> bool:
-    rate = pass_rate([rollout.reward for rollout in group.autonomous])
-    return group.expert is not None and rate <= config.hpt_gate
+    return group.expert is not None and pass_rate(group.autonomous) <= config.hpt_gate

@@ -3,8 +3,9 @@
     L = 1/B sum_problems ( -J + alpha L_KD ),     L_KD = 1/|g+| sum_t w_t d_t                     (Eq. 1, 3-6)
 
 g+ is the correct guided completion that the unguided policy finds likeliest; alpha is 0 where there is none. A
-truncated completion is never a target. The paper's ablations and variants are options: `target_selection`,
-`alpha_rule`, `distillation`, `train_autonomous`, and `delta` without bound.
+truncated completion is never a target. Advantages come from rewards; p_auto, p_guide and the weight of Eq. 8, whose R
+is 1 or 0, from what is correct. The paper's ablations and variants are options: `target_selection`, `alpha_rule`,
+`distillation`, `train_autonomous`, and `delta` without bound.
 """
 
 from __future__ import annotations
@@ -54,22 +55,21 @@ def assemble(
 
 
 def candidates(group: ProblemRollouts) -> list[Rollout]:
-    """C: the guided completions that are correct and complete."""
-    return [rollout for rollout in group.guided if rollout.reward >= 1.0 and not rollout.truncated]
+    """C: the guided completions that are correct, which a truncated one never is."""
+    return [rollout for rollout in group.guided if rollout.correct]
 
 
 def alpha(group: ProblemRollouts, config: MethodArguments) -> float:
     """The weight by `alpha_rule`, and 0 where C is empty."""
-    if not (found := candidates(group)):
+    if not candidates(group):
         return 0.0
     if config.alpha_rule == "fixed":
         return config.alpha_fixed
-    rewards = [rollout.reward for rollout in group.autonomous]
-    if config.alpha_rule == "group_advantage":  # every candidate has the same reward, so it needs no selection
-        return group_advantage_weight(found[0].reward, rewards, a_max=config.alpha_max)
+    if config.alpha_rule == "group_advantage":  # R is 1 for every candidate, so it needs no selection
+        return group_advantage_weight(1.0, [float(r.correct) for r in group.autonomous], a_max=config.alpha_max)
     return adaptive_weight(
-        pass_rate(rewards),
-        pass_rate([rollout.reward for rollout in group.guided]),
+        pass_rate(group.autonomous),
+        pass_rate(group.guided),
         a0=config.alpha_scale,
         gamma=config.alpha_smoothing,
         a_max=config.alpha_max,
