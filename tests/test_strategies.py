@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -351,12 +352,48 @@ def test_solve_verifies_and_tries_again(tmp_path: Path, capsys: pytest.CaptureFi
     ]
     assert [solved[name].extra["reasoning"] for name in ("easy", "hard")] == ["thought 1", "thought 3"]
     assert [solved[name].extra["attempts"] for name in ("given", "easy", "hard", "long")] == [0, 1, 3, 3]
+    assert main(["strategies", "show", "solved.parquet", "--id", "hard", "hopeless"]) == 0
+    shown = [" ".join(panel.replace("│", " ").split()) for panel in capsys.readouterr().out.split("╰")]
+    assert "Problem hard: 3+4 Response It is \\boxed{7}" in shown[0]
+    assert "Problem hopeless: 3+4 Response none: answer wrong" in shown[1]
     with ChatServer(candidates(GOOD, scores="[0.8]")) as server:
         ours = extract(server, Path("solved.parquet"), "--candidates", "1", "--columns", "response=response")
         assert "2 of 5 problems have no response" in refusal(ours, capsys)
         assert main([*ours, "--skip-unsolved"]) == 0
     rows = load_problems("strategies.parquet")
     assert [row.extra["reason"] for row in rows[3:]] == ["no response to extract from"] * 2
+
+
+@pytest.mark.parametrize("action", ["solve", "extract"])
+def test_where_nothing_came_through_the_reasons_are_said(
+    action: str, problems_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where other problems were not asked."""
+
+    def script(request: Request) -> Reply:
+        if PROBLEMS[0].prompt in request.body["messages"][-1]["content"]:
+            return Reply(status=400, content="maximum context length is 10 [tokens]")
+        return Reply(status=400, content="temperature must be 1")
+
+    solving = action == "solve"
+    other = PROBLEMS[6] if solving else replace(PROBLEMS[6], response=None)  # which is not asked
+    asked = [replace(problem, response=None if solving else problem.response) for problem in PROBLEMS[:6]]
+    save_problems([other, *asked], problems_file)
+    with ChatServer(script) as server:
+        command = extract(server, problems_file, "--output", "out.jsonl")
+        command = [*command[:1], action, *command[2:]] if solving else [*command, "--skip-unsolved"]
+        assert main(command) == 1
+        assert main([*command, "--dry-run"]) == 1
+    out, err = capsys.readouterr()
+    for row in ("failed.* 6 ", "  HTTP 400: temperature must be 1 .* 5 ", r"  HTTP 400: maximum .* \[tokens\] .* 1 "):
+        assert re.search(row, out), row
+    assert err.strip().splitlines()[-1] == (
+        "sgpo strategies: all 6 problems that were asked failed, most often because of HTTP 400: temperature must be "
+        "1; mend that, and the same command asks for them again"
+    )
+    assert [problem.extra["status"] for problem in load_problems("out.jsonl")] == [
+        "kept" if solving else "rejected"
+    ] + (["failed"] * 6)
 
 
 def test_answers_that_cannot_be_verified_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,13 +6,14 @@ import argparse
 import asyncio
 import json
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 
-from sgpo.errors import UsageError, usage_errors
+from sgpo.errors import UnfinishedError, UsageError, usage_errors
 from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.prompts import SYSTEM_PROMPT, strategy_prompts
 from sgpo.strategies import quality_command
@@ -37,14 +38,14 @@ def main(argv: list[str]) -> None:
     extract = actions.add_parser("extract", help="strategies from strong-model responses", allow_abbrev=False)
     solve = actions.add_parser("solve", help="strong-model responses where they are missing", allow_abbrev=False)
     rating = actions.add_parser("quality", help="a judge's ratings of a sample of strategies", allow_abbrev=False)
-    show = actions.add_parser("show", help="print some strategies", allow_abbrev=False)
+    show = actions.add_parser("show", help="print some strategies, or responses", allow_abbrev=False)
     _asking_options(extract, "strategies.parquet", max_tokens=4096)
     _extract_options(extract)
     _asking_options(solve, "solved.parquet", max_tokens=16_384)
     _solve_options(solve)
     _asking_options(rating, "quality.json", max_tokens=4096, dry_run=False)
     quality_command.add_options(rating, _temperature)
-    show.add_argument("file", help="what extract wrote")
+    show.add_argument("file", help="what extract or solve wrote")
     show.add_argument("--rows", type=int, default=3, help="how many (default 3)")
     show.add_argument("--seed", type=int, default=None, help="a random choice in place of the first rows")
     show.add_argument("--id", nargs="+", default=None, help="the rows with these ids")
@@ -175,7 +176,7 @@ def _show(options: argparse.Namespace) -> None:
             chosen = problems[: options.rows]
         else:
             chosen = random.Random(options.seed).sample(problems, min(options.rows, len(problems)))
-    rows = [{"id": p.id, "prompt": p.prompt, "strategy": p.strategy, **p.extra} for p in chosen]
+    rows = [{"id": p.id, "prompt": p.prompt, "strategy": p.strategy, "response": p.response, **p.extra} for p in chosen]
     show_strategies(rows, Console())
 
 
@@ -248,6 +249,7 @@ def _finish(run: Run[Any], rows: list[dict[str, Any]], options: argparse.Namespa
     if options.dry_run and not run.stop_reason:
         console.print(estimate_table(run.outcomes, total, priced=priced))
         console.print("The answers of the pilot are in the journal: a full run does not ask for them again.")
+        _check_not_all_failed(run)
         return
     if not options.dry_run and rows:
         _save(rows, options.output)
@@ -256,6 +258,19 @@ def _finish(run: Run[Any], rows: list[dict[str, Any]], options: argparse.Namespa
         raise SystemExit(
             f"sgpo strategies: stopped with {run.unfinished} problems to do: {run.stop_reason}\n"
             "The same command goes on from here; no answer is paid for twice."
+        )
+    _check_not_all_failed(run)
+
+
+def _check_not_all_failed(run: Run[Any]) -> None:
+    """Raises UnfinishedError if every problem that was asked failed: whatever comes next has nothing to work with."""
+    asked = [outcome for outcome in run.outcomes if outcome.status == "failed" or outcome.usage.requests]
+    failed = Counter(outcome.detail for outcome in asked if outcome.status == "failed")
+    if asked and failed.total() == len(asked):
+        ((error, _),) = failed.most_common(1)
+        raise UnfinishedError(
+            f"all {len(asked)} problems that were asked failed, most often because of {error}; mend that, and the same "
+            "command asks for them again"
         )
 
 

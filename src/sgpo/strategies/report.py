@@ -19,6 +19,7 @@ from sgpo.strategies.client import ChatClient
 from sgpo.strategies.costs import Usage
 from sgpo.strategies.session import Run
 
+ERRORS_SHOWN = 3  # of those by which requests failed, the most frequent
 LINE_SECONDS = 30.0  # between lines of progress where the output is no terminal
 WINDOW = 300.0  # seconds over which the rate, and the time left, are measured
 
@@ -30,6 +31,8 @@ class Finished(Protocol):
     def status(self) -> str: ...
     @property
     def reason(self) -> str | None: ...
+    @property
+    def detail(self) -> str | None: ...
     @property
     def usage(self) -> Usage: ...
 
@@ -118,6 +121,11 @@ def summary_table(run: Run[Any], *, kept: str, priced: bool) -> Table:
     for reason, count in reasons.most_common():
         table.add_row(f"  {reason}", str(count))
     table.add_row("failed", str(counts["failed"]))
+    errors = Counter(o.detail for o in outcomes if o.status == "failed").most_common()
+    for error, count in errors[:ERRORS_SHOWN]:
+        table.add_row(escape(f"  {error}"), str(count))
+    if others := sum(count for _, count in errors[ERRORS_SHOWN:]):
+        table.add_row("  other errors", str(others))
     if run.unfinished:
         table.add_row("not finished", str(run.unfinished))
     scores = [score for o in outcomes if (score := getattr(o, "score", None)) is not None and o.status == "kept"]
@@ -153,10 +161,11 @@ def estimate_table(outcomes: Sequence[Finished], total: int, *, priced: bool) ->
 
 
 def show_strategies(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Problem, strategy and score of some rows."""
+    """Problem, strategy and score of some rows; of those that no strategy has been asked for, the response."""
     for row in rows:
         score = row.get("score")
         title = f"{row['id']}" + (f", score {score:.2f}" if score is not None else "")
-        strategy = row.get("strategy") or f"no strategy: {row.get('reason') or row.get('detail') or 'not extracted'}"
-        text = f"[bold]Problem[/bold]\n{escape(row['prompt'])}\n\n[bold]Strategy[/bold]\n{escape(strategy)}"
+        name = "strategy" if row.get("strategy") or "prompt_version" in row else "response"
+        shown = row.get(name) or f"none: {row.get('reason') or row.get('detail') or 'not asked for'}"
+        text = f"[bold]Problem[/bold]\n{escape(row['prompt'])}\n\n[bold]{name.capitalize()}[/bold]\n{escape(shown)}"
         console.print(Panel(text, title=escape(title), title_align="left", expand=False))
