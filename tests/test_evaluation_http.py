@@ -151,3 +151,13 @@ def test_a_server_that_is_not_there(problems: Path, tmp_path: Path, capsys: pyte
         pass
     assert run(server, problems, tmp_path / "a") == 2
     assert "no server answers at" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_is_to_be_overwritten_stays_until_the_server_answers(problems: Path, tmp_path: Path) -> None:
+    with ChatServer(answer) as server:
+        assert run(server, problems, tmp_path / "a") == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert len(before) == 4
+    assert run(server, problems, tmp_path / "a", "--overwrite") == 2
+    assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}

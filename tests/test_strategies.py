@@ -238,6 +238,7 @@ def test_bad_input_is_refused_in_one_line(
             (extract("ftp://x", problems_file), "is no address"),
         ):
             assert message in refusal(arguments, capsys), message
+            assert list(tmp_path.glob("**/*.journal.jsonl")) == []
         with Journal(tmp_path / "strategies.journal.jsonl"):
             assert "another process is writing the journal" in refusal(ours, capsys)
         monkeypatch.delenv("SGPO_API_KEY")

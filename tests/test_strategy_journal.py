@@ -98,6 +98,22 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
         assert journal.damaged == 0
 
 
+def test_an_empty_journal_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    for before in (None, b"", b'{"key": "torn'):
+        if before is not None:
+            path.write_bytes(before)
+        with Journal(path):
+            assert path.exists()
+            with pytest.raises(JournalError, match="another process"):
+                Journal(path)
+        assert not path.exists()
+    path.write_bytes(b"damaged\n")
+    with Journal(path):
+        pass
+    assert path.read_bytes() == b"damaged\n"
+
+
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match="cannot be written"):

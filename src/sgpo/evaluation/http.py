@@ -19,7 +19,7 @@ from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import Messages
 from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
-from sgpo.strategies.session import Connection, run_session
+from sgpo.strategies.session import Connection, check_connection, run_session
 
 VERSION = "eval 1"  # of how samples are asked for; part of the journal's keys
 REPEATABLE = "what the server makes of the seed; servers that batch requests rarely repeat themselves exactly"
@@ -54,6 +54,10 @@ class HttpEngine:
             "send_seed": send_seed,
         }
         self.repeatable = REPEATABLE if send_seed else UNSEEDED
+
+    def check(self) -> None:
+        """Raises `NotReadyError` if the server is not there, refuses the key, or has no such model."""
+        asyncio.run(check_connection(self.connection, [self.model]))
 
     def answer(
         self, problems: Sequence[Problem], asked: Asked, journal: Path, done: Progress

@@ -73,8 +73,16 @@ class Plan:
         return dict(self.server.identity) if self.server is not None else self._model.identity(self.args)
 
     def engine(self) -> Engine:
-        """Loads the weights: up to here nothing was expensive."""
-        return self.server if self.server is not None else self._model.engine(self.args)
+        """Loads the weights, or asks whether the server is there: up to here nothing was expensive.
+
+        Raises:
+            EngineError: vLLM does not start.
+            NotReadyError: the server is not there, refuses the key, or has no such model.
+        """
+        if self.server is None:
+            return self._model.engine(self.args)
+        self.server.check()
+        return self.server
 
     @property
     def _model(self) -> Model:

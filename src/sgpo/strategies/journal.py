@@ -79,6 +79,8 @@ def _with_number(digest: Any, sample: int) -> Any:
 class Journal:
     """The journal at ``path``, created if it is not there, locked against a second writer until closed.
 
+    One to which nothing is written leaves no file.
+
     ``damaged`` counts lines that could not be read; their answers are asked for again. Raises ``JournalError``.
     """
 
@@ -128,12 +130,14 @@ class Journal:
         self._written.set()
 
     def close(self) -> None:
-        """Synchronise with the disk and let others write. Closing twice does nothing."""
+        """Synchronise with the disk and let others write; an empty file is deleted. Closing twice does nothing."""
         if self._closing.is_set():
             return
         self._closing.set()
         self._written.set()
         self._syncing.join()
+        if not self._size:
+            self.path.unlink(missing_ok=True)  # while the lock is held: nobody else has written to it
         os.close(self._file)
 
     def __enter__(self) -> Journal:

@@ -98,11 +98,7 @@ async def run_session(
 @asynccontextmanager
 async def open_client(connection: Connection, models: Sequence[str]) -> AsyncIterator[ChatClient]:
     """A client whose server has been asked whether it is there, takes the key and has the models."""
-    try:
-        endpoint = Endpoint(connection.base_url, connections=connection.concurrency)
-    except ValueError as error:
-        raise NotReadyError(str(error)) from error
-    try:
+    async with _open_endpoint(connection) as endpoint:
         with Journal(connection.journal) as journal:
             _check_free_space(connection.journal)
             await _check_server(endpoint, list(dict.fromkeys(models)))
@@ -114,6 +110,22 @@ async def open_client(connection: Connection, models: Sequence[str]) -> AsyncIte
                 max_cost=connection.max_cost,
                 timeouts=connection.timeouts,
             )
+
+
+async def check_connection(connection: Connection, models: Sequence[str]) -> None:
+    """Raise `NotReadyError` if the server is not there, refuses the key, or has no such model; nothing is written."""
+    async with _open_endpoint(connection) as endpoint:
+        await _check_server(endpoint, models)
+
+
+@asynccontextmanager
+async def _open_endpoint(connection: Connection) -> AsyncIterator[Endpoint]:
+    try:
+        endpoint = Endpoint(connection.base_url, connections=connection.concurrency)
+    except ValueError as error:
+        raise NotReadyError(str(error)) from error
+    try:
+        yield endpoint
     finally:
         await endpoint.close()
 
