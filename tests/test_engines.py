@@ -105,16 +105,16 @@ def test_the_transformers_sampler_has_its_budget(make_config: Callable[..., SGPO
 
 
 @pytest.mark.parametrize(
-    ("given", "bf16", "fp16", "expected"),
+    ("given", "bf16", "expected"),
     [
-        (None, False, False, "float32"),
-        (None, True, False, "bfloat16"),
-        (None, False, True, "float16"),
-        ("float32", True, False, "float32"),
+        (None, False, "float32"),
+        (None, True, "bfloat16"),
+        ("float32", True, "float32"),
+        ("float16", False, "float16"),
     ],
 )
-def test_the_engine_computes_as_the_trainer_does(given: str | None, bf16: bool, fp16: bool, expected: str) -> None:
-    assert engine_dtype(SimpleNamespace(vllm_dtype=given, bf16=bf16, fp16=fp16)) == expected
+def test_the_engine_computes_as_the_trainer_does(given: str | None, bf16: bool, expected: str) -> None:
+    assert engine_dtype(SimpleNamespace(vllm_dtype=given, bf16=bf16)) == expected
 
 
 # --- nothing waits for ever ---------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,32 @@ def test_what_the_weights_take_is_said(make_config: Callable[..., SGPOConfig]) -
         ("weights", f"{weights} bfloat16"),
         ("their memory", other),
     ]
+
+
+# --- float16 ------------------------------------------------------------------------------------------------
+
+CONFIGURATIONS = (SGPOConfig, WarmupConfig)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_float16_is_refused(configuration: Any, tmp_path: Path) -> None:
+    message = (
+        "fp16 is not supported, as float16 overflows; write bf16: true instead (bfloat16 has the range of float32), or "
+        "leave it out"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        configuration(output_dir=str(tmp_path), use_cpu=True, fp16=True)
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_float16_that_a_launcher_chose_is_refused(
+    configuration: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    message = (
+        "ACCELERATE_MIXED_PRECISION is fp16, which is not supported, as float16 overflows; start with accelerate "
+        "launch --mixed_precision bf16, or write bf16: true"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        configuration(output_dir=str(tmp_path), use_cpu=True)
+    assert configuration(output_dir=str(tmp_path), use_cpu=True, bf16=True).mixed_precision == "bf16"

@@ -23,6 +23,7 @@ from sgpo.training.arguments import (
 from sgpo.training.engines import EngineArguments
 from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import find_method
+from sgpo.training.precision import refusals_of_precision
 
 
 @dataclass
@@ -56,6 +57,7 @@ class SGPOConfig(
                 check()
         refusals.add(self._refusals_of_values())
         refusals.add(self._refusals_of_rollout_batch())
+        refusals.add(refusals_of_precision(self))
         if self.metric_for_best_model is None and (self.save_strategy == "best" or self.load_best_model_at_end):
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
         with refusals.collected():

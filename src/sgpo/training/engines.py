@@ -36,7 +36,7 @@ class EngineArguments:
     )
     vllm_dtype: str | None = field(
         default=None,
-        metadata={"help": "Floating type of a colocated engine; default: bfloat16 with bf16, else float16, float32."},
+        metadata={"help": "Floating type of a colocated engine; default: bfloat16 with bf16, else float32."},
     )
     vllm_gpu_memory_utilization: float = field(
         default=0.3, metadata={"help": "Share of the device's memory that a colocated engine takes."}
@@ -148,4 +148,4 @@ def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator
 
 def engine_dtype(args: Any) -> str:
     """The floating type of a colocated engine: that of the training's forward passes, unless it is given."""
-    return args.vllm_dtype or ("bfloat16" if args.bf16 else "float16" if args.fp16 else "float32")
+    return args.vllm_dtype or ("bfloat16" if args.bf16 else "float32")

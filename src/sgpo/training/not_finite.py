@@ -85,8 +85,8 @@ def stop(
     where = ", ".join(f"{number} in {name}" for number, name in saved)
     raise NotFiniteError(
         f"{what} of update {step} is not finite, so it was not made. The sequences behind it: {where}. Look for "
-        "weights that are not finite, a learning_rate too high, or float16 that overflows (bf16: true does not); then "
-        "go on from the last checkpoint with --resume, or begin anew"
+        "weights that are not finite, or a learning_rate too high; then go on from the last checkpoint with --resume, "
+        "or begin anew"
     )
 
 

@@ -2,13 +2,15 @@
 
 bfloat16 has 8 significant bits: an update of a weight by less than about 1/500 of it is rounded away, and at the
 learning rates of RL nearly all are. So trainable parameters are kept in float32 (masters), whatever they were loaded
-in. Where ``bf16`` or ``fp16`` asks for it, the forward pass computes in that type by autocast, which leaves the masters
-as they are. Frozen parameters lose nothing by a short type, and keep theirs as long as it can be computed with.
+in. Where ``bf16`` asks for it, the forward pass computes in bfloat16 by autocast, which leaves the masters as they are.
+Frozen parameters lose nothing by a short type, and keep theirs as long as it can be computed with.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +43,24 @@ def keep_masters(model: nn.Module, *, autocast: bool) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype in SHORT and (tensor.requires_grad or not keeps_frozen):
             tensor.data = tensor.data.float()
+
+
+def refusals_of_precision(args: Any) -> Iterator[str]:
+    """Of float16, whose first overflow a loss scaler would expect, but `sgpo.training.not_finite` does not.
+
+    Args:
+        args: `TrainingArguments`, or what is to become one.
+    """
+    if args.fp16:
+        yield (
+            "fp16 is not supported, as float16 overflows; write bf16: true instead (bfloat16 has the range of "
+            "float32), or leave it out"
+        )
+    elif not args.bf16 and os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        yield (
+            "ACCELERATE_MIXED_PRECISION is fp16, which is not supported, as float16 overflows; start with accelerate "
+            "launch --mixed_precision bf16, or write bf16: true"
+        )
 
 
 def has_adapter(model: Any) -> bool:
@@ -115,9 +135,7 @@ def _types(counts: dict[torch.dtype, int]) -> str:
 
 
 def _computing(found: Footprint, args: Any) -> str:
-    if args.bf16 or args.fp16:
-        return "bfloat16 (bf16)" if args.bf16 else "float16 (fp16)"
-    return _types(found.frozen or found.trained)
+    return "bfloat16 (bf16)" if args.bf16 else _types(found.frozen or found.trained)
 
 
 def _name(dtype: torch.dtype) -> str:

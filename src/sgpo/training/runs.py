@@ -44,7 +44,7 @@ class RunTrainer(Trainer):
 
         Raises ValueError for a model without a trainable parameter.
         """
-        keep_masters(self.model, autocast=self.args.bf16 or self.args.fp16)
+        keep_masters(self.model, autocast=self.args.bf16)
         self.data, self.base_model = data, base_model
         self._found = results_in(self.args.output_dir)  # what this trainer writes itself comes later
         self._staging: Path | None = None

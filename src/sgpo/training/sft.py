@@ -29,7 +29,7 @@ from sgpo.problems.inspection import (
 )
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments
-from sgpo.training.precision import weight_rows
+from sgpo.training.precision import refusals_of_precision, weight_rows
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, said_data
 from sgpo.training.runs import RunTrainer
 
@@ -47,6 +47,7 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
             self.check_run_arguments()
         if not 0 < self.validation_share < 1:
             refusals.add([f"validation_share is {self.validation_share}; it must be between 0 and 1"])
+        refusals.add(refusals_of_precision(self))
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
