@@ -747,6 +747,23 @@ def test_tokenizer_without_chat_template_is_refused(
             SGPOTrainer(str(checkpoint), make_config(), train_dataset=problems, processing_class=changed)
 
 
+def test_the_engine_is_asked_once_and_not_before_the_data(
+    make_config: Callable[..., SGPOConfig],
+    checkpoint: Path,
+    problems: list[Problem],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server may take minutes to answer."""
+    asked: list[SGPOConfig] = []
+    monkeypatch.setattr(trainer_module, "check_engine", asked.append)
+    args = make_config(problems_per_rollout=8)
+    with pytest.raises(ValueError, match="6 problems do not fill a rollout batch of 8"):
+        SGPOTrainer(str(checkpoint), args, problems[:6])
+    assert asked == []
+    SGPOTrainer(str(checkpoint), args, problems)
+    assert asked == [args]
+
+
 def test_too_few_problems_are_refused_at_once(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
     with pytest.raises(ValueError, match="6 problems do not fill a rollout batch of 8; lower problems_per_rollout"):
         make_trainer(train_dataset=problems[:6])

@@ -86,8 +86,6 @@ class SGPOTrainer(RunTrainer):
         **kwargs: Any,
     ) -> None:
         with said_once(args.process_index == 0):
-            if sampler is None:
-                check_engine(args)
             found = prepare(
                 args, model, train_dataset, eval_dataset, reward_funcs, reward_weights, tokenizer=processing_class
             )
