@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
-from sgpo.training.methods import METHODS, grpo, sgpo
+from sgpo.training.methods import METHODS, Method, MethodArguments, grpo, sgpo
 from sgpo.training.methods.base import pass_rate
 from sgpo.training.metrics import group_metrics, verdict_metrics
 from sgpo.training.rollouts import ProblemRollouts, Rollout
@@ -48,6 +51,65 @@ Config = Callable[..., SGPOConfig]
 
 def test_the_methods() -> None:
     assert sorted(METHODS) == ["grpo", "hpt", "luffy", "sgpo"]
+
+
+OPTIONS_OF = {
+    "sgpo": "delta alpha_scale alpha_smoothing alpha_max alpha_rule alpha_fixed target_selection distillation "
+    "train_autonomous without_strategy",
+    "grpo sgpo": "eps_low eps_high",
+    "hpt luffy": "normalization entropy_coefficient",
+    "hpt": "hpt_gate hpt_sft_coefficient",
+    "grpo hpt luffy sgpo": "num_autonomous num_guided max_completion_length importance_cap",
+}
+OWNERS = {option: owners.split() for owners, options in OPTIONS_OF.items() for option in options.split()}
+OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
+    "alpha_rule": "fixed",
+    "target_selection": "mean",
+    "distillation": "reverse_kl",
+    "train_autonomous": False,
+    "without_strategy": "drop",
+    "normalization": "grpo",
+    "num_autonomous": 5,
+    "num_guided": 6,
+    "max_completion_length": 20,
+}
+
+
+def test_every_option_has_its_methods() -> None:
+    assert {each.name for each in fields(MethodArguments)} == {"method", *OWNERS}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("option", OWNERS)
+def test_options_that_a_method_does_not_know_are_refused(make_config: Config, method: str, option: str) -> None:
+    value, owners = OTHERS.get(option, 0.25), OWNERS[option]
+    if method in owners:
+        assert getattr(make_config(method=method, **{option: value}), option) == value
+        return
+    named = f"method {owners[0]}" if len(owners) == 1 else f"methods {' and '.join(owners)}"
+    with pytest.raises(ValueError, match=f"^{option} belongs to {named}; {method} does not use it: leave it out$"):
+        make_config(method=method, **{option: value})
+
+
+def test_the_default_of_an_option_is_no_option(make_config: Config) -> None:
+    assert make_config(method="grpo", hpt_gate=0.0, delta=1.0, alpha_rule="pass_rate").method == "grpo"
+
+
+def test_a_method_of_ones_own_names_its_options(make_config: Config, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from sgpo.training.methods import Method\nfrom sgpo.training.methods.grpo import assemble, group_sizes\n"
+        "METHOD = Method(group_sizes, assemble, options=('eps_low', 'hpt_gate'))\n"
+        "GUIDED = Method(group_sizes, assemble, uses=('strategy',))\n"
+    )
+    assert make_config(method=f"{file}:METHOD", eps_low=0.1, hpt_gate=0.5).hpt_gate == 0.5
+    message = "delta belongs to method sgpo; {file}:METHOD does not use it: leave it out, or name it in the options of"
+    with pytest.raises(ValueError, match=re.escape(message.format(file=file))):
+        make_config(method=f"{file}:METHOD", delta=3.0)
+    # What the package itself does for methods that use strategies.
+    assert make_config(method=f"{file}:GUIDED", without_strategy="drop").without_strategy == "drop"
+    with pytest.raises(ValueError, match=r"a method's options are of num_autonomous, .*, not hpt_gates"):
+        Method(grpo.group_sizes, grpo.assemble, options=("hpt_gates",))
 
 
 BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way", response="so")

@@ -55,7 +55,7 @@ def test_it_trains_from_the_command_line(file: Path, checkpoint: Path, tmp_path:
     save_problems(problems, tmp_path / "problems.jsonl")
     arguments = [
         "--config",
-        "miniworld/sgpo",
+        "miniworld/grpo",
         "--method",
         f"{file}:METHOD",
         "--model",

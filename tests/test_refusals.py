@@ -168,7 +168,11 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
         ),
         (["--rewards", "sgpo.rewards:f"], "reward 'sgpo.rewards:f': sgpo.rewards has no function 'f'"),
         (["--skip_grad_norm", "0"], "skip_grad_norm is 0.0; it must be positive, or left out"),
-        (["--hpt_gate", "1"], "hpt_gate is 1.0; it is a pass rate and must be below 1"),
+        (
+            ["--method", "grpo", "--hpt_gate", "0.5"],
+            "hpt_gate belongs to method hpt; grpo does not use it: leave it out",
+        ),
+        (["--method", "hpt", "--hpt_gate", "1"], "hpt_gate is 1.0; it is a pass rate and must be below 1"),
         (["--distillation", "kl"], "distillation is 'kl'; choose one of forward_kl, reverse_kl, likelihood"),
         (["--resume"], "there is no checkpoint in run to resume from; leave out --resume"),
         (["--resume", "--overwrite"], "overwrite and resume exclude each other: leave out one of them"),

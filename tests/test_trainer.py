@@ -39,6 +39,7 @@ PLANS: list[tuple[Plan, Plan]] = [
     ([(0, 6), (1, 3), (0, 4)], [(1, 3), ("cut", 4)]),
     ([(0, 4), (0, 2), (0, 3)], [(0, 5), (0, 7)]),  # nothing to learn
 ]
+DELTA = 0.85
 RIGHT, FALSE = "1", "0"  # the last token of a completion tells its reward
 
 
@@ -106,7 +107,8 @@ def make_trainer(
     """A trainer of the scripted rollouts; keywords change its configuration."""
 
     def make(train_dataset: Any = None, eval_dataset: Any = None, **changes: Any) -> SGPOTrainer:
-        values = {"problems_per_rollout": 8, "learning_rate": 1e-3, "max_grad_norm": 0.0, "delta": 0.85, **changes}
+        of_method = {"delta": DELTA} if changes.get("method", "sgpo") == "sgpo" else {}
+        values = {"problems_per_rollout": 8, "learning_rate": 1e-3, "max_grad_norm": 0.0, **of_method, **changes}
         return SGPOTrainer(
             AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32),
             make_config(**values),
@@ -166,8 +168,8 @@ def updates_of(trainer: SGPOTrainer, problems: list[Problem], tokenizer: Any) ->
 
 
 class Reference:
-    def __init__(self, tokenizer: Any, script: Script, config: SGPOConfig) -> None:
-        self.tokenizer, self.script, self.config = tokenizer, script, config
+    def __init__(self, tokenizer: Any, script: Script, config: SGPOConfig, alpha_max: float = 0.8) -> None:
+        self.tokenizer, self.script, self.config, self.alpha_max = tokenizer, script, config, alpha_max
         self.ratios: list[float] = []
         self.divergences: list[float] = []
         self.objectives: list[float] = []
@@ -212,7 +214,7 @@ class Reference:
             distillation = self.distillation(policy, old, problem, prompt, correct)
             p_auto = sum(full_reward(plan) for plan in plans[0]) / len(plans[0])
             p_guide = len(correct) / len(plans[1])
-            alpha = min(max(0.5 * (p_guide - p_auto + 0.1) / (p_auto + 0.1), 0.0), self.config.alpha_max)
+            alpha = min(max(0.5 * (p_guide - p_auto + 0.1) / (p_auto + 0.1), 0.0), self.alpha_max)
         self.alphas.append(alpha)
         return -objective + alpha * distillation
 
@@ -227,7 +229,7 @@ class Reference:
         student = self.distributions(policy, prompt, target)
         divergence = (teacher.exp() * (teacher - student)).sum(-1)
         self.divergences += divergence.tolist()
-        kept = (divergence.detach() <= self.config.delta).to(F64)
+        kept = (divergence.detach() <= DELTA).to(F64)
         return (kept * divergence).sum() / len(target)
 
     def gradient(self, policy: Any, old: Any, problems: list[Problem]) -> tuple[float, Tensor]:
@@ -242,8 +244,8 @@ class Reference:
 
 # GRPO is the same reference at alpha = 0, on problems that all have as many completions.
 METHODS_OF_THE_REFERENCE = {
-    "sgpo": (8, {}),
-    "grpo": (6, {"num_guided": 0, "problems_per_rollout": 6, "alpha_max": 0.0}),
+    "sgpo": (8, {}, 0.8),
+    "grpo": (6, {"num_guided": 0, "problems_per_rollout": 6}, 0.0),
 }
 
 
@@ -257,7 +259,7 @@ def test_gradients_of_both_updates_equal_the_reference(
     method: str,
 ) -> None:
     """Through train(): a rollout batch of two updates, an AdamW step between them."""
-    count, changes = METHODS_OF_THE_REFERENCE[method]
+    count, changes, alpha_max = METHODS_OF_THE_REFERENCE[method]
     used = problems if count == len(problems) else with_strategy[:count]
     trainer, recorder = make_trainer(used, method=method, **changes), Recorder()
     trainer.add_callback(recorder)
@@ -269,13 +271,13 @@ def test_gradients_of_both_updates_equal_the_reference(
     parts = updates_of(trainer, used, tokenizer)
     bounds = (1 - trainer.args.eps_low, 1 + trainer.args.eps_high)
     for update, (policy, actual, part) in enumerate(zip(recorder.policies, recorder.gradients, parts, strict=True)):
-        reference = Reference(tokenizer, script, trainer.args)
+        reference = Reference(tokenizer, script, trainer.args, alpha_max)
         loss, expected = reference.gradient(policy, sampled_from, part)
         assert_same_gradient(actual, expected)
         assert losses[update] == pytest.approx(loss, abs=1e-5)
         # Guards: both sides of every threshold occur, and no value so near that rounding could decide.
-        assert {d <= trainer.args.delta for d in reference.divergences} == {True, False}
-        assert min(abs(d - trainer.args.delta) for d in reference.divergences) > 1e-3
+        assert {d <= DELTA for d in reference.divergences} == {True, False}
+        assert min(abs(d - DELTA) for d in reference.divergences) > 1e-3
         assert min(abs(rho - bound) for rho in reference.ratios for bound in bounds) > 1e-5
         moved = [rho for rho in reference.ratios if abs(rho - 1) > 0.05]
         assert bool(moved) == (update > 0)

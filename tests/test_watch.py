@@ -50,7 +50,8 @@ def make_trainer(make_config: Callable[..., SGPOConfig], checkpoint: Path) -> Tr
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
         model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
-        config = make_config(max_completion_length=9, learning_rate=1e-3, delta=3.0, **changes)
+        of_method = {"delta": 3.0} if "method" not in changes else {}
+        config = make_config(max_completion_length=9, learning_rate=1e-3, **of_method, **changes)
         return SGPOTrainer(model, config, PROBLEMS, PROBLEMS[:2], reward_funcs=rewards, reward_weights=weights)
 
     return make

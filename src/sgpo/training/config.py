@@ -22,7 +22,7 @@ from sgpo.training.arguments import (
 )
 from sgpo.training.engines import EngineArguments
 from sgpo.training.method_arguments import MethodArguments
-from sgpo.training.methods import find_method
+from sgpo.training.methods import find_method, foreign_options
 from sgpo.training.precision import refusals_of_precision
 
 
@@ -43,7 +43,8 @@ class SGPOConfig(
     parts; each part is one optimizer update. ``max_steps``, ``save_steps`` and ``logging_steps`` count updates.
 
     Raises:
-        ValueError: an unknown method, or values that cannot work or exclude each other, all of them in one message.
+        ValueError: an unknown method, options that it does not know, or values that cannot work or exclude each other,
+            all of them in one message.
     """
 
     FOLLOWS: ClassVar = ("per_device_train_batch_size",)  # from other values, so not for a configuration file
@@ -51,7 +52,7 @@ class SGPOConfig(
     def __post_init__(self) -> None:
         refusals = Refusals()
         with refusals.collected():
-            find_method(self.method)
+            refusals.add(foreign_options(find_method(self.method), self))
         for check in (self.check_method_arguments, self.check_run_arguments, self.check_engine_arguments):
             with refusals.collected():
                 check()

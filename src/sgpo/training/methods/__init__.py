@@ -11,16 +11,19 @@ All normalisation is in the weights: the loss of an update is the sum over the t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields
+
 from sgpo.loading import load_object
 from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import grpo, hpt, luffy, sgpo
 from sgpo.training.methods.base import Assembly, Method, Scorer, check_sequences
 
 METHODS: dict[str, Method] = {
-    "sgpo": Method(sgpo.group_sizes, sgpo.assemble, uses=("strategy",)),
-    "grpo": Method(grpo.group_sizes, grpo.assemble),
-    "luffy": Method(luffy.group_sizes, luffy.assemble, uses=("response",)),
-    "hpt": Method(grpo.group_sizes, hpt.assemble, uses=("response",)),
+    "sgpo": Method(sgpo.group_sizes, sgpo.assemble, uses=("strategy",), options=sgpo.OPTIONS),
+    "grpo": Method(grpo.group_sizes, grpo.assemble, options=grpo.OPTIONS),
+    "luffy": Method(luffy.group_sizes, luffy.assemble, uses=("response",), options=luffy.OPTIONS),
+    "hpt": Method(grpo.group_sizes, hpt.assemble, uses=("response",), options=hpt.OPTIONS),
 }
 
 
@@ -41,4 +44,25 @@ def find_method(name: str) -> Method:
     return method
 
 
-__all__ = ["METHODS", "Assembly", "Method", "MethodArguments", "Scorer", "check_sequences", "find_method"]
+def foreign_options(method: Method, args: MethodArguments) -> Iterator[str]:
+    """A refusal for each option that is set away from its default, and that the method does not know."""
+    for option in fields(MethodArguments):
+        name = option.name
+        if name == "method" or name in method.known_options or getattr(args, name) == option.default:
+            continue
+        owners = sorted(owner for owner, each in METHODS.items() if name in each.known_options)
+        named = f"method{'s' if len(owners) > 1 else ''} {' and '.join(owners)}"
+        own = ", or name it in the options of your Method" if args.method not in METHODS else ""
+        yield f"{name} belongs to {named}; {args.method} does not use it: leave it out{own}"
+
+
+__all__ = [
+    "METHODS",
+    "Assembly",
+    "Method",
+    "MethodArguments",
+    "Scorer",
+    "check_sequences",
+    "find_method",
+    "foreign_options",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from sgpo.problems import Problem
@@ -40,17 +40,34 @@ class Assemble(Protocol):
         ...
 
 
+# Options of every method: whatever is sampled has group sizes, a length and, with a ratio, its correction.
+COMMON_OPTIONS = ("num_autonomous", "num_guided", "max_completion_length", "importance_cap")
+OPTIONS = tuple(each.name for each in fields(MethodArguments) if each.name != "method")
+
+
 @dataclass(frozen=True)
 class Method:
-    """Example: ``Method(group_sizes, assemble, uses=("strategy",))``"""
+    """Example: ``Method(group_sizes, assemble, uses=("strategy",), options=("delta",))``
+
+    Raises:
+        ValueError: uses or options that there are not.
+    """
 
     group_sizes: Callable[[Problem, MethodArguments], tuple[int, int]]  # autonomous, guided
     assemble: Assemble
     uses: tuple[str, ...] = ()  # of a problem, beyond prompt and answer: "strategy", "response"
+    options: tuple[str, ...] = ()  # of `MethodArguments`, beyond those of every method; others are refused
 
     def __post_init__(self) -> None:
         if unknown := set(self.uses) - {"strategy", "response"}:
             raise ValueError(f"a method uses 'strategy' or 'response' of a problem, not {sorted(unknown)}")
+        if wrong := [name for name in self.options if name not in OPTIONS]:
+            raise ValueError(f"a method's options are of {', '.join(OPTIONS)}, not {wrong[0]}")
+
+    @property
+    def known_options(self) -> set[str]:
+        """Those of every method, its own, and what is done for methods that use strategies."""
+        return {*COMMON_OPTIONS, *self.options, *(["without_strategy"] if "strategy" in self.uses else [])}
 
 
 def check_sequences(sequences: Sequence[TrainingSequence]) -> None:

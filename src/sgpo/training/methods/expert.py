@@ -22,6 +22,8 @@ from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
+OPTIONS = ("normalization", "entropy_coefficient")
+
 
 def group_rows(
     group: ProblemRollouts, rollouts: Sequence[Rollout], config: MethodArguments, problems: int

@@ -15,6 +15,8 @@ from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.objectives import group_advantages
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
 
+OPTIONS = ("eps_low", "eps_high")
+
 
 def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
     return config.num_autonomous + config.num_guided, 0

@@ -15,9 +15,12 @@ from collections.abc import Sequence
 
 from sgpo.training import processes
 from sgpo.training.method_arguments import MethodArguments
+from sgpo.training.methods import expert
 from sgpo.training.methods.base import Assembly, Scorer, pass_rate
 from sgpo.training.methods.expert import group_rows, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts, TrainingSequence
+
+OPTIONS = (*expert.OPTIONS, "hpt_gate", "hpt_sft_coefficient")
 
 
 def assemble(

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 
 from sgpo.problems import Problem
 from sgpo.training.method_arguments import MethodArguments
+from sgpo.training.methods import expert
 from sgpo.training.methods.base import Assembly, Scorer
 from sgpo.training.methods.expert import group_rows, with_entropy_bonus
 from sgpo.training.rollouts import ProblemRollouts
+
+OPTIONS = expert.OPTIONS
 
 
 def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:

@@ -25,6 +25,18 @@ from sgpo.training.objectives import (
 )
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
+OPTIONS = (
+    *grpo.OPTIONS,
+    "delta",
+    "alpha_scale",
+    "alpha_smoothing",
+    "alpha_max",
+    "alpha_rule",
+    "alpha_fixed",
+    "target_selection",
+    "distillation",
+    "train_autonomous",
+)
 TERM_OF = {
     "forward_kl": "distillation",
     "reverse_kl": "reverse_distillation",
