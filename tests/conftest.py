@@ -73,7 +73,9 @@ class ScriptedSampler:
     script: Mapping[tuple[int, ...], Sequence[Rollout]]
     calls: list[tuple[list[SampleRequest], SamplingConfig, int]] = field(default_factory=list)
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Any = None
+    ) -> list[list[Rollout]]:
         self.calls.append((list(requests), sampling, seed))
         for request in requests:
             assert len(self.script[tuple(request.prompt_ids)]) >= request.count

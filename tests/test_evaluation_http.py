@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,8 @@ def test_what_a_server_refused_is_asked_again_and_nothing_else(
     assert not (tmp_path / "a" / "summary.json").exists()
     with ChatServer(answer) as server:  # on another port: where a server is does not matter
         assert run(server, problems, tmp_path / "a") == 0
+    error = capsys.readouterr().err
+    assert re.search(r"^sums: 10 completions in \d+ s, 8 of them known before$", error, re.MULTILINE)
     assert {problem_of(request).id for request in server.requests} == {"p3"}
     assert len(server.requests) == 2
     with ChatServer(answer) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,13 +17,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.cli import main
 from sgpo.evaluation.arguments import EvalArguments
+from sgpo.evaluation.engines import Asked, LocalEngine
 from sgpo.evaluation.evaluate import evaluate, problem_seed
 from sgpo.evaluation.models import Model
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import save_problems
+from sgpo.prompts import SYSTEM_PROMPT
+from sgpo.screen import Meter
 from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
 
 PROBLEMS = problem_sets(0, Sizes(1, 1, 6, 1, 1, 1))["dev"]
@@ -32,8 +38,6 @@ Rows = list[dict[str, Any]]
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads only stand in each other's way where a model is this small."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -207,6 +211,36 @@ def test_validation_during_training_gives_the_same_numbers(whole: Rows) -> None:
     found = evaluate(TransformersSampler.of(model, tokenizer), tokenizer, PROBLEMS, SamplingConfig(60, 0.6, 0.95), k=2)
     assert [sample.completion for sample in found.samples] == [row["completion"] for row in whole]
     assert found.average == sum(row["reward"] for row in whole) / len(whole) > 0
+
+
+# --- how far it is ---------------------------------------------------------------------------------------------
+
+
+def test_completions_are_counted_while_they_are_sampled(whole: Rows, tmp_path: Path) -> None:
+    """All 12 are sampled in one call: what is seen before its end comes from within."""
+    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    engine = LocalEngine(TransformersSampler.of(model, tokenizer), tokenizer, {"model": "base"}, "", 10**6)
+    seen: list[tuple[int, int]] = []
+    meter = Meter(12, "completions", lambda meter: seen.append((meter.done, meter.tokens)))
+    asked = Asked(SamplingConfig(60, 0.6, 0.95), k=2, seed=0, system_prompt=SYSTEM_PROMPT)
+    engine.answer(PROBLEMS, asked, tmp_path / "journal", meter)
+    assert seen == sorted(seen)
+    assert len({done for done, _ in seen if 0 < done < 12}) > 3
+    assert seen[-1] == (12, sum(row["length"] for row in whole))
+    again = Meter(12, "completions")
+    engine.answer(PROBLEMS, asked, tmp_path / "journal", again)
+    assert (again.done, again.fresh, again.tokens) == (12, 0, 0)
+
+
+def test_without_a_terminal_the_end_is_a_line(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
+    output = run("scores")
+    assert re.search(r"^dev: 12 completions in \d+ s$", capsys.readouterr().err, re.MULTILINE)
+    (output / "summary.json").unlink()
+    journal = output / "answers.journal.jsonl"
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:5]))  # two problems, and half of one
+    run("scores")
+    assert re.search(r"^dev: 12 completions in \d+ s, 4 of them known before$", capsys.readouterr().err, re.MULTILINE)
 
 
 # --- going on -------------------------------------------------------------------------------------------------

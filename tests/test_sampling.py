@@ -344,3 +344,14 @@ def test_logits_that_are_not_finite_are_reported() -> None:
         sampler = TransformersSampler(model, [EOS], PAD)
         with pytest.raises(FloatingPointError, match="not finite"):
             sampler.sample(requests(), sampling, seed=0)
+
+
+def test_who_watches_sees_every_completion_and_token() -> None:
+    """While it goes on, not at the end: completions end at different steps, some never, and in several batches."""
+    sampler = TransformersSampler(tiny_model(), [EOS, *range(30, 40)], PAD, max_batch_tokens=120)
+    seen: list[tuple[int, int]] = []
+    rollouts = flat(sampler.sample(requests(), SamplingConfig(8), seed=3, watch=lambda *more: seen.append(more)))
+    assert sum(ended for ended, _ in seen) == len(rollouts) == 9
+    assert sum(tokens for _, tokens in seen) == sum(len(rollout.completion_ids) for rollout in rollouts)
+    assert sum(ended > 0 for ended, _ in seen) > 3
+    assert {rollout.truncated for rollout in rollouts} == {True, False}

@@ -31,7 +31,9 @@ PROBLEMS = [
 class FromPrompts:
     """Completions that follow from the prompt alone, so that it does not matter which process asks."""
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Any = None
+    ) -> list[list[Rollout]]:
         return [[self.rollout(request.prompt_ids, n) for n in range(request.count)] for request in requests]
 
     def rollout(self, prompt_ids: list[int], number: int) -> Rollout:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.resuming import checkpoints_of
+from sgpo.screen import amount
 from sgpo.tokenizers import check_tokenizer
 
 
@@ -70,6 +71,11 @@ def check_model(config: Any, tokenizer: Any, pad_token: str | None = None) -> No
 def context_length(config: Any) -> int | None:
     """Positions of the model; None where its configuration sets no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def say_loading(name: str, config: Any) -> None:
+    """Before the weights are loaded, which may take minutes."""
+    print(f"Loading {name}: {amount(count_parameters(config))} parameters", flush=True)
 
 
 def count_parameters(config: Any) -> int:

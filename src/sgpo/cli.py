@@ -10,6 +10,7 @@ from pathlib import Path
 from sgpo import __version__
 from sgpo.errors import UnfinishedError, UsageError, usage_errors
 from sgpo.run_folder import NoSpaceError
+from sgpo.screen import own_warnings
 
 COMMANDS = {
     "quickstart": "the whole method on the embedded mini-world, in minutes",
@@ -54,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plot": _plot,
     }
     try:
-        run[command](arguments[1:])
+        with own_warnings(everything="--verbose" in arguments):
+            run[command](arguments[1:])
     except UsageError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)
         return 2

@@ -12,6 +12,7 @@ from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.resuming import newest_checkpoint
 from sgpo.rewards import load_reward, math_reward
 from sgpo.run_folder import check_output_dir, explained_lack_of_space
+from sgpo.screen import no_progress_bars
 from sgpo.training.arguments import DataArguments, SFTArguments, TrainArguments
 
 
@@ -30,10 +31,12 @@ def sft(argv: list[str]) -> None:
 
     with usage_errors():
         data, args = parse("sft", (SFTArguments, WarmupConfig), argv)
-        _check_run(data, args)
-        trainer = build_warmup_trainer(data.model, args, read_problems(data))
-        trainer.data["train"]["source"] = data.problems
-    _run("sft", trainer, data, args)
+    with no_progress_bars(everything=data.verbose):
+        with usage_errors():
+            _check_run(data, args)
+            trainer = build_warmup_trainer(data.model, args, read_problems(data))
+            trainer.data["train"]["source"] = data.problems
+        _run("sft", trainer, data, args)
 
 
 def train(argv: list[str]) -> None:
@@ -42,23 +45,25 @@ def train(argv: list[str]) -> None:
 
     with usage_errors():
         data, args = parse("train", (TrainArguments, SGPOConfig), argv)
-        _check_run(data, args)
-        rewards = [load_reward(name) for name in data.rewards] or [math_reward]
-        eval_problems = None
-        if data.eval_problems:
-            eval_problems = _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
-        trainer = SGPOTrainer(
-            data.model,
-            args,
-            train_dataset=read_problems(data),
-            eval_dataset=eval_problems,
-            reward_funcs=rewards,
-            reward_weights=data.reward_weights or None,
-        )
-        trainer.data["train"]["source"] = data.problems
-        if data.eval_problems:
-            trainer.data["eval"]["source"] = data.eval_problems
-    _run("train", trainer, data, args)
+    with no_progress_bars(everything=data.verbose):
+        with usage_errors():
+            _check_run(data, args)
+            rewards = [load_reward(name) for name in data.rewards] or [math_reward]
+            eval_problems = None
+            if data.eval_problems:
+                eval_problems = _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
+            trainer = SGPOTrainer(
+                data.model,
+                args,
+                train_dataset=read_problems(data),
+                eval_dataset=eval_problems,
+                reward_funcs=rewards,
+                reward_weights=data.reward_weights or None,
+            )
+            trainer.data["train"]["source"] = data.problems
+            if data.eval_problems:
+                trainer.data["eval"]["source"] = data.eval_problems
+        _run("train", trainer, data, args)
 
 
 def _check_run(data: Any, args: Any) -> None:
@@ -86,6 +91,8 @@ def _run(command: str, trainer: Any, data: Any, args: Any) -> None:
         raise KeyboardInterrupt(f"{stopped}. Go on with\n  {shlex.join([*again, '--resume'])}") from None
     with explained_lack_of_space(args.output_dir):
         trainer.save_model()
+    if args.process_index == 0:
+        print(f"The model is in {args.output_dir}")
 
 
 def evaluate(argv: list[str]) -> None:

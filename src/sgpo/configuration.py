@@ -21,7 +21,7 @@ from trl import TrlParser
 RECIPES = Path(__file__).parent / "recipes"
 COMPARISON_KEYS = {"sft", "sets"}  # by which a recipe of sgpo compare is known
 # How a run is started, not what it computes; and a secret.
-NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "hub_token"}
+NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "verbose", "hub_token"}
 
 
 class _Parser(TrlParser):

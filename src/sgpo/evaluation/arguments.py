@@ -70,6 +70,9 @@ class EvalArguments:
     timeout: float = field(default=1800.0, metadata={"help": "sampler http: seconds for one attempt."})
     deadline: float = field(default=7200.0, metadata={"help": "sampler http: seconds for all attempts at a sample."})
     send_seed: bool = field(default=True, metadata={"help": "sampler http: whether requests carry a seed."})
+    verbose: bool = field(
+        default=False, metadata={"help": "Also the progress bars and deprecation warnings of the libraries beneath."}
+    )
     extra_body: str | None = field(default=None, metadata={"help": 'sampler http: more fields, {"top_k": 20}.'})
 
     @property

@@ -22,6 +22,7 @@ def _evaluate(argv: list[str]) -> None:
     from sgpo.evaluation.run import evaluate_and_report
     from sgpo.miniworld.world import evaluation_sets
     from sgpo.run_folder import check_output_of_evaluation
+    from sgpo.screen import no_progress_bars
     from sgpo.strategies.journal import JournalError
     from sgpo.strategies.session import NotReadyError
 
@@ -29,13 +30,15 @@ def _evaluate(argv: list[str]) -> None:
         (args,) = parse("eval", (EvalArguments,), argv)
         if args.output:
             check_output_of_evaluation(args.output, overwrite=args.overwrite)
-        plan = Plan(args, evaluation_sets())
-        settings = settings_of(args, plan)
-        check_resumable(args, settings)
-    try:
-        evaluate_and_report(args, plan, settings)
-    except (NotReadyError, JournalError) as error:
-        raise UsageError(str(error)) from error
+    with no_progress_bars(everything=args.verbose):
+        with usage_errors():
+            plan = Plan(args, evaluation_sets())
+            settings = settings_of(args, plan)
+            check_resumable(args, settings)
+        try:
+            evaluate_and_report(args, plan, settings)
+        except (NotReadyError, JournalError) as error:
+            raise UsageError(str(error)) from error
 
 
 def _compare(argv: list[str]) -> None:

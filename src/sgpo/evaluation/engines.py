@@ -10,7 +10,7 @@ was, and nothing that was asked differently is ever taken for an answer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,7 +22,15 @@ from sgpo.prompts import encode_prompts
 from sgpo.strategies.journal import Entry, Journal, keys_of
 from sgpo.training.sampling import Sampler, SamplingConfig
 
-Progress = Callable[[int], None]  # called with how many more problems have been answered
+
+class Progress(Protocol):
+    """What an engine says while it works, of completions and tokens: `sgpo.screen.Meter`."""
+
+    def known(self, count: int) -> None:
+        """So many were in the journal."""
+
+    def add(self, count: int, tokens: int = 0) -> None:
+        """So many more have ended, after so many more tokens."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Engine(Protocol):
         ...
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, done: Progress
+        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
     ) -> list[list[Completion]]:
         """k completions of each problem, from the journal where it has them. Raises `UnfinishedError`."""
         ...
@@ -75,7 +83,7 @@ class LocalEngine:
         self.identity, self.repeatable, self.tokens_at_once = identity, repeatable, tokens_at_once
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, done: Progress
+        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
     ) -> list[list[Completion]]:
         conversations = conversations_of(problems, asked.system_prompt, guided=asked.guided)
         prompts = encode_prompts(self.tokenizer, conversations)
@@ -86,7 +94,7 @@ class LocalEngine:
         ]
         with Journal(journal) as answers:
             missing = [i for i, of_problem in enumerate(keys) if any(key not in answers for key in of_problem)]
-            done(len(problems) - len(missing))
+            progress.known((len(problems) - len(missing)) * asked.k)
             for part in self._parts(missing, [len(ids) for ids in prompts], asked):
                 groups = sample_completions(
                     self.sampler,
@@ -96,10 +104,10 @@ class LocalEngine:
                     asked.sampling,
                     k=asked.k,
                     seed=asked.seed,
+                    watch=progress.add,
                 )
                 for i, group in zip(part, groups, strict=True):
                     answers.append(self._entry(*pair, prompts[i]) for pair in zip(keys[i], group, strict=True))
-                done(len(part))
             return [[_completion(answers, key) for key in of_problem] for of_problem in keys]
 
     def _parts(self, missing: Sequence[int], lengths: Sequence[int], asked: Asked) -> list[list[int]]:

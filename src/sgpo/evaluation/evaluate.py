@@ -22,7 +22,7 @@ from sgpo.rewards import VERIFIER, Rewards, reward_columns
 from sgpo.rewards import score as score_rewards
 from sgpo.training.processes import unshare
 from sgpo.training.rollouts import decode
-from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
+from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, Watch
 from sgpo.verification import Status, Verdict, count_verdicts, normalise, verify_many
 
 
@@ -203,11 +203,12 @@ def sample_completions(
     *,
     k: int,
     seed: int,
+    watch: Watch | None = None,
 ) -> list[list[Completion]]:
     """k completions of each prompt, in one call of the sampler."""
     seeds = [problem_seed(seed, problem) for problem in problems]
     requests = [SampleRequest(ids, k, own) for ids, own in zip(prompts, seeds, strict=True)]
-    groups = sampler.sample(requests, sampling, seed=seed)
+    groups = sampler.sample(requests, sampling, seed=seed, watch=watch)
     texts = iter(decode([rollout for group in groups for rollout in group], tokenizer))
     return [[Completion(next(texts), r.truncated, len(r.completion_ids)) for r in group] for group in groups]
 

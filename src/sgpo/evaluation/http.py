@@ -60,7 +60,7 @@ class HttpEngine:
         asyncio.run(check_connection(self.connection, [self.model]))
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, done: Progress
+        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
     ) -> list[list[Completion]]:
         conversations = conversations_of(problems, asked.system_prompt, guided=asked.guided)
         messages = {problem.id: each for problem, each in zip(problems, conversations, strict=True)}
@@ -68,14 +68,12 @@ class HttpEngine:
         async def handle(problem: Problem, client: ChatClient) -> list[Completion] | FailedError:
             questions = self._questions(problem, messages[problem.id], asked)
             try:
-                answers = await all_of(*(client.ask(question) for question in questions))
+                return await all_of(*(_ask(question, client, progress) for question in questions))
             except FailedError as error:
                 return error
-            return [_completion(answer) for [answer] in answers]
 
         connection = replace(self.connection, journal=journal)
-        watch = lambda client: lambda outcome: done(1)  # noqa: E731
-        run = asyncio.run(run_session(problems, handle, connection, [self.model], watch))
+        run = asyncio.run(run_session(problems, handle, connection, [self.model]))
         if run.stop_reason is not None:
             raise UnfinishedError(f"{run.stop_reason}; {_go_on(run.unfinished)}")
         failed = [outcome for outcome in run.outcomes if isinstance(outcome, FailedError)]
@@ -96,6 +94,17 @@ class HttpEngine:
             )
             for sample in range(asked.k)
         ]
+
+
+async def _ask(question: Question, client: ChatClient, progress: Progress) -> Completion:
+    (key,) = question.keys(1)
+    known = key in client.journal
+    [answer] = await client.ask(question)
+    if known:
+        progress.known(1)
+    else:
+        progress.add(1, answer.usage.completion_tokens)
+    return _completion(answer)
 
 
 def _go_on(count: int) -> str:

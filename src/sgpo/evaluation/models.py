@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sgpo.checkpoints import check_model, context_length, open_checkpoint
+from sgpo.checkpoints import check_model, context_length, open_checkpoint, say_loading
 from sgpo.evaluation.arguments import EvalArguments, extra_body
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
@@ -59,6 +59,7 @@ class Model:
 
     def engine(self, args: EvalArguments) -> LocalEngine:
         """Load the weights. Raises EngineError if vLLM does not start."""
+        say_loading(self.name, self.config)
         sampler = self._vllm(args) if args.sampler == "vllm" else self._transformers(args)
         return LocalEngine(sampler, self.tokenizer, self.identity(args), REPEATABLE, args.tokens_at_once)
 

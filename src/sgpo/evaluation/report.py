@@ -1,14 +1,12 @@
-"""What an evaluation says in the terminal: how far it is, a table, and what to be careful about."""
+"""What an evaluation says in the terminal at its end: a table, and what to be careful about."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from sgpo.evaluation.arguments import EvalArguments
@@ -17,24 +15,6 @@ if TYPE_CHECKING:
     from sgpo.evaluation.plan import Result
 
 LOUD_TRUNCATION = 0.05  # share of truncated answers above which an evaluation warns
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that counts answered problems, on the error output; nothing where that is no terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    with bar:
-        task = bar.add_task(title, total=total)
-        yield lambda count: bar.update(task, advance=count)
 
 
 def print_results(args: EvalArguments, results: Sequence[Result], repeatable: str) -> None:

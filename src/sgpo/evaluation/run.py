@@ -19,8 +19,9 @@ from sgpo.evaluation.engines import Engine
 from sgpo.evaluation.evaluate import Evaluation, score
 from sgpo.evaluation.output import JOURNAL, begin_output, save_results
 from sgpo.evaluation.plan import Plan, Result
-from sgpo.evaluation.report import print_results, progress
+from sgpo.evaluation.report import print_results
 from sgpo.run_folder import explained_lack_of_space
+from sgpo.screen import counted
 
 
 def evaluate_and_report(args: EvalArguments, plan: Plan, settings: Mapping[str, Any]) -> list[Result]:
@@ -46,8 +47,9 @@ def _results(args: EvalArguments, plan: Plan, engine: Engine) -> list[Result]:
     with _journal(args) as journal:
         for job in plan.jobs:
             name, problems = job.problems.name, job.problems.problems
-            with progress(f"{name} greedy" if job.greedy else name, len(problems)) as done:
-                completions = engine.answer(problems, job.asked, journal, done)
+            title, completions_of_all = f"{name} greedy" if job.greedy else name, len(problems) * job.asked.k
+            with counted(title, completions_of_all, "completions") as progress:
+                completions = engine.answer(problems, job.asked, journal, progress)
             evaluations[name, job.greedy] = score(problems, completions)
     return [
         Result(

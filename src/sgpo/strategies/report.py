@@ -15,12 +15,12 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from sgpo.screen import LINE_SECONDS, amount, duration
 from sgpo.strategies.client import ChatClient
 from sgpo.strategies.costs import Usage
 from sgpo.strategies.session import Run
 
 ERRORS_SHOWN = 3  # of those by which requests failed, the most frequent
-LINE_SECONDS = 30.0  # between lines of progress where the output is no terminal
 WINDOW = 300.0  # seconds over which the rate, and the time left, are measured
 
 
@@ -93,19 +93,6 @@ class Rates:
             f"{(usage.requests - requests) / seconds:.1f} requests/s, {amount(usage.prompt_tokens)} tokens in, "
             f"{amount(usage.completion_tokens)} out, ${self.client.budget.spent:.2f} so far, {left} left"
         )
-
-
-def duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def amount(number: float) -> str:
-    for size, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.2f}{name}"
-    return f"{number:.0f}"
 
 
 def summary_table(run: Run[Any], *, kept: str, priced: bool) -> Table:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
 from sgpo.verification import TIMEOUT
@@ -42,7 +43,8 @@ class Alarms(TrainerCallback):
                     self.raised.discard(name)
                 elif name not in self.raised:
                     self.raised.add(name)
-                    logger.warning("update %d: %s", state.global_step, text)
+                    with tqdm.external_write_mode():  # above the bar of the run
+                        logger.warning("update %d: %s", state.global_step, text)
 
     def check(self, line: Metrics) -> dict[str, str | None]:
         """What is to be said of each thing that the line tells about; None: nothing."""

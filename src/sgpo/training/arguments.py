@@ -13,6 +13,15 @@ from sgpo.prompts import SYSTEM_PROMPT
 
 
 @dataclass
+class ScreenArguments:
+    """What is shown."""
+
+    verbose: bool = field(
+        default=False, metadata={"help": "Also the progress bars and deprecation warnings of the libraries beneath."}
+    )
+
+
+@dataclass
 class DataArguments:
     """Which model is taken, and which problems."""
 
@@ -55,12 +64,12 @@ class RewardArguments:
 
 
 @dataclass
-class SFTArguments(ResumeArguments, DataArguments):
+class SFTArguments(ScreenArguments, ResumeArguments, DataArguments):
     """What `sgpo sft` takes beside `WarmupConfig`."""
 
 
 @dataclass
-class TrainArguments(RewardArguments, EvaluationDataArguments, ResumeArguments, DataArguments):
+class TrainArguments(ScreenArguments, RewardArguments, EvaluationDataArguments, ResumeArguments, DataArguments):
     """What `sgpo train` takes beside `SGPOConfig`."""
 
 
@@ -188,4 +197,13 @@ class WarmupArguments:
     logging_steps: float = field(default=5, metadata={"help": "Updates between two lines of metrics."})
     bf16: bool | None = field(
         default=None, metadata={"help": "bfloat16 mixed precision; default: where there is a GPU."}
+    )
+    dataloader_pin_memory: bool | None = field(
+        default=None, metadata={"help": "Copy batches through pinned memory; default: where there is a GPU."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Recompute activations in the backward pass; default: true."}
+    )
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "The older name of activation_checkpointing."}
     )

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from tqdm.auto import tqdm
 
 from sgpo.files import replacing
 from sgpo.training import processes
@@ -109,10 +110,11 @@ def show(rows: Sequence[Row], step: int, path: Path, console: Console | None = N
     """The completions of the first problems."""
     console = console or Console()
     problems = list(dict.fromkeys(row["problem"] for row in rows))
-    for problem in problems[:SHOWN_PROBLEMS]:
-        of_problem = [row for row in rows if row["problem"] == problem]
-        console.print(problem_table(of_problem, step))
-    console.print(f"{len(rows)} completions of {len(problems)} problems: {path}", highlight=False, soft_wrap=True)
+    with tqdm.external_write_mode():  # above the bar of the run
+        for problem in problems[:SHOWN_PROBLEMS]:
+            of_problem = [row for row in rows if row["problem"] == problem]
+            console.print(problem_table(of_problem, step))
+        console.print(f"{len(rows)} completions of {len(problems)} problems: {path}", highlight=False, soft_wrap=True)
 
 
 def problem_table(rows: Sequence[Row], step: int) -> Table:

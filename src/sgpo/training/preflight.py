@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint
+from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint, say_loading
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.inspection import STRUCTURE, Check, describe, inspect, too_long, unparsed_golds
 from sgpo.resuming import check_same_run
@@ -82,6 +82,8 @@ def prepare(
         data["eval"] = said_data(EVALUATION, eval_problems)
     if args.resume_from_checkpoint:
         check_resumed(args.resume_from_checkpoint, args, data)
+    if isinstance(model, str):
+        say_loading(model, config)
     return Prepared(tokenizer, problems, eval_problems, data, rewards, longest)
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
-from transformers.utils import logging as transformers_logging
 
 from sgpo.files import replacing
 from sgpo.resuming import UNFINISHED, broken, check_same_run, configuration_of, newest_checkpoint, publish
 from sgpo.run_folder import check_output_dir, clear, explained_lack_of_space, results_in, save_data
+from sgpo.screen import no_progress_bars
 from sgpo.training import processes
+from sgpo.training.callbacks import RunProgress
 from sgpo.training.interrupt import Interrupt, StopHere, TrainingInterrupted
 from sgpo.training.model_card import write_model_card
 from sgpo.training.precision import keep_masters
@@ -37,6 +37,7 @@ def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:
 class RunTrainer(Trainer):
     """A `Trainer` whose runs do not overwrite others, know their data, and survive being stopped at any moment."""
 
+    shown: ClassVar[dict[str, str]]  # metrics beside the progress bar, and their names there
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
 
     def begin_run(self, data: dict[str, Any], base_model: str | None, updates_per_rollout: int = 1) -> None:
@@ -48,6 +49,9 @@ class RunTrainer(Trainer):
         self.data, self.base_model = data, base_model
         self._found = results_in(self.args.output_dir)  # what this trainer writes itself comes later
         self._staging: Path | None = None
+        for callback in (ProgressCallback, PrinterCallback):
+            self.remove_callback(callback)
+        self.add_callback(RunProgress(self.shown, bar=not self.args.disable_tqdm))
         self.interrupt = Interrupt(updates_per_rollout)
         self.add_callback(self.interrupt)
 
@@ -144,22 +148,17 @@ class RunTrainer(Trainer):
         if checkpoint and self.is_world_process_zero():
             cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Trainer calls tied weights missing, of which a checkpoint holds one copy."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Trainer's; a final model, one that is no checkpoint, gets a model card."""
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
             write_model_card(Path(output_dir or self.args.output_dir), self)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def cut_metrics(path: Path, last_step: int) -> None:

@@ -20,7 +20,7 @@ ended, into concatenating the whole cache for every token, and into sorting the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +32,8 @@ from transformers.cache_utils import DynamicLayer
 from sgpo.tokenizers import end_token_ids, pad_token_id
 from sgpo.training.modes import evaluation_mode
 from sgpo.training.rollouts import Rollout
+
+Watch = Callable[[int, int], None]  # called now and then with how many more completions have ended, and more tokens
 
 FIRST_CANDIDATES = 32  # most probable tokens looked at first; 16 times more where they do not reach top-p
 
@@ -77,10 +79,13 @@ class SampleRequest:
 class Sampler(Protocol):
     """An engine that samples from the current policy."""
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
+    ) -> list[list[Rollout]]:
         """``count`` rollouts, of reward 0, for each request, in order; equal seeds give equal rollouts.
 
         An engine that cannot seed single requests may disregard ``SampleRequest.seed``, and says so where it is made.
+        One that learns nothing before the end may disregard ``watch``, which only the evaluation gives.
         """
         ...
 
@@ -126,8 +131,10 @@ class TransformersSampler:
         return cls(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer), max_batch_tokens)
 
     @torch.no_grad()  # not inference_mode: buffers that the model makes here must stay usable in training
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
-        """Sample all requests, as many rows at once as ``max_batch_tokens`` allows.
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
+    ) -> list[list[Rollout]]:
+        """Sample all requests, as many rows at once as ``max_batch_tokens`` allows; watched after every token.
 
         Raises:
             ValueError: a prompt with max_new_tokens exceeds the model's positions or ``max_batch_tokens``.
@@ -141,7 +148,7 @@ class TransformersSampler:
         with evaluation_mode(self.model):
             for batch in _batches(widths, self.max_batch_tokens):
                 prompts = [requests[rows[row][0]].prompt_ids for row in batch]
-                sampled = self._sample_batch(prompts, uniforms[batch], sampling)
+                sampled = self._sample_batch(prompts, uniforms[batch], sampling, watch or _unwatched)
                 for row, rollout in zip(batch, sampled, strict=True):
                     request, copy = rows[row]
                     rollouts[request][copy] = rollout
@@ -162,7 +169,9 @@ class TransformersSampler:
                     f"{asked} exceed max_batch_tokens = {self.max_batch_tokens}; set it to {length} or more"
                 )
 
-    def _sample_batch(self, prompts: list[list[int]], uniforms: Tensor, sampling: SamplingConfig) -> list[Rollout]:
+    def _sample_batch(
+        self, prompts: list[list[int]], uniforms: Tensor, sampling: SamplingConfig, watch: Watch
+    ) -> list[Rollout]:
         """One rollout a row; prompts: rows x token ids, uniforms: [rows, max_new_tokens] in [0, 1)."""
         device = self.model.device
         uniforms = uniforms.to(device)
@@ -175,11 +184,18 @@ class TransformersSampler:
             drawn, drawn_logprobs = draw(logits, uniforms[batch.rows, step], sampling)
             tokens[batch.rows, step] = drawn
             logprobs[batch.rows, step] = drawn_logprobs
+            live = len(drawn)
             drawn = batch.drop(torch.isin(drawn, eos), drawn)
-            if step + 1 == steps or not len(drawn):
+            last = step + 1 == steps or not len(drawn)
+            watch(live if last else live - len(drawn), live)
+            if last:
                 break
             logits = batch.forward(self.model, drawn)
         return _rollouts(tokens, logprobs, torch.isin(tokens, eos))
+
+
+def _unwatched(ended: int, tokens: int) -> None:
+    """Nobody wants to know."""
 
 
 def _uniforms(requests: Sequence[SampleRequest], steps: int, seed: int) -> Tensor:

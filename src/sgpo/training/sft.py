@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint
+from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint, say_loading
 from sgpo.errors import Refusals
 from sgpo.problems import Problem
 from sgpo.problems.inspection import (
@@ -40,8 +40,14 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
 
     def __post_init__(self) -> None:
         # TRL would turn it on everywhere, which transformers then refuses on a machine without a GPU.
+        on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
-            self.bf16 = torch.cuda.is_available() and not self.use_cpu and not self.fp16
+            self.bf16 = on_gpu and not self.fp16
+        if self.dataloader_pin_memory is None:
+            self.dataloader_pin_memory = on_gpu
+        # TRL's default, under the name that transformers has for it now.
+        if self.activation_checkpointing is None and self.gradient_checkpointing is None:
+            self.activation_checkpointing = True
         refusals = Refusals()
         with refusals.collected():
             self.check_run_arguments()
@@ -55,6 +61,8 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
 
 class WarmupTrainer(RunTrainer, SFTTrainer):
     """TRL's trainer, with the folder, the data's fingerprint and Ctrl-C of every training run here."""
+
+    shown: ClassVar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
 
 
 def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
@@ -94,6 +102,8 @@ def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Prob
     batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
     check_room(args, count_parameters(config), math.ceil(len(problems) * (1 - args.validation_share) / batch))
     split = warmup_rows(problems, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
+    if args.process_index == 0:
+        say_loading(model, config)
     trainer = WarmupTrainer(
         model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
         args=args,

@@ -12,13 +12,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.problems import Problem, problems_from
@@ -28,7 +27,6 @@ from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions, not_finite, processes
 from sgpo.training.alarms import Alarms
 from sgpo.training.batching import BatchLayout, rows_are_packed
-from sgpo.training.callbacks import ShortProgressCallback
 from sgpo.training.config import SGPOConfig
 from sgpo.training.engines import check_engine, make_sampler
 from sgpo.training.logbook import Logbook
@@ -72,6 +70,7 @@ class SGPOTrainer(RunTrainer):
     """
 
     args: SGPOConfig
+    shown: ClassVar = {"reward/autonomous": "reward", "reward/guided": "guided", "alpha": "alpha", "entropy": "entropy"}
 
     def __init__(
         self,
@@ -103,10 +102,6 @@ class SGPOTrainer(RunTrainer):
             processing_class=found.tokenizer,
             **kwargs,
         )
-        for callback in (ProgressCallback, PrinterCallback):
-            self.remove_callback(callback)
-        if not args.disable_tqdm:
-            self.add_callback(ShortProgressCallback)
         self.add_callback(Alarms(args.max_completion_length, args.delta))
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)

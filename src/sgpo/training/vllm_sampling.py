@@ -16,16 +16,19 @@ engine's arithmetic does not depend on what is batched together: it does on GPUs
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import requests
 from requests.adapters import HTTPAdapter
+from tqdm import tqdm
 from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration, extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
@@ -36,7 +39,7 @@ from sgpo.tokenizers import end_token_ids
 from sgpo.training.engine_errors import engine_errors, within
 from sgpo.training.interrupt import StopHere
 from sgpo.training.rollouts import Rollout
-from sgpo.training.sampling import SampleRequest, SamplingConfig
+from sgpo.training.sampling import SampleRequest, SamplingConfig, Watch
 
 CONNECT_SECONDS = 10.0
 LAUNCHER_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -56,7 +59,9 @@ class Engine(Protocol):
     def sync_weights(self) -> None:
         """Give the engine the weights of the model in training, and drop keys and values of the old ones."""
 
-    def complete(self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
+    def complete(
+        self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
+    ) -> list[list[Completion]]:
         """The completions of each prompt, in order; options are those of vLLM's `SamplingParams`, one set a prompt."""
         ...
 
@@ -88,8 +93,10 @@ class VLLMSampler:
                 engine = ServerEngine(args, model, tokenizer, accelerator)
         return cls(engine, end_token_ids(model, tokenizer), args.vllm_sync_timeout)
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int) -> list[list[Rollout]]:
-        """Sample all requests in one call of the engine, from the model's present weights.
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
+    ) -> list[list[Rollout]]:
+        """Sample all requests in one call of the engine, from the model's present weights; watched prompt by prompt.
 
         Raises:
             ValueError: a prompt with max_new_tokens exceeds the engine's context.
@@ -105,7 +112,7 @@ class VLLMSampler:
         asked = [SampleRequest(r.prompt_ids, r.count // n) for r, n in zip(requests, copies, strict=True)]
         options = [self._options(each.count, sampling, own) for each, own in zip(asked, seeds, strict=True)]
         with engine_errors("sampling"):
-            completions = self.engine.complete(asked, options)
+            completions = self.engine.complete(asked, options, watch)
         groups = [
             [_rollout(*completion, self.eos_token_ids, sampling.max_new_tokens) for completion in group] * n
             for group, n in zip(completions, copies, strict=True)
@@ -194,8 +201,10 @@ class ColocatedEngine(VLLMGeneration):
         if not self.llm.reset_prefix_cache():
             raise EngineError("keys and values of the old weights could not be dropped")
 
-    def complete(self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
-        return _complete(self.llm, prompts, options)
+    def complete(
+        self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
+    ) -> list[list[Completion]]:
+        return _complete(self.llm, prompts, options, watch)
 
 
 class CheckpointEngine:
@@ -216,8 +225,10 @@ class CheckpointEngine:
     def sync_weights(self) -> None:
         """There are no others to come."""
 
-    def complete(self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
-        return _complete(self.llm, prompts, options)
+    def complete(
+        self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
+    ) -> list[list[Completion]]:
+        return _complete(self.llm, prompts, options, watch)
 
 
 def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: int | None, **options: Any) -> Any:
@@ -235,12 +246,26 @@ def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: in
     )
 
 
-def _complete(llm: Any, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
+class _WatchedBar(tqdm):
+    """vLLM counts on a progress bar which completions of a call have ended; this one is not drawn."""
+
+    def __init__(self, *arguments: Any, watch: Watch, **keywords: Any) -> None:
+        self._watch = watch
+        super().__init__(*arguments, **{**keywords, "file": io.StringIO()})
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._watch(int(n or 0), 0)
+        return super().update(n)
+
+
+def _complete(
+    llm: Any, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None
+) -> list[list[Completion]]:
     try:
         outputs = llm.generate(
             [{"prompt_token_ids": prompt.prompt_ids} for prompt in prompts],
             [SamplingParams(**each, detokenize=False) for each in options],
-            use_tqdm=False,
+            use_tqdm=partial(_WatchedBar, watch=watch) if watch else False,
         )
     except StopHere:  # Ctrl-C, after which the same engine may be asked again
         processor = llm.llm_engine.output_processor
@@ -312,7 +337,10 @@ class ServerEngine(VLLMGeneration):
         self.vllm_client.failure = None
         super().sync_weights()
 
-    def complete(self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]]) -> list[list[Completion]]:
+    def complete(
+        self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
+    ) -> list[list[Completion]]:
+        """Only training comes here, which is not watched."""
         client = self.vllm_client
         client.read_timeout = self._sample_timeout
 
