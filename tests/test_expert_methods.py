@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, response_messages, student_messages
 from sgpo.training.config import SGPOConfig
-from sgpo.training.rollouts import Rollout, response_ids
+from sgpo.training.methods import Assembly, MethodArguments, Scorer
+from sgpo.training.rollouts import ProblemRollouts, Rollout, response_ids
 from sgpo.training.sampling import SampleRequest
 from sgpo.training.trainer import SGPOTrainer
 
@@ -79,6 +81,49 @@ def test_group_sizes_and_terms(make_trainer: Callable[..., Any]) -> None:
     trainer._assemble(groups)
     rows = {row.term for row in trainer._updates[0] if any(row.weights)}
     assert rows == {"ratio", "shaped"}
+
+
+@pytest.mark.parametrize("cap", [None, 1.5])
+def test_an_expert_may_have_a_ratio(make_trainer: Callable[..., Any], cap: float | None) -> None:
+    """pi_old of its tokens is recomputed, or what the row says; only what was sampled is corrected for the sampler."""
+
+    def assemble(
+        groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
+    ) -> Assembly:
+        rows = []
+        for group in groups:
+            rows.append(group.row("ratio", group.autonomous[0], 0.25))
+            if group.expert:
+                behaviour = [-0.5] * len(group.expert.completion_ids)
+                rows.append(group.row("ratio", group.expert, 0.5))
+                rows.append(replace(group.row("ratio", group.expert, 0.125), old_logprobs=behaviour))
+        return Assembly(rows)
+
+    trainer = make_trainer(method="luffy", updates_per_rollout=2, max_steps=2, importance_cap=cap)
+    trainer.method = replace(trainer.method, assemble=assemble)
+    trainer._assemble(trainer._verify(trainer._sample(PROBLEMS)))
+    for update, rows in enumerate(trainer._updates):
+        assert len(rows) == (6 if update == 0 else 4)  # the last problem has no expert
+        expected = 0.0
+        for row in rows:
+            (logprobs,) = trainer._completion_logprobs([(row.prompt_ids, row.completion_ids)])
+            recomputed = update > 0 or cap is not None
+            if row.weights[0] == 0.125:
+                assert row.old_logprobs == [-0.5] * len(logprobs)
+                expected -= sum(0.125 * math.exp(value + 0.5) for value in logprobs)
+                continue
+            assert (row.old_logprobs is not None) == recomputed
+            if recomputed:
+                assert row.old_logprobs == pytest.approx(logprobs, abs=1e-5)
+            weights = [0.5] * len(logprobs)
+            if row.completion_ids == [7, 9, 1]:
+                weights = [0.25 * (1.0 if cap is None else min(cap, math.exp(value + 1.0))) for value in logprobs]
+            assert row.weights == pytest.approx(weights, rel=1e-5)
+            expected -= sum(weights)
+        trainer.model.zero_grad()
+        assert float(trainer._optimise(trainer.model, rows)) == pytest.approx(expected, rel=1e-5)
+    trainer.train()
+    assert trainer.state.global_step == 2
 
 
 @pytest.mark.parametrize(("limit", "skipped"), [(1e-6, True), (1e6, False)])

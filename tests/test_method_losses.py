@@ -203,7 +203,7 @@ def ours(method: str, groups: list[ProblemRollouts], config: MethodArguments) ->
         return completion_logprobs(old, pairs, LAYOUT)
 
     def with_old(row: TrainingSequence) -> TrainingSequence:
-        if row.sampler_logprobs is None:
+        if not row.lacks_old_logprobs:
             return row
         return replace(row, old_logprobs=scorer([(row.prompt_ids, row.completion_ids)])[0])
 

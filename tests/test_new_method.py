@@ -105,7 +105,15 @@ def test_a_file_is_a_module_like_others(tmp_path: Path) -> None:
             {"term": "likelihood", "teacher_prompt_ids": [1]},
             "a row of term likelihood has no use for teacher_prompt_ids",
         ),
-        ({"term": "surrogate"}, "a row of term surrogate needs sampler_logprobs"),
+        ({"term": "shaped", "old_logprobs": [0.0]}, "a row of term shaped has no ratio, so no use for old_logprobs"),
+        (
+            {"term": "ratio", "old_logprobs": [0.0, 0.0]},
+            "a row of term ratio has 2 old_logprobs for 1 completion tokens",
+        ),
+        (
+            {"term": "surrogate", "sampler_logprobs": []},
+            "a row of term surrogate has 0 sampler_logprobs for 1 completion tokens",
+        ),
         (
             {"term": "distillation", "teacher_prompt_ids": [1], "entropy_bonus": 0.1},
             "a row of term distillation cannot have an entropy bonus",

@@ -78,17 +78,17 @@ def split_by_token_budget(
 ) -> list[list[TrainingSequence]]:
     """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
 
-    A row longer than the budget is a micro-batch of its own. A row that weighs nothing is left out: it adds
-    exactly nothing to the loss or to its gradient.
+    Rows of a term with and without old log-probabilities are apart too. A row longer than the budget is a micro-batch
+    of its own. A row that weighs nothing is left out: it adds exactly nothing to the loss or to its gradient.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, not {max_tokens}")
-    rows_of_term: dict[str, list[TrainingSequence]] = {}
+    alike: dict[tuple[str, bool], list[TrainingSequence]] = {}
     for sequence in sequences:
         if sequence.contributes:
-            rows_of_term.setdefault(sequence.term, []).append(sequence)
+            alike.setdefault((sequence.term, sequence.old_logprobs is None), []).append(sequence)
     micro_batches = []
-    for rows in rows_of_term.values():
+    for rows in alike.values():
         # Longest first: a budget too large for the memory fails at once rather than late in the step.
         micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
     return micro_batches

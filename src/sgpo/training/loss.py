@@ -20,7 +20,7 @@ from sgpo.training import processes
 from sgpo.training.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.training.means import Means
 from sgpo.training.modes import evaluation_mode, without_dropout
-from sgpo.training.objectives import RATIO_TERMS, TERMS, Thresholds, divergence_mask
+from sgpo.training.objectives import TERMS, Thresholds, divergence_mask
 from sgpo.training.projection import (
     Head,
     Projected,
@@ -98,7 +98,7 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
 
 
 def measure_logprobs(batch: MicroBatch, found: Projected, thresholds: Thresholds, means: Means) -> None:
-    if batch.term not in RATIO_TERMS:
+    if not TERMS[batch.term].has_ratio:
         means.add("imitated_surprisal", -found.score)
         return
     means.add("entropy", found.entropy)

@@ -23,7 +23,7 @@ def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Mean
     means.add("imitated_share", assembly.imitated)
     for group in groups:
         for rollout in group.autonomous:
-            means.add("surprisal", [-logprob for logprob in rollout.sampler_logprobs])
+            means.add("surprisal", [-logprob for logprob in rollout.sampler_logprobs or ()])
     return means
 
 

@@ -163,6 +163,7 @@ class Term:
     # (scores [T], log-probabilities under the policy of Eq. 1's denominator [T], weights [T], thresholds) -> [T]
     loss: Callable[[Tensor, Tensor | None, Tensor, Thresholds], Tensor]
     masked: bool = False  # tokens whose divergence d_t is above delta are left out, though the score is another
+    has_ratio: bool = False  # computes with log pi_old, whoever wrote the completion
 
     @property
     def has_teacher(self) -> bool:
@@ -194,15 +195,14 @@ def _distillation(divergence: Tensor, _: Tensor | None, weights: Tensor, thresho
 
 # The sum over the tokens of a row is what the row adds to the loss of the batch, to be minimised.
 TERMS: dict[str, Term] = {
-    "surrogate": Term("logprob", _surrogate),
-    "ratio": Term("logprob", _ratio),  # not clipped
+    "surrogate": Term("logprob", _surrogate, has_ratio=True),
+    "ratio": Term("logprob", _ratio, has_ratio=True),  # not clipped
     "shaped": Term("logprob", _shaped),  # LUFFY, of expert tokens
     "likelihood": Term("logprob", _likelihood),  # SFT
     "distillation": Term("divergence", _distillation),
     "reverse_distillation": Term("reverse_divergence", _distillation),
     "target_likelihood": Term("logprob", _likelihood, masked=True),
 }
-RATIO_TERMS = ("surrogate", "ratio")
 
 
 def _log_softmax(logits: Tensor) -> Tensor:

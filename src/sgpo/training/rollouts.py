@@ -14,7 +14,7 @@ from typing import Any
 
 from sgpo.problems import Problem
 from sgpo.rewards import Rewards, reward_columns, score
-from sgpo.training.objectives import RATIO_TERMS, TERMS
+from sgpo.training.objectives import TERMS
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Rollout:
     """
 
     completion_ids: list[int]  # with the end-of-sequence token, unless truncated
-    sampler_logprobs: list[float]  # log-probability of each token, full vocabulary, temperature 1, nats
+    # Log-probability of each token, full vocabulary, temperature 1, nats; None where no engine sampled it.
+    sampler_logprobs: list[float] | None
     truncated: bool  # hit the length limit: reward 0, and never a distillation target
     reward: float = 0.0  # the weighted sum of the reward functions, for advantages
     correct: bool = False  # what the correctness function says, for pass rates and targets
@@ -71,7 +72,7 @@ class ProblemRollouts:
             completion_ids=rollout.completion_ids,
             weights=[weight] * len(rollout.completion_ids),
             teacher_prompt_ids=self.guided_prompt_ids if TERMS[term].has_teacher else None,
-            sampler_logprobs=rollout.sampler_logprobs if term in RATIO_TERMS else None,
+            sampler_logprobs=rollout.sampler_logprobs if TERMS[term].has_ratio else None,
             entropy_bonus=entropy_bonus,
         )
 
@@ -84,9 +85,10 @@ class TrainingSequence:
     prompt_ids: list[int]
     completion_ids: list[int]
     weights: list[float]  # one a completion token
-    old_logprobs: list[float] | None = None  # log pi_old of each completion token; None: pi_old is the present policy
+    # Log pi_old of each completion token, of a term with a ratio; None: pi_old is the policy that samples.
+    old_logprobs: list[float] | None = None
     teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)
-    sampler_logprobs: list[float] | None = None  # of a term with a ratio: what the sampling engine said of each token
+    sampler_logprobs: list[float] | None = None  # of a term with a ratio: those of the rollout, if an engine sampled it
     entropy_bonus: float = 0.0  # the entropy of each token times this is subtracted from the loss
 
     @property
@@ -94,13 +96,18 @@ class TrainingSequence:
         """Whether the row adds anything to the loss; one that does not costs no forward pass."""
         return any(self.weights) or self.entropy_bonus != 0
 
+    @property
+    def lacks_old_logprobs(self) -> bool:
+        """Whether log pi_old is still to be computed, once the policy is no longer the one that sampled."""
+        return TERMS[self.term].has_ratio and self.old_logprobs is None
+
 
 def expert_rollout(problem: Problem, tokenizer: Any) -> Rollout | None:
     """The strong model's response as if the policy had written it, with the token that ends a completion."""
     if not problem.response:
         return None
     ids = response_ids(problem.response, tokenizer)
-    return Rollout(ids, sampler_logprobs=[], truncated=False)
+    return Rollout(ids, sampler_logprobs=None, truncated=False)
 
 
 def response_ids(response: str, tokenizer: Any) -> list[int]:
@@ -111,7 +118,8 @@ def response_ids(response: str, tokenizer: Any) -> list[int]:
 def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:
     """Weights times min(cap, pi_old / pi_sampler) of each token: the sampling engine has not quite the same policy.
 
-    By token, not by sequence: under nucleus sampling the ratio of a whole sequence is far from 1 whatever the engine.
+    By token, not by sequence: under nucleus sampling the ratio of a whole sequence is far from 1 whatever the engine. A
+    row that no engine sampled, such as an expert's, stays as it is.
     """
     if row.sampler_logprobs is None or row.old_logprobs is None:
         return row

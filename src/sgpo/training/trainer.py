@@ -215,9 +215,9 @@ class SGPOTrainer(RunTrainer):
     def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
         """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
         rows = [row for row in sequences if row.contributes]
-        asked = [row for row in rows if row.sampler_logprobs is not None]
+        asked = [row for row in rows if row.lacks_old_logprobs]
         found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
-        scored = [row if row.sampler_logprobs is None else replace(row, old_logprobs=next(found)) for row in rows]
+        scored = [replace(row, old_logprobs=next(found)) if row.lacks_old_logprobs else row for row in rows]
         cap = self.args.importance_cap
         return scored if cap is None else [with_importance(row, cap) for row in scored]
 

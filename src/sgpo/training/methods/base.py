@@ -8,7 +8,7 @@ from typing import Protocol
 
 from sgpo.problems import Problem
 from sgpo.training.method_arguments import MethodArguments
-from sgpo.training.objectives import RATIO_TERMS, TERMS
+from sgpo.training.objectives import TERMS
 from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 
 # (prompt ids, completion ids) of several sequences -> log-probability of each completion token under the policy that
@@ -78,8 +78,12 @@ def check_sequences(sequences: Sequence[TrainingSequence]) -> None:
         wants, has = TERMS[row.term].has_teacher, row.teacher_prompt_ids is not None
         if wants != has:
             raise ValueError(f"a row of term {row.term} {'needs' if wants else 'has no use for'} teacher_prompt_ids")
-        if row.term in RATIO_TERMS and row.sampler_logprobs is None:
-            raise ValueError(f"a row of term {row.term} needs sampler_logprobs, as its ratio needs log pi_old")
+        if row.old_logprobs is not None and not TERMS[row.term].has_ratio:
+            raise ValueError(f"a row of term {row.term} has no ratio, so no use for old_logprobs")
+        for name in ("old_logprobs", "sampler_logprobs"):
+            values, tokens = getattr(row, name), len(row.completion_ids)
+            if values is not None and len(values) != tokens:
+                raise ValueError(f"a row of term {row.term} has {len(values)} {name} for {tokens} completion tokens")
         if has and row.entropy_bonus:
             raise ValueError(f"a row of term {row.term} cannot have an entropy bonus")
 
