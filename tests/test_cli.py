@@ -15,6 +15,7 @@ import yaml
 
 import sgpo
 from sgpo.cli import COMMANDS, main
+from sgpo.command_runner import CommandFailed
 from sgpo.configuration import read_config
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
@@ -326,6 +327,23 @@ def test_a_full_device_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr("sgpo.commands.train", full)
     assert main(["train"]) == 1
     assert capsys.readouterr().err == "sgpo train: no space left on the device while writing to run; free some\n"
+
+
+def test_a_failed_command_of_the_quickstart_gives_exit_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failed(*arguments: object, **options: object) -> None:
+        raise CommandFailed("sgpo ended with exit status 3")
+
+    monkeypatch.setattr("sgpo.quickstart.quickstart", failed)
+    assert main(["quickstart"]) == 1
+    assert capsys.readouterr().err == "sgpo quickstart: sgpo ended with exit status 3\n"
+
+
+def test_a_bug_travels_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sgpo.commands.train", lambda argv: {}["alpha"])
+    with pytest.raises(KeyError, match="alpha"):
+        main(["train"])
 
 
 # What the methods may differ in.

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sgpo.command_runner import Command, CommandFailed, Job, JobRunner, run_commands, serving
+from sgpo.errors import UsageError
 
 URL = "http://127.0.0.1:4567/v1"
 
@@ -223,3 +224,35 @@ def test_jobs_without_a_command_end_at_once(scripts: Path) -> None:
     found = runner(scripts, 1, failures)
     found.run({"a": Job(iter([])), "b": Job(iter([]), after=("a",))})
     assert (found.ended, failures) == ({"a", "b"}, {})
+
+
+def test_what_the_user_can_mend_between_two_commands_loses_the_job_alone(scripts: Path) -> None:
+    def commands(error: Exception) -> Iterator[Command]:
+        raise error
+        yield Command("never", {})
+
+    failures: dict[str, str] = {}
+    found = runner(scripts, 1, failures)
+    full = OSError(28, "No space left on device", "cell.json")
+    damaged = UsageError("cell.json is damaged; delete it")
+    found.run({"full": Job(commands(full)), "damaged": Job(commands(damaged)), "other": Job(iter([]))})
+    assert (found.ended, found.lost) == ({"other"}, {"full", "damaged"})
+    assert failures == {
+        "full": "full: OSError: [Errno 28] No space left on device: 'cell.json'",
+        "damaged": "damaged: cell.json is damaged; delete it",
+    }
+
+
+def test_a_bug_between_two_commands_ends_all_with_its_traceback(scripts: Path) -> None:
+    (scripts / "long.py").write_text(LONG.replace("600", "20"))
+
+    def commands() -> Iterator[Command]:
+        wait_for(scripts / "pids")
+        yield Command("never", {"score": {}["average"]})
+
+    failures: dict[str, str] = {}
+    with pytest.raises(KeyError, match="average") as caught:
+        runner(scripts, 2, failures).run({"long": Job(iter([Command("long", {})])), "bug": Job(commands())})
+    assert caught.traceback[-1].name == "commands"
+    assert failures == {}
+    wait_until_ended([int(pid) for pid in (scripts / "pids").read_text().split()])

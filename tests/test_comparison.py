@@ -18,12 +18,14 @@ from comparison_cases import ROWS, result
 
 from sgpo.cli import main
 from sgpo.command_runner import Command, Job
+from sgpo.comparison.collecting import evaluation_result
 from sgpo.comparison.jobs import CellRun, all_jobs
 from sgpo.comparison.places import find_places, only_one
 from sgpo.comparison.plan import Cell, Plan, code_of, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result, key_of, read_results
 from sgpo.comparison.run import unfinished_cells
+from sgpo.errors import UsageError
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import save_problems
 
@@ -359,6 +361,19 @@ def test_a_failed_cell_is_named_and_gives_exit_status_1(
         "sgpo compare: 2 failed: base-101/seed-1/sgpo, between; waiting waited for them. The ends of their logs are "
         "above; the same command goes on with what is left\n"
     )
+
+
+def test_a_damaged_file_of_a_cell_is_named(plan: Plan, tmp_path: Path) -> None:
+    state = CellRun(plan, plan.cells[1], lambda row: None, False)
+    next(state.commands())
+    state.state_path.write_text('{"seconds": ')
+    with pytest.raises(UsageError, match=rf"^{state.state_path} is damaged \(Expecting value: line 1 column 13 .*del"):
+        next(state.commands())
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "summary.json").write_text('{"benchmarks": {"test": {}}}')
+    message = r"^the evaluation in .*evaluation is damaged \(.*test\.parquet is not there: evaluate again\); delete"
+    with pytest.raises(UsageError, match=message):
+        evaluation_result(tmp_path / "evaluation", ["test"])
 
 
 def test_table_only_runs_nothing(write_recipe: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

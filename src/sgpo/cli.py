@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sgpo import __version__
-from sgpo.errors import UnfinishedError, UsageError, usage_errors
-from sgpo.run_folder import NoSpaceError
+from sgpo.errors import ReportedError, usage_errors
 from sgpo.screen import own_warnings
 
 COMMANDS = {
@@ -28,8 +27,8 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0, 1 for a command that ended early (a full device, a loss that is not finite, a server that does not answer), 2 for
-    input that cannot be worked with, 130 after Ctrl-C.
+    0, that of a `ReportedError` (1: the command ended early, 2: input that cannot be worked with), or 130 after Ctrl-C.
+    Nothing else in the package decides on an exit status, save argparse, which exits with 2 by itself.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     overview = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
@@ -57,15 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with own_warnings(everything="--verbose" in arguments):
             run[command](arguments[1:])
-    except UsageError as error:
+    except ReportedError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)
-        return 2
-    except NoSpaceError as error:
-        print(f"sgpo {command}: {error.strerror}", file=sys.stderr)
-        return 1
-    except UnfinishedError as error:
-        print(f"sgpo {command}: {error}", file=sys.stderr)
-        return 1
+        return error.exit_status
     except KeyboardInterrupt as stopped:
         print(f"\nsgpo {command}: {str(stopped) or 'stopped by Ctrl-C'}", file=sys.stderr)
         return 130
@@ -79,15 +72,9 @@ def _quickstart(argv: list[str]) -> None:
     parser.add_argument("--fast", action="store_true", help="a few steps of everything: to see that it runs")
     parser.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
     options = parser.parse_args(argv)
-    from sgpo.command_runner import CommandFailed
     from sgpo.quickstart import BASE_MODEL, quickstart
 
-    try:
-        quickstart(options.output, seed=options.seed, fast=options.fast, base=options.base or BASE_MODEL)
-    except CommandFailed as error:
-        raise SystemExit(f"sgpo quickstart: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    quickstart(options.output, seed=options.seed, fast=options.fast, base=options.base or BASE_MODEL)
 
 
 def _miniworld(argv: list[str]) -> None:

@@ -1,7 +1,9 @@
 """Running `sgpo` commands as processes, several at a time, so that none is left behind.
 
 A job is an iterator over commands: it is advanced when the command that it gave last has ended well, so what it does
-between two of them sees their results. Each place (a core, a device) is an environment, and runs one job at a time.
+between two of them sees their results. There it fails by an OSError (a full device, say) or a `ReportedError`; any
+other exception is a bug, and ends all with its traceback. Each place (a core, a device) is an environment, and runs one
+job at a time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.configuration import read_config
+from sgpo.errors import ReportedError, UnfinishedError
 
 POLL_SECONDS, PATIENCE_SECONDS = 0.25, 5.0
 SERVER_SECONDS = 60.0  # until a server says where it is
@@ -40,7 +43,7 @@ ENVIRONMENT = {
 }
 
 
-class CommandFailed(Exception):  # noqa: N818 - said to a user, who reads no class names
+class CommandFailed(UnfinishedError):  # noqa: N818 - said to a user, who reads no class names
     """A command ended with an error; the message holds the end of its log."""
 
 
@@ -140,7 +143,10 @@ class JobRunner:
     ) -> None:
         try:
             command = next(job.commands, None)
-        except Exception as error:
+        except ReportedError as error:
+            self._lose(name, f"{name}: {error}", place, free)
+            return
+        except OSError as error:
             self._lose(name, f"{name}: {type(error).__name__}: {error}", place, free)
             return
         if command is None:

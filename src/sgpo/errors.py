@@ -1,4 +1,8 @@
-"""Input that cannot be worked with: what is wrong and what to write instead, in place of a traceback."""
+"""The errors that end a command with a message in place of a traceback.
+
+Commands raise them, and `sgpo.cli.main` alone prints them and returns their exit status. An exception of any other type
+is a bug, and travels with its traceback.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 
-class UsageError(Exception):
+class ReportedError(Exception):
+    """Ends a command; the message says to the user why, and what to do."""
+
+    exit_status = 1
+
+
+class UsageError(ReportedError):
     """Input that cannot be worked with: one line, or a list of them."""
 
+    exit_status = 2
 
-class UnfinishedError(Exception):
-    """A command that ended early; the message says why and how to go on, in one line."""
+
+class UnfinishedError(ReportedError):
+    """A command that ended early; the message says how to go on."""
 
 
 @contextmanager

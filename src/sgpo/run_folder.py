@@ -15,14 +15,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sgpo.errors import UnfinishedError
 from sgpo.resuming import UNFINISHED, checkpoints_of
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and Adam's two moments
 
 
-class NoSpaceError(OSError):
+class NoSpaceError(UnfinishedError, OSError):
     """The device ran full while a run was writing."""
+
+    def __str__(self) -> str:
+        """The message alone, without the number."""
+        return str(self.strerror)
 
 
 # ---------------------------------------------------------------------- what a folder holds

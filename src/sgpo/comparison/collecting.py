@@ -11,6 +11,7 @@ from typing import Any
 
 from sgpo import __version__
 from sgpo.comparison.results import COUNTERS, PHASES
+from sgpo.errors import UsageError
 from sgpo.plots import Rows, read_metrics
 
 POINTS = 200  # of a curve, at most
@@ -44,11 +45,18 @@ def samples_of(method: str, num_autonomous: int, num_guided: int) -> int:
 
 
 def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:
-    """The numbers of each set, under the comparison's names, which stand in the order of the evaluation."""
+    """The numbers of each set, under the comparison's names, which stand in the order of the evaluation.
+
+    Raises UsageError: the evaluation's files cannot be read.
+    """
     from sgpo.evaluation.compare import rates_of  # slow to import, and not needed for the curves of a run
     from sgpo.evaluation.output import SUMMARY
 
-    benchmarks = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["benchmarks"]
+    try:
+        benchmarks = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["benchmarks"]
+        rates = {name: rates_of(folder, name) for name in benchmarks}
+    except ValueError as error:
+        raise UsageError(f"the evaluation in {folder} is damaged ({error}); delete that folder") from error
     found = {}
     for name, (own_name, numbers) in zip(sets, benchmarks.items(), strict=True):
         found[name] = {
@@ -57,7 +65,7 @@ def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:
             "truncated": short(numbers["truncated"]),
             "length": short(numbers["length"]),
             **({"families": {key: short(value) for key, value in numbers["by"].items()}} if "by" in numbers else {}),
-            "rates": {id: short(rate) for id, rate in rates_of(folder, own_name).items()},
+            "rates": {id: short(rate) for id, rate in rates[own_name].items()},
         }
     return found
 

@@ -20,6 +20,7 @@ from sgpo.comparison.collecting import evaluation_result, training_result, versi
 from sgpo.comparison.plan import SFT_SEED, WARM_UP, Base, Cell, Plan, changes, is_pretrained
 from sgpo.comparison.recipe import SFT, SFT_ALL
 from sgpo.comparison.results import Row
+from sgpo.errors import UsageError
 from sgpo.evaluation.output import JOURNAL, SUMMARY
 from sgpo.files import replacing
 from sgpo.resuming import checkpoints_of
@@ -57,9 +58,9 @@ def warmup_folder(plan: Plan, base: Base) -> Path:
 
 
 def check_warmup(plan: Plan, base: Base) -> None:
-    """Raises ValueError for a finished warm-up that was made in another way."""
+    """Raises ValueError for a finished warm-up that was made in another way, UsageError for one with a damaged file."""
     path = warmup_folder(plan, base) / "warm-up.json"
-    if path.is_file() and (found := changes(json.loads(path.read_text()), _warmup_configuration(plan, base))):
+    if path.is_file() and (found := changes(_read(path), _warmup_configuration(plan, base))):
         raise ValueError(
             f"the warm-up in {path.parent} was made with another configuration: {found}. Go on with the old one, or "
             "write another --output"
@@ -117,7 +118,7 @@ class CellRun:
     def _state(self) -> dict[str, Any]:
         """What has been done with this configuration; under another one all is begun anew."""
         if self.state_path.is_file():
-            state = json.loads(self.state_path.read_text())
+            state = _read(self.state_path)
             # Of a cell that was collected and has no result any more, the line was deleted: it is run again.
             if not changes(state["configuration"], self.configuration) and not state.get("collected"):
                 return {**state, "begun": True}
@@ -167,6 +168,13 @@ class CellRun:
         elif not self.keep_model:
             found += [path for pattern in WEIGHTS for path in model.glob(pattern)]
         return [path for path in found if path.exists()]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}); delete it, and what it belongs to begins anew") from error
 
 
 def _write(path: Path, value: Any) -> None:
