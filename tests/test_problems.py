@@ -150,16 +150,28 @@ def test_other_sources_go_through_datasets(monkeypatch):
         assert (name, split, revision) == ("someone/math", "test", "v2")
         return datasets.Dataset.from_dict({"question": ["p", "q"], "answer": ["1", "2"]})
 
+    monkeypatch.setattr("sgpo.hub.out_of_reach", lambda address: None)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     (problem,) = load_problems("someone/math", split="test", revision="v2", limit=1)
     assert problem == Problem(content_id("p", "1"), "p", "1")
 
 
-def test_a_folder_of_files_is_loaded_by_split(tmp_path):
-    """What `datasets` does for the Hub, with a folder in place of it."""
-    for split, answer in (("train", "1"), ("test", "2")):
-        write_lines(tmp_path / f"{split}.jsonl", [{"prompt": "p", "answer": answer}])
-    assert [load_problems(tmp_path, split=split)[0].answer for split in ("train", "test")] == ["1", "2"]
+@pytest.mark.parametrize("name", ["world", "world.jsonl"])
+def test_a_folder_is_refused(name, tmp_path, monkeypatch):
+    """`datasets` would take some of its files and leave the others."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / name
+    folder.mkdir()
+    with pytest.raises(ValueError, match="is a folder") as caught:
+        load_problems(name)
+    assert str(caught.value) == f"{name} is a folder, in which no .parquet, .jsonl, .json file lies"
+    (folder / "notes.txt").write_text("")
+    for n in range(7):
+        write_lines(folder / f"{n}.jsonl", [{"prompt": "p", "answer": "1"}])
+    with pytest.raises(ValueError, match="is a folder") as caught:
+        load_problems(f"{name}/")
+    files = "0.jsonl, 1.jsonl, 2.jsonl, 3.jsonl, 4.jsonl, ..."
+    assert str(caught.value) == f"{name} is a folder: name one of its files, {files}"
 
 
 @pytest.mark.parametrize(

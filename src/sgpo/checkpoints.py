@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from sgpo.hub import hub_or_cache
 from sgpo.resuming import checkpoints_of
 from sgpo.screen import amount
 from sgpo.tokenizers import check_tokenizer
@@ -26,10 +28,20 @@ def open_checkpoint(name: str, tokenizer: Any = None) -> tuple[Any, Any]:
     elif _is_path(folder, name):
         raise ValueError(f"there is no folder {name} to take the model from (looked in {Path.cwd()})")
     try:
-        return AutoConfig.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
+        with nullcontext() if folder.is_dir() else hub_or_cache():
+            return AutoConfig.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"the model {name!r} is no folder here, and cannot be read from the Hub: {reason}") from error
+
+
+def load_weights(name: str, dtype: str = "float32") -> Any:
+    """The model of a checkpoint that `open_checkpoint` has opened, its parameters of a type such as "bfloat16"."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with nullcontext() if Path(name).is_dir() else hub_or_cache():
+        return AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
 
 
 def _is_path(folder: Path, name: str) -> bool:

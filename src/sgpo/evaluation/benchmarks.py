@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sgpo.hub import hub_or_cache
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.loading import FILE_SUFFIXES, read_rows
 
@@ -199,10 +200,11 @@ def _hub_rows(benchmark: Benchmark) -> list[Row]:
     import datasets
 
     try:
-        data = datasets.load_dataset(
-            benchmark.hub, benchmark.config, split=benchmark.split, revision=benchmark.revision
-        )
-    except (ConnectionError, OSError, ValueError) as error:
+        with hub_or_cache():
+            data = datasets.load_dataset(
+                benchmark.hub, benchmark.config, split=benchmark.split, revision=benchmark.revision
+            )
+    except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{benchmark.name} cannot be read from the Hub ({benchmark.source}): {reason}; where there is no network, "

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sgpo.checkpoints import check_model, context_length, open_checkpoint, say_loading
+from sgpo.checkpoints import check_model, context_length, load_weights, open_checkpoint, say_loading
 from sgpo.evaluation.arguments import EvalArguments, extra_body
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
+from sgpo.hub import commit_of
 from sgpo.run_folder import WEIGHTS
 from sgpo.tokenizers import end_token_ids
 
@@ -40,7 +41,7 @@ class Model:
         """The commit on the Hub; of a folder a hash of its weights: the same path may hold another model tomorrow."""
         folder = Path(self.name)
         if not folder.is_dir():
-            return getattr(self.config, "_commit_hash", None)
+            return commit_of(self.name)
         files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
         return f"sha256:{_hash_of(tuple((path, _state(path)) for path in files))}"
 
@@ -65,12 +66,11 @@ class Model:
 
     def _transformers(self, args: EvalArguments) -> Sampler:
         import torch
-        from transformers import AutoModelForCausalLM
 
         from sgpo.training.sampling import TransformersSampler
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(self.name, dtype=getattr(torch, args.dtype)).to(device)
+        model = load_weights(self.name, args.dtype).to(device)
         return TransformersSampler.of(model, self.tokenizer, args.tokens_at_once)
 
     def _vllm(self, args: EvalArguments) -> Sampler:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgpo.files import replacing
+from sgpo.hub import hub_or_cache
 from sgpo.problems.inspection import STRUCTURE, inspect
 from sgpo.problems.record import Problem
 
@@ -57,11 +58,14 @@ def load_problems(
     its id does not depend on where it stands. ``bad_rows`` decides about rows with an empty field and rows
     that repeat an earlier one: "refuse", "drop", or "keep" for whoever inspects them later.
 
-    Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for rows that are not problems.
+    Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for a folder, a name that the Hub has
+    not, and rows that are not problems.
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all rows; it is {limit}")
     path = Path(source)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder{_files_in(path)}")
     if path.suffix in FILE_SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path} with problems (looked in {Path.cwd()})")
@@ -71,9 +75,7 @@ def load_problems(
     elif path.is_file() or path.suffix in OTHER_SUFFIXES:
         raise ValueError(f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}")
     else:
-        import datasets
-
-        rows = datasets.load_dataset(str(source), split=split, revision=revision)
+        rows = _hub_rows(str(source), split, revision)
     problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
     return problems if bad_rows == "keep" else inspect(problems, str(source), bad_rows, STRUCTURE)
 
@@ -142,6 +144,24 @@ def save_problems(problems: Sequence[Problem], path: str | os.PathLike[str]) -> 
 
 
 # ---------------------------------------------------------------------------------------------- reading rows
+
+
+def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[Row]:
+    import datasets
+
+    try:
+        with hub_or_cache():
+            return datasets.load_dataset(name, split=split, revision=revision)
+    except OSError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name!r} is no file here, and cannot be read from the Hub: {reason}") from error
+
+
+def _files_in(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir() if path.suffix in FILE_SUFFIXES and path.is_file())
+    if not names:
+        return f", in which no {', '.join(FILE_SUFFIXES)} file lies"
+    return f": name one of its files, {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -13,10 +13,9 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint, say_loading
+from sgpo.checkpoints import check_model, context_length, count_parameters, load_weights, open_checkpoint, say_loading
 from sgpo.errors import Refusals
 from sgpo.problems import Problem
 from sgpo.problems.inspection import (
@@ -105,7 +104,7 @@ def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Prob
     if args.process_index == 0:
         say_loading(model, config)
     trainer = WarmupTrainer(
-        model=AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32),
+        model=load_weights(model),
         args=args,
         train_dataset=split["train"],
         eval_dataset=split["test"],

@@ -17,8 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
+from sgpo.checkpoints import load_weights
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
@@ -92,7 +93,7 @@ class SGPOTrainer(RunTrainer):
         if sampler is None:
             check_engine(args)
         if isinstance(model, str):
-            model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+            model = load_weights(model)
         super().__init__(
             model,
             args,
