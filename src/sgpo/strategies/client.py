@@ -19,7 +19,15 @@ from weakref import WeakValueDictionary
 
 from sgpo.prompts import Messages
 from sgpo.strategies.costs import FREE, Budget, BudgetError, Prices, Usage, most_prompt_tokens
-from sgpo.strategies.endpoint import Body, FatalError, RefusedError, Reply, RequestError, TransientError
+from sgpo.strategies.endpoint import (
+    Body,
+    FatalError,
+    LengthRefusedError,
+    RefusedError,
+    Reply,
+    RequestError,
+    TransientError,
+)
 from sgpo.strategies.journal import Entry, Journal, JournalError, keys_of
 from sgpo.strategies.pacing import Pacer
 
@@ -241,10 +249,10 @@ class ChatClient:
                 last = error
                 if error.rate_limited:
                     self.pacer.refused(sent_at, error.retry_after)
-            except RefusedError as error:
-                if "max_completion_tokens" not in str(error) or self._length_name == "max_completion_tokens":
+            except LengthRefusedError as error:
+                if error.use is None or error.use == self._length_name:
                     raise
-                self._length_name = "max_completion_tokens"  # OpenAI's newer models know no other
+                self._length_name = error.use
                 continue
             finally:
                 self.pacer.end()

@@ -11,6 +11,7 @@ import email.utils
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ from urllib.parse import quote, urlsplit
 KEY_VARIABLES = ("SGPO_API_KEY", "OPENAI_API_KEY")
 SHORTEST_SECRET = 12  # characters; "EMPTY", which local servers take, is no secret and may stand in any text
 LONGEST_MESSAGE = 300  # characters of a server's error that are shown
+NEWER_LENGTH_FIELD = "max_completion_tokens"  # OpenAI's newer models take no max_tokens
+LENGTH_FIELDS = ("max_tokens", NEWER_LENGTH_FIELD)
+# Few servers say in a field of its own what they dislike.
+LENGTH_NAMED = re.compile(r"\bmax(imum)?[_ ]((completion|output|new)[_ ])?tokens\b", re.IGNORECASE)
 
 Body = Mapping[str, Any]
 
@@ -47,8 +52,24 @@ class TransientError(RequestError):
         self.retry_after, self.rate_limited, self.perhaps_billed = retry_after, rate_limited, perhaps_billed
 
 
+class NoConnectionError(TransientError):
+    """Nobody listens at the address."""
+
+
+class MalformedError(TransientError):
+    """An answer that is no chat completion: the server is broken, or speaks something else."""
+
+
 class RefusedError(RequestError):
     """The server will not answer this request (too long, say), whoever asks."""
+
+
+class LengthRefusedError(RefusedError):
+    """The server takes no such bound on the answer's tokens; ``use`` is the field that it names for it, if it does."""
+
+    def __init__(self, message: str, use: str | None) -> None:
+        super().__init__(message)
+        self.use = use
 
 
 class FatalError(RequestError):
@@ -123,6 +144,7 @@ class Endpoint:
     async def _send(self, method: str, path: str, body: Body | None, timeout: float) -> Any:
         import asyncio
 
+        import httpx2
         import openai
 
         try:
@@ -137,15 +159,18 @@ class Endpoint:
             raise self._meaning(error.response.status_code, error.response.text, error.response.headers) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__
-            sent = type(cause).__name__ not in ("ConnectError", "ConnectTimeout", "PoolTimeout")
-            reason = self.redact(f"{type(cause).__name__}: {cause}".strip(": "))
-            raise TransientError(f"the connection failed ({reason})", perhaps_billed=sent) from None
+            message = self.redact(f"the connection failed ({f'{type(cause).__name__}: {cause}'.strip(': ')})")
+            if isinstance(cause, httpx2.ConnectError):
+                raise NoConnectionError(message) from None
+            sent = not isinstance(cause, httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            raise TransientError(message, perhaps_billed=sent) from None
         except openai.OpenAIError as error:
             raise RefusedError(self.redact(f"the openai package refused the request: {error}")) from None
 
     def _meaning(self, status: int, text: str, headers: Mapping[str, str]) -> RequestError:
-        message = f"HTTP {status}: {self._error_message(text)}"
-        if status == 429 and "insufficient_quota" in text:
+        said, fields = _error_of(self.redact(text))  # before it is cut: half a key is a leak too
+        message = f"HTTP {status}: {said}"
+        if status == 429 and "insufficient_quota" in (fields.get("code"), fields.get("type")):
             return FatalError(message)
         if status in (408, 409, 425, 429) or status >= 500:
             wait = _retry_after(headers)
@@ -158,25 +183,16 @@ class Endpoint:
             return FatalError(message)
         if status in (404, 405):
             return _NotFoundError(message)
+        if fields.get("param") in LENGTH_FIELDS or LENGTH_NAMED.search(said):
+            return LengthRefusedError(message, NEWER_LENGTH_FIELD if NEWER_LENGTH_FIELD in said else None)
         return RefusedError(message)
-
-    def _error_message(self, text: str) -> str:
-        text = self.redact(text)  # before it is cut: half a key is a leak too
-        try:
-            error = json.loads(text)
-            error = error.get("error", error) if isinstance(error, dict) else error
-            text = str(error.get("message", error) if isinstance(error, dict) else error)
-        except ValueError:
-            pass
-        text = " ".join(text.split()) or "no message"
-        return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "..."
 
     def _json(self, response: Any) -> Any:
         try:
             return json.loads(self.redact(response.text))
         except ValueError:
             start = " ".join(self.redact(response.text).split())[:80]
-            raise TransientError(f"the answer is not valid JSON: {start!r}", perhaps_billed=True) from None
+            raise MalformedError(f"the answer is not valid JSON: {start!r}", perhaps_billed=True) from None
 
     def _read_reply(self, response: Any) -> Reply:
         data = self._json(response)
@@ -189,7 +205,7 @@ class Endpoint:
             usage = data.get("usage") or {}
             counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")]
         except (KeyError, TypeError, AttributeError):
-            raise TransientError("the answer is JSON but no chat completion", perhaps_billed=True) from None
+            raise MalformedError("the answer is JSON but no chat completion", perhaps_billed=True) from None
         if not choices or any(choice.finish_reason == "error" for choice in choices):
             raise TransientError("the answer has no choices, or one that ended in an error", perhaps_billed=True)
         prompt_tokens, completion_tokens = (count if isinstance(count, int) else None for count in counts)
@@ -198,6 +214,21 @@ class Endpoint:
 
 class _NotFoundError(FatalError):
     """404 or 405: of a wrong address or a wrong model."""
+
+
+def _error_of(text: str) -> tuple[str, Mapping[str, Any]]:
+    """What a server says of an error, shortened, and the fields that it says it with."""
+    fields: Mapping[str, Any] = {}
+    try:
+        error = json.loads(text)
+    except ValueError:
+        pass
+    else:
+        error = error.get("error", error) if isinstance(error, dict) else error
+        fields = error if isinstance(error, dict) else {}
+        text = str(fields.get("message", error))
+    text = " ".join(text.split()) or "no message"
+    return text if len(text) <= LONGEST_MESSAGE else text[:LONGEST_MESSAGE] + "...", fields
 
 
 def _choice(choice: Mapping[str, Any]) -> Choice:

@@ -12,10 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from sgpo.errors import UsageError
 from sgpo.problems import Problem
 from sgpo.strategies.client import ChatClient, Meter, Timeouts
 from sgpo.strategies.costs import Prices
-from sgpo.strategies.endpoint import Endpoint, FatalError, RefusedError, TransientError
+from sgpo.strategies.endpoint import (
+    Endpoint,
+    FatalError,
+    LengthRefusedError,
+    MalformedError,
+    NoConnectionError,
+    RefusedError,
+    TransientError,
+)
 from sgpo.strategies.journal import Journal
 from sgpo.strategies.running import run_all
 
@@ -25,7 +34,7 @@ PREFLIGHT_TIMEOUT, PREFLIGHT_ATTEMPTS = 30.0, 4  # seconds of one attempt
 LEAST_FREE_SPACE = 16 * 2**20  # bytes
 
 
-class NotReadyError(ValueError):
+class NotReadyError(UsageError, ValueError):
     """What was found wrong before the first paid request; the message says what to mend."""
 
 
@@ -156,16 +165,16 @@ async def _check_model(endpoint: Endpoint, model: str, listed: Sequence[str]) ->
     question = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16}
     try:
         await _with_patience(lambda: endpoint.chat(question, PREFLIGHT_TIMEOUT))
-    except TransientError as error:
-        if "JSON" in str(error):
-            raise NotReadyError(
-                f"{endpoint.base_url} does not speak the OpenAI chat API ({error}); check --base-url, which often ends "
-                "in /v1"
-            ) from error
-        return  # it is there, only busy
+    except MalformedError as error:
+        raise NotReadyError(
+            f"{endpoint.base_url} does not speak the OpenAI chat API ({error}); check --base-url, which often ends "
+            "in /v1"
+        ) from error
+    except TransientError:  # it is there, only busy
+        return
+    except LengthRefusedError:  # it only dislikes our limit of 16
+        return
     except (FatalError, RefusedError) as error:
-        if "token" in str(error) and "HTTP 400" in str(error):  # it only dislikes our limit of 16
-            return
         close = difflib.get_close_matches(model, listed, n=3, cutoff=0.4) or list(listed[:5])
         has = f"; the server lists {', '.join(close)}" if close else "; check --model and --base-url"
         raise NotReadyError(f"{endpoint.base_url} does not answer for the model {model!r} ({error}){has}") from error
@@ -175,8 +184,8 @@ async def _with_patience(attempt: Callable[[], Awaitable[T]]) -> T:
     for number in range(PREFLIGHT_ATTEMPTS - 1):
         try:
             return await attempt()
+        except NoConnectionError:
+            raise
         except TransientError as error:
-            if "ConnectError" in str(error):
-                raise
             await asyncio.sleep(min(10.0, max(0.5 * 2**number, error.retry_after or 0.0)))
     return await attempt()
