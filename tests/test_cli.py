@@ -15,12 +15,10 @@ import yaml
 
 import sgpo
 from sgpo.cli import COMMANDS, main
-from sgpo.command_runner import CommandFailed
 from sgpo.configuration import read_config
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
 from sgpo.problems.inspection import describe
-from sgpo.run_folder import NoSpaceError
 from sgpo.training.methods import MethodArguments
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
@@ -309,41 +307,6 @@ def test_a_recipe_is_found_by_its_name(tmp_path: Path) -> None:
     file = tmp_path / "sgpo"
     file.write_text("")
     assert find_config(str(file)) == file
-
-
-def test_ctrl_c_gives_exit_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped(argv: list[str]) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("sgpo.commands.evaluate", stopped)
-    assert main(["eval"]) == 130
-    assert capsys.readouterr().err == "\nsgpo eval: stopped by Ctrl-C\n"
-
-
-def test_a_full_device_gives_exit_status_1(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def full(argv: list[str]) -> None:
-        raise NoSpaceError(28, "no space left on the device while writing to run; free some")
-
-    monkeypatch.setattr("sgpo.commands.train", full)
-    assert main(["train"]) == 1
-    assert capsys.readouterr().err == "sgpo train: no space left on the device while writing to run; free some\n"
-
-
-def test_a_failed_command_of_the_quickstart_gives_exit_status_1(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def failed(*arguments: object, **options: object) -> None:
-        raise CommandFailed("sgpo ended with exit status 3")
-
-    monkeypatch.setattr("sgpo.quickstart.quickstart", failed)
-    assert main(["quickstart"]) == 1
-    assert capsys.readouterr().err == "sgpo quickstart: sgpo ended with exit status 3\n"
-
-
-def test_a_bug_travels_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgpo.commands.train", lambda argv: {}["alpha"])
-    with pytest.raises(KeyError, match="alpha"):
-        main(["train"])
 
 
 # What the methods may differ in.

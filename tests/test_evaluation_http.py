@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,27 @@ def test_what_a_server_refused_is_asked_again_and_nothing_else(
     with ChatServer(answer) as server:
         assert run(server, problems, tmp_path / "whole") == 0
     assert summary_of(tmp_path / "a")["average"] == summary_of(tmp_path / "whole")["average"] == 4 / 5
+
+
+def test_ctrl_c_waits_for_requests_under_way_and_the_command_goes_on(
+    problems: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopping(request: Request) -> Reply:
+        if problem_of(request).id == "p2":
+            os.kill(os.getpid(), signal.SIGINT)
+        return answer(request)
+
+    with ChatServer(stopping) as server:
+        assert run(server, problems, tmp_path / "a", "--concurrency", "1") == 130
+        asked = len(server.requests)
+    error = capsys.readouterr().err
+    assert "\nCtrl-C: requests under way are waited for; once more gives them up.\n" in error
+    end = r"\nsgpo eval: stopped by Ctrl-C; [1-4] problems are not answered; the same command goes on with them\n$"
+    assert re.search(end, error)
+    assert asked < 10
+    with ChatServer(answer) as server:
+        assert run(server, problems, tmp_path / "a") == 0
+        assert len(server.requests) == 10 - asked
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ def usage_errors() -> Iterator[None]:
     """While a command reads its input, a ValueError or something missing is the user's to mend, without a traceback."""
     try:
         yield
+    except ReportedError:  # some are ValueErrors or OSErrors as well
+        raise
     except (ValueError, OSError) as error:  # transformers says a missing checkpoint as OSError
         raise UsageError(str(error)) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from sgpo.errors import UsageError, usage_errors
+from sgpo.errors import usage_errors
 
 
 def main(argv: list[str]) -> None:
@@ -23,8 +23,6 @@ def _evaluate(argv: list[str]) -> None:
     from sgpo.miniworld.world import evaluation_sets
     from sgpo.run_folder import check_output_of_evaluation
     from sgpo.screen import no_progress_bars
-    from sgpo.strategies.journal import JournalError
-    from sgpo.strategies.session import NotReadyError
 
     with usage_errors():
         (args,) = parse("eval", (EvalArguments,), argv)
@@ -35,10 +33,7 @@ def _evaluate(argv: list[str]) -> None:
             plan = Plan(args, evaluation_sets())
             settings = settings_of(args, plan)
             check_resumable(args, settings)
-        try:
-            evaluate_and_report(args, plan, settings)
-        except (NotReadyError, JournalError) as error:
-            raise UsageError(str(error)) from error
+        evaluate_and_report(args, plan, settings)
 
 
 def _compare(argv: list[str]) -> None:

@@ -19,6 +19,7 @@ from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import Messages
 from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
+from sgpo.strategies.running import end_early
 from sgpo.strategies.session import Connection, check_connection, run_session
 
 VERSION = "eval 1"  # of how samples are asked for; part of the journal's keys
@@ -75,7 +76,7 @@ class HttpEngine:
         connection = replace(self.connection, journal=journal)
         run = asyncio.run(run_session(problems, handle, connection, [self.model]))
         if run.stop_reason is not None:
-            raise UnfinishedError(f"{run.stop_reason}; {_go_on(run.unfinished)}")
+            end_early(run.stop_reason, f"{run.stop_reason}; {_go_on(run.unfinished)}")
         failed = [outcome for outcome in run.outcomes if isinstance(outcome, FailedError)]
         if failed:
             raise UnfinishedError(f"{failed[0]}; {_go_on(len(failed))}")

@@ -43,7 +43,7 @@ __all__ = [
 def extract_strategies(problems: Sequence[Problem], how: Extraction, connection: Connection) -> Run[Outcome]:
     """What `sgpo strategies extract` does. Problems that were not finished are counted in ``unfinished``.
 
-    Raises `NotReadyError` and `JournalError` for what is found wrong before the first paid request.
+    Raises `NotReadyError` and `NoJournalError` for what is found wrong before the first paid request.
     """
     models = [how.model, how.judge]
     return asyncio.run(run_session(problems, lambda problem, c: extract_one(problem, c, how), connection, models))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 
-from sgpo.errors import UnfinishedError, UsageError, usage_errors
+from sgpo.errors import UnfinishedError, usage_errors
 from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.prompts import SYSTEM_PROMPT, strategy_prompts
 from sgpo.strategies import quality_command
@@ -21,10 +21,9 @@ from sgpo.strategies.checks import Limits
 from sgpo.strategies.client import ChatClient, Timeouts
 from sgpo.strategies.costs import Prices
 from sgpo.strategies.extract import Extraction, extract_one
-from sgpo.strategies.journal import JournalError
 from sgpo.strategies.output import check_outputs, save_rows, strategy_rows
 from sgpo.strategies.report import estimate_table, progress, show_strategies, summary_table
-from sgpo.strategies.session import Connection, NotReadyError, Run, run_session
+from sgpo.strategies.session import Connection, Run, run_session
 from sgpo.strategies.solve import Solving, check_answers, solve_one, solved_rows
 
 T = TypeVar("T")
@@ -234,16 +233,11 @@ def _run(
     if options.dry_run:
         problems = random.Random(0).sample(problems, min(PILOT, len(problems)))
     with progress(len(problems), Console(stderr=True)) as watch:
-        try:
-            return asyncio.run(run_session(problems, handle, connection, models, watch))
-        except (NotReadyError, JournalError) as error:
-            raise UsageError(str(error)) from error
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+        return asyncio.run(run_session(problems, handle, connection, models, watch))
 
 
 def _finish(run: Run[Any], rows: list[dict[str, Any]], options: argparse.Namespace, total: int, kept: str) -> None:
-    """Print and save; ends the command with status 1 if problems are left over."""
+    """Print and save. Raises as `Run.check_complete` does, and UnfinishedError if nothing came of any problem."""
     console, priced = Console(), options.price_in is not None
     console.print(summary_table(run, kept=kept, priced=priced))
     if options.dry_run and not run.stop_reason:
@@ -254,11 +248,7 @@ def _finish(run: Run[Any], rows: list[dict[str, Any]], options: argparse.Namespa
     if not options.dry_run and rows:
         _save(rows, options.output)
         print(f"Written to {', '.join(map(str, options.output))}")
-    if run.stop_reason is not None:
-        raise SystemExit(
-            f"sgpo strategies: stopped with {run.unfinished} problems to do: {run.stop_reason}\n"
-            "The same command goes on from here; no answer is paid for twice."
-        )
+    run.check_complete("problems to do")
     _check_not_all_failed(run)
 
 
@@ -279,7 +269,7 @@ def _save(rows: list[dict[str, Any]], paths: Sequence[Path]) -> None:
         try:
             save_rows(rows, path)
         except OSError as error:
-            raise SystemExit(
-                f"sgpo strategies: {path} could not be written ({error.strerror or error}). All answers are in the "
+            raise UnfinishedError(
+                f"{path} could not be written ({error.strerror or error}). All answers are in the "
                 "journal: make room, then run the same command again"
             ) from error

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from sgpo.errors import UnfinishedError, UsageError
 from sgpo.files import append_whole
 from sgpo.prompts import Messages
 
@@ -30,6 +31,14 @@ SYNC_SECONDS = 1.0
 
 class JournalError(OSError):
     """The journal cannot be opened or written; the message says why and what to do."""
+
+
+class NoJournalError(JournalError, UsageError):
+    """The journal cannot be opened: a wrong place, or another process writes it."""
+
+
+class JournalWriteError(JournalError, UnfinishedError):
+    """An answer could not be written (disk full, say); what was written before is kept."""
 
 
 @dataclass(frozen=True)
@@ -115,13 +124,13 @@ class Journal:
             return None
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Write entries, all or none. Raises ``JournalError`` (disk full, say), leaving the file as it was."""
+        """Write entries, all or none. Raises ``JournalWriteError`` (disk full, say), leaving the file as it was."""
         added = list(entries)
         lines = [_line(entry) for entry in added]
         try:
             append_whole(self._file, b"".join(lines))
         except OSError as error:
-            raise JournalError(
+            raise JournalWriteError(
                 f"{self.path} could not be written ({error.strerror}): make room or repair the disk, then run the same "
                 "command again; every answer that was written is kept"
             ) from error
@@ -193,12 +202,14 @@ def _open_locked(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     except OSError as error:
-        raise JournalError(f"the journal {path} cannot be written ({error.strerror}); choose another place") from error
+        raise NoJournalError(
+            f"the journal {path} cannot be written ({error.strerror}); choose another place"
+        ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(file)
-        raise JournalError(
+        raise NoJournalError(
             f"another process is writing the journal {path}: wait until it ends, or name another one with --journal"
         ) from error
     return file

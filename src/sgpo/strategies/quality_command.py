@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sgpo.errors import usage_errors
+from sgpo.errors import UnfinishedError, usage_errors
 from sgpo.files import check_writable
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.strategies.quality import Judging, quality_report, rate_one, sample_of
@@ -47,17 +47,12 @@ def quality(
         problems = load_problems(options.problems, columns=columns_from_pairs(options.columns), limit=options.limit)
         chosen = sample_of(problems, options.sample, options.seed)
     run = run_all(chosen, lambda problem, client: rate_one(problem, client, how), connection, [how.model], options)
-    if run.stop_reason is not None:
-        raise SystemExit(
-            f"sgpo strategies: stopped with {run.unfinished} strategies to judge: {run.stop_reason}\n"
-            "The same command goes on from here; no answer is paid for twice."
-        )
-    try:
-        report = quality_report(run.outcomes)
-    except ValueError as error:
+    run.check_complete("strategies to judge")
+    if not any(outcome.status == "kept" for outcome in run.outcomes):
         detail = next((outcome.detail or outcome.reason for outcome in run.outcomes), None)
-        raise SystemExit(f"sgpo strategies: {error}; for example: {detail}") from error
-    report = {"model": how.model, "sample": {"size": options.sample, "seed": options.seed}, **report}
+        raise UnfinishedError(f"the judge rated no strategy; for example: {detail}")
+    sample = {"size": options.sample, "seed": options.seed}
+    report = {"model": how.model, "sample": sample, **quality_report(run.outcomes)}
     output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     quality_plot(report, plot)
     console = Console()

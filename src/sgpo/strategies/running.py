@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+from sgpo.errors import UnfinishedError
 from sgpo.problems import Problem
 from sgpo.strategies.client import ChatClient, StoppedError
 
@@ -20,7 +22,12 @@ T = TypeVar("T")
 
 
 class InterruptedRunError(Exception):
-    """Ctrl-C."""
+    """Ctrl-C, as the reason of a client that was stopped."""
+
+
+def end_early(reason: Exception, message: str) -> NoReturn:
+    """Raises KeyboardInterrupt where Ctrl-C stopped the client, else UnfinishedError."""
+    raise KeyboardInterrupt(message) if isinstance(reason, InterruptedRunError) else UnfinishedError(message)
 
 
 async def run_all(
@@ -69,9 +76,8 @@ async def _ctrl_c_stops(client: ChatClient) -> AsyncIterator[None]:
     def interrupted() -> None:
         loop.remove_signal_handler(signal.SIGINT)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        client.stop(
-            InterruptedRunError("interrupted; requests under way are waited for (Ctrl-C again to give them up)")
-        )
+        client.stop(InterruptedRunError("stopped by Ctrl-C"))
+        print("\nCtrl-C: requests under way are waited for; once more gives them up.", file=sys.stderr, flush=True)
 
     loop.add_signal_handler(signal.SIGINT, interrupted)
     try:

@@ -26,7 +26,7 @@ from sgpo.strategies.endpoint import (
     TransientError,
 )
 from sgpo.strategies.journal import Journal
-from sgpo.strategies.running import run_all
+from sgpo.strategies.running import end_early, run_all
 
 T = TypeVar("T")
 
@@ -77,6 +77,15 @@ class Run(Generic[T]):
     seconds: float
     damaged: int  # lines of the journal
 
+    def check_complete(self, what: str) -> None:
+        """Raises UnfinishedError, after Ctrl-C KeyboardInterrupt, if some of `what` were left to do."""
+        if self.stop_reason is not None:
+            end_early(
+                self.stop_reason,
+                f"stopped with {self.unfinished} {what}: {self.stop_reason}\n"
+                "The same command goes on from here; no answer is paid for twice.",
+            )
+
 
 async def run_session(
     problems: Sequence[Problem],
@@ -87,7 +96,7 @@ async def run_session(
 ) -> Run[T]:
     """Handle all problems. ``watch`` gets the client, and returns what is called after each problem.
 
-    Raises `NotReadyError` and `JournalError` for what is found wrong before the first paid request.
+    Raises `NotReadyError` and `NoJournalError` for what is found wrong before the first paid request.
     """
     async with open_client(connection, models) as client:
         began = time.monotonic()
