@@ -85,7 +85,7 @@ def test_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
     ("command", "option"), [("sft", "--validation_share"), ("train", "--alpha_max"), ("eval", "--k")]
 )
 def test_help_of_a_command_lists_its_options(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exit_status([command, "--help"]) == 0
+    assert main([command, "--help"]) == 0
     out = capsys.readouterr().out
     assert option in out
     assert f"sgpo {command}" in out

@@ -77,7 +77,7 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
         (
             ["--learning_rat", "1e-4", "--zzz=1"],
             "unknown in the command line: --learning_rat (did you mean --learning_rate?), --zzz; sgpo train "
-            "--help lists "
+            "--help all lists "
             "what is known",
         ),
         (["--num_guided", "2.5"], "argument --num_guided/--num-guided: invalid int value: '2.5'"),
@@ -202,7 +202,7 @@ def test_training_refuses(refuse: Refuse, folder: Path, tokenizer: Any, changes:
         (
             "learning_rat: 1\nmodl: m\n",
             "unknown in my.yaml: learning_rat (did you mean learning_rate?), modl (did you mean model?); sgpo "
-            "train --help "
+            "train --help all "
             "lists what is known",
         ),
         (
@@ -528,6 +528,8 @@ def test_another_run_is_not_overwritten(refuse: Refuse, folder: Path, checkpoint
         "output_dir run holds another run (checkpoint-2); add --resume to go on with it, write another output_dir, or "
         "overwrite: true to delete that run"
     )
+    for name in ("config.json", "tokenizer.json"):
+        (run / "checkpoint-2" / name).write_text("{}")
     assert refuse(command, "--overwrite", model="run/checkpoint-2") == (
         "the model run/checkpoint-2 lies in output_dir run, which overwrite would delete; write another output_dir"
     )

@@ -18,17 +18,11 @@ def open_checkpoint(name: str, tokenizer: Any = None) -> tuple[Any, Any]:
     Raises:
         ValueError: no such folder or model, or one without configuration or tokenizer.
     """
+    check_place(name, with_tokenizer=tokenizer is None)
     from transformers import AutoConfig, AutoTokenizer
 
-    folder = Path(name)
-    if folder.is_dir():
-        _check_folder(folder, with_tokenizer=tokenizer is None)
-    elif folder.exists():
-        raise ValueError(f"model {name} is a file; write the folder that holds it, or a model's name on the Hub")
-    elif _is_path(folder, name):
-        raise ValueError(f"there is no folder {name} to take the model from (looked in {Path.cwd()})")
     try:
-        with nullcontext() if folder.is_dir() else hub_or_cache():
+        with nullcontext() if Path(name).is_dir() else hub_or_cache():
             return AutoConfig.from_pretrained(name), tokenizer or AutoTokenizer.from_pretrained(name)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
@@ -42,6 +36,21 @@ def load_weights(name: str, dtype: str = "float32") -> Any:
 
     with nullcontext() if Path(name).is_dir() else hub_or_cache():
         return AutoModelForCausalLM.from_pretrained(name, dtype=getattr(torch, dtype))
+
+
+def check_place(name: str, *, with_tokenizer: bool = True) -> None:
+    """Refuse what is no checkpoint's folder and no name on the Hub, without importing transformers.
+
+    Raises:
+        ValueError: a file, a path that leads nowhere, or a folder without configuration or tokenizer.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        _check_folder(folder, with_tokenizer=with_tokenizer)
+    elif folder.exists():
+        raise ValueError(f"model {name} is a file; write the folder that holds it, or a model's name on the Hub")
+    elif _is_path(folder, name):
+        raise ValueError(f"there is no folder {name} to take the model from (looked in {Path.cwd()})")
 
 
 def _is_path(folder: Path, name: str) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 
 from sgpo.configuration import parse, save_configuration
 from sgpo.errors import usage_errors
+from sgpo.options import SFT, TRAIN, check_beforehand
+from sgpo.options_help import asks_for_help, print_help
 from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.resuming import newest_checkpoint
 from sgpo.rewards import load_reward, math_reward
@@ -27,6 +29,11 @@ def _read(data: DataArguments, source: str, split: str, revision: str | None, li
 
 
 def sft(argv: list[str]) -> None:
+    if asks_for_help(argv):
+        print_help(SFT, argv)
+        return
+    with usage_errors():
+        check_beforehand(SFT, argv)
     from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
     with usage_errors():
@@ -40,6 +47,11 @@ def sft(argv: list[str]) -> None:
 
 
 def train(argv: list[str]) -> None:
+    if asks_for_help(argv):
+        print_help(TRAIN, argv)
+        return
+    with usage_errors():
+        check_beforehand(TRAIN, argv)
     from sgpo.training.config import SGPOConfig
     from sgpo.training.trainer import SGPOTrainer
 

@@ -11,12 +11,14 @@ import difflib
 import json
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
-from trl import TrlParser
+
+from sgpo.other_names import other_name
 
 RECIPES = Path(__file__).parent / "recipes"
 COMPARISON_KEYS = {"sft", "sets"}  # by which a recipe of sgpo compare is known
@@ -24,10 +26,42 @@ COMPARISON_KEYS = {"sft", "sets"}  # by which a recipe of sgpo compare is known
 NOT_SAVED = {"resume", "resume_from_checkpoint", "overwrite", "verbose", "hub_token"}
 
 
-class _Parser(TrlParser):
-    def error(self, message: str) -> NoReturn:
-        """In place of pages of usage and an exit."""
-        raise ValueError(message)
+@dataclass(frozen=True)
+class Given:
+    """What a user gave a command.
+
+    Example: ``Given(["--limit", "8"], Path("my.yaml"), {"model": "runs/base", "limit": 100})``
+    """
+
+    arguments: list[str]  # the command line without --config
+    path: Path | None  # the configuration
+    values: dict[str, Any]  # its values
+
+    @property
+    def options(self) -> list[str]:
+        """The names on the command line, such as "--limit"."""
+        return [argument.partition("=")[0] for argument in self.arguments if argument.startswith("--")]
+
+
+def read_given(prog: str, argv: Sequence[str]) -> Given:
+    """Read the configuration that --config names.
+
+    Raises:
+        ValueError: there is none, it cannot be read, it is one of sgpo compare, or it sets the environment.
+    """
+    arguments, config = _take_config(argv)
+    if config is None:
+        return Given(arguments, None, {})
+    path = find_config(config)
+    values = read_config(path)
+    if values.keys() >= COMPARISON_KEYS:
+        raise ValueError(f"{path} says what sgpo compare runs, not sgpo {prog}: sgpo compare --recipe {config}")
+    if "env" in values:  # TRL's
+        raise ValueError(
+            f"{path} sets variables of the environment (env), which libraries read before any file is: leave env out, "
+            f"and begin the command with them: {_assignments(values['env'])}sgpo {prog} ..."
+        )
+    return Given(arguments, path, values)
 
 
 def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
@@ -36,24 +70,17 @@ def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ..
     Raises:
         ValueError: unknown keys, a configuration that cannot be read, or values that a kind refuses.
     """
-    parser = _Parser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
-    arguments, config = _take_config(argv)
-    options = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
-    _check_keys(options, parser._option_string_actions, "the command line", prog)
-    if config is not None:
-        path = find_config(config)
-        values = read_config(path)
-        if values.keys() >= COMPARISON_KEYS:
-            raise ValueError(f"{path} says what sgpo compare runs, not sgpo {prog}: sgpo compare --recipe {config}")
+    from sgpo.parser import Parser
+
+    given = read_given(prog, argv)
+    parser = Parser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
+    check_keys(given.options, parser._option_string_actions, "the command line", prog)
+    if given.path is not None:
+        values = given.values
         fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
-        if "env" in values:  # TRL's
-            raise ValueError(
-                f"{path} sets variables of the environment (env), which libraries read before any file is: leave env "
-                f"out, and begin the command with them: {_assignments(values['env'])}sgpo {prog} ..."
-            )
-        _check_keys(values, fields, str(path), prog)
+        check_keys(values, fields, str(given.path), prog)
         parser.set_defaults_with_config(**{name: _default(fields[name], value) for name, value in values.items()})
-    return parser.parse_args_into_dataclasses(arguments, look_for_args_file=False)
+    return parser.parse_args_into_dataclasses(given.arguments, look_for_args_file=False)
 
 
 def _assignments(env: Any) -> str:
@@ -132,11 +159,19 @@ def _read(path: Path) -> dict[str, Any]:
     return values
 
 
-def _check_keys(keys: Iterable[str], known: Iterable[str], where: str, prog: str) -> None:
-    unknown = [key for key in dict.fromkeys(keys) if key not in known]
+def check_keys(keys: Iterable[str], known: Iterable[str], where: str, prog: str) -> None:
+    """Raises ValueError that names the unknown keys, and for each what may have been meant."""
+    unknown = [key for key in dict.fromkeys(map(str, keys)) if key not in known]
     if unknown:
-        shown = ", ".join(f"{key}{nearest(key, known)}" for key in map(str, unknown))
-        raise ValueError(f"unknown in {where}: {shown}; sgpo {prog} --help lists what is known")
+        shown = ", ".join(f"{key}{_meant(key, known)}" for key in unknown)
+        raise ValueError(f"unknown in {where}: {shown}; sgpo {prog} --help all lists what is known")
+
+
+def _meant(key: str, known: Iterable[str]) -> str:
+    """Another library's name of something, or else the nearest name."""
+    names = {each.removeprefix("--") for each in known}
+    here = other_name(key.removeprefix("--").replace("-", "_"), names)
+    return nearest(key, known) if here is None else f" ({here})"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

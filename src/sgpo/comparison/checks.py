@@ -6,14 +6,20 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sgpo.checkpoints import open_checkpoint
+from sgpo.checkpoints import check_place, open_checkpoint
 from sgpo.command_runner import Command
 from sgpo.comparison.collecting import samples_of
 from sgpo.comparison.recipe import Method, Recipe
-from sgpo.configuration import parse
+from sgpo.configuration import parse, read_config
+from sgpo.errors import Refusals
+from sgpo.evaluation.benchmarks import check_set
+from sgpo.miniworld.world import evaluation_sets
+from sgpo.options import EVAL, SFT, TRAIN, Check
+from sgpo.problems.loading import is_file_of_problems
 
 BUDGET = (
     "max_steps",
@@ -25,6 +31,39 @@ BUDGET = (
     "top_p",
 )
 OF_THE_DATA = ("limit", "split", "revision")  # of a recipe, that would give methods other problems
+
+
+def check_recipe_beforehand(recipe: Recipe) -> None:
+    """Refuse what is plainly wrong in the files that a recipe names, before torch and transformers are imported.
+
+    Raises:
+        ValueError: an unknown key, or a model or data that cannot be.
+        OSError: a file that is not there.
+    """
+    refusals = Refusals()
+    for check in (*_checks_of_keys(recipe), *_checks_of_data(recipe)):
+        with refusals.collected():
+            check()
+    refusals.refuse()
+
+
+def _checks_of_keys(recipe: Recipe) -> Iterator[Check]:
+    for path in _warmups(recipe):
+        yield partial(SFT.check_keys, read_config(path), str(path))
+    for _, path in _methods(recipe):
+        yield partial(TRAIN.check_keys, read_config(path), str(path))
+    yield partial(TRAIN.check_keys, recipe.options, f"options of {recipe.path}")
+    yield partial(EVAL.check_keys, recipe.evaluation, f"evaluation of {recipe.path}")
+
+
+def _checks_of_data(recipe: Recipe) -> Iterator[Check]:
+    for model in recipe.base_models:
+        yield partial(check_place, model)
+    if recipe.world is None:
+        for source in filter(None, (recipe.sft_problems, recipe.problems, recipe.dev_problems)):
+            yield partial(is_file_of_problems, source)
+        for source in recipe.sets.values():
+            yield partial(check_set, source, recipe.evaluation.get("data_dir"), evaluation_sets())
 
 
 def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def compare(argv: list[str]) -> None:
     """Run a comparison and write its table; with --table-only the table of what is there."""
     options = _compare_parser().parse_args(argv)
+    from sgpo.comparison.checks import check_recipe_beforehand
     from sgpo.comparison.recipe import read_recipe
     from sgpo.comparison.results import RESULTS, read_results
     from sgpo.comparison.table import write_table
@@ -28,6 +29,8 @@ def compare(argv: list[str]) -> None:
             sets=options.sets,
             base_models=options.base_models,
         )
+        if not options.table_only:
+            check_recipe_beforehand(recipe)
     unfinished = None
     if not options.table_only:
         try:

@@ -16,7 +16,7 @@ from typing import Any
 
 from sgpo.hub import hub_or_cache
 from sgpo.problems import Problem, problems_from
-from sgpo.problems.loading import FILE_SUFFIXES, read_rows
+from sgpo.problems.loading import FILE_SUFFIXES, is_file_of_problems, read_rows
 
 Row = Mapping[str, Any]
 ShippedSets = Mapping[str, Callable[[], list[Problem]]]  # made when they are asked for
@@ -153,17 +153,38 @@ def find_set(
     Raises:
         ValueError: no such set, or a number of problems that is not the expected one.
     """
+    _check_name(name, shipped)
     if name in BENCHMARKS:
         return _benchmark(BENCHMARKS[name], data_dir)
     if name in shipped:
         return ProblemSet(name.replace("/", "-"), shipped[name](), f"{name}, seed 0")
+    return own_set(name, load)
+
+
+def check_set(name: str, data_dir: str | None, shipped: ShippedSets = NONE_SHIPPED) -> None:
+    """Whether there may be such a set, without reading it; the arguments are those of `find_set`.
+
+    Raises:
+        ValueError: an unknown name, or a file of another kind.
+        FileNotFoundError: a file that is not there.
+    """
+    _check_name(name, shipped)
+    if name in BENCHMARKS:
+        if data_dir is not None:
+            _local_file(BENCHMARKS[name], Path(data_dir))
+    elif name not in shipped:
+        is_file_of_problems(name)
+
+
+def _check_name(name: str, shipped: ShippedSets) -> None:
+    if name in BENCHMARKS or name in shipped:
+        return
     alike = [each for each in shipped if each.partition("/")[0] == name.partition("/")[0]]
     if alike:
         raise ValueError(f"there is no set {name}; there are {', '.join(alike)}")
     if "/" not in name and not Path(name).suffix:
         known = ", ".join([*BENCHMARKS, *shipped])
         raise ValueError(f"there is no benchmark {name!r}: the names are {known}; or give a file or a Hub data set")
-    return own_set(name, load)
 
 
 def own_set(source: str, load: Callable[[str], list[Problem]]) -> ProblemSet:

@@ -15,6 +15,14 @@ def main(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
+    from sgpo.options import EVAL, check_beforehand
+    from sgpo.options_help import asks_for_help, print_help
+
+    if asks_for_help(argv):
+        print_help(EVAL, argv)
+        return
+    with usage_errors():
+        check_beforehand(EVAL, argv)
     from sgpo.configuration import parse
     from sgpo.evaluation.arguments import EvalArguments
     from sgpo.evaluation.output import check_resumable, settings_of

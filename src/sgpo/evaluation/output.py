@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from sgpo import __version__
 from sgpo.evaluation.arguments import EvalArguments
-from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.statistics import standard_error
 from sgpo.files import replacing
 from sgpo.problems.inspection import describe
 from sgpo.run_folder import clear, evaluation_in
 
 if TYPE_CHECKING:
+    from sgpo.evaluation.evaluate import Evaluation
     from sgpo.evaluation.plan import Plan, Result
 
 JOURNAL, SETTINGS, SUMMARY, SAMPLES = "answers.journal.jsonl", "settings.json", "summary.json", "samples"

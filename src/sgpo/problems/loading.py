@@ -64,20 +64,31 @@ def load_problems(
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all rows; it is {limit}")
     path = Path(source)
+    if is_file_of_problems(source):
+        if revision is not None:
+            raise ValueError(f"{path} is a file, which has no revision: leave out revision {revision!r}")
+        rows: Iterable[Row] = read_rows(path)
+    else:
+        rows = _hub_rows(str(source), split, revision)
+    problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
+    return problems if bad_rows == "keep" else inspect(problems, str(source), bad_rows, STRUCTURE)
+
+
+def is_file_of_problems(source: str | os.PathLike[str]) -> bool:
+    """Whether a source is a file, and no data set on the Hub.
+
+    Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for one of another kind, or a folder.
+    """
+    path = Path(source)
     if path.is_dir():
         raise ValueError(f"{path} is a folder{_files_in(path)}")
     if path.suffix in FILE_SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path} with problems (looked in {Path.cwd()})")
-        if revision is not None:
-            raise ValueError(f"{path} is a file, which has no revision: leave out revision {revision!r}")
-        rows: Iterable[Row] = read_rows(path)
-    elif path.is_file() or path.suffix in OTHER_SUFFIXES:
+        return True
+    if path.is_file() or path.suffix in OTHER_SUFFIXES:
         raise ValueError(f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}")
-    else:
-        rows = _hub_rows(str(source), split, revision)
-    problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
-    return problems if bad_rows == "keep" else inspect(problems, str(source), bad_rows, STRUCTURE)
+    return False
 
 
 def problems_from(

@@ -137,18 +137,9 @@ class UpdateArguments:
     skip_grad_norm: float | None = field(
         default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
     )
-    per_device_train_batch_size: int = field(
-        default=0, metadata={"help": "Follows: problems_per_rollout / updates_per_rollout."}
-    )
     learning_rate: float = field(default=1e-6, metadata={"help": "Of the optimizer."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Course of the learning rate."})
     num_train_epochs: float = field(default=10.0, metadata={"help": "Passes over the problems; or give max_steps."})
-    remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "All columns travel to reward functions."}
-    )
-    # Processes make different numbers of forward passes; what a pass does must wait for no other process.
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Must be false."})
-    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Must be false."})
 
 
 @dataclass
@@ -166,9 +157,24 @@ class EvaluationArguments:
         default=50, metadata={"help": "Updates between two tables of completions, also kept as Parquet; 0: none."}
     )
     logging_steps: float = field(default=1, metadata={"help": "Updates between two lines of metrics."})
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hides losses that are no numbers, which must be seen."}
+
+
+@dataclass
+class FixedArguments:
+    """What `TrainingArguments` has and this training decides; not for users."""
+
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Follows: problems_per_rollout / updates_per_rollout."}
     )
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "All columns travel to reward functions."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Would hide losses that are no numbers, which must be seen."}
+    )
+    # Processes make different numbers of forward passes; what a pass does must wait for no other process.
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "Must be false."})
+    ddp_broadcast_buffers: bool | None = field(default=False, metadata={"help": "Must be false."})
 
 
 # ---------------------------------------------------------------------- of WarmupConfig

@@ -16,6 +16,7 @@ from sgpo.errors import Refusals
 from sgpo.training.arguments import (
     CorrectnessArguments,
     EvaluationArguments,
+    FixedArguments,
     RunArguments,
     SamplingArguments,
     UpdateArguments,
@@ -34,6 +35,7 @@ class SGPOConfig(
     CorrectnessArguments,
     UpdateArguments,
     EvaluationArguments,
+    FixedArguments,
     RunArguments,
     TrainingArguments,
 ):
