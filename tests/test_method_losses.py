@@ -1,4 +1,4 @@
-"""Every method's loss and gradient against method.md written out in float64: full logits, one completion at a time."""
+"""Every method's loss and gradient against docs/method.md in float64: full logits, one completion at a time."""
 
 from __future__ import annotations
 

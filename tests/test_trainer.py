@@ -164,7 +164,7 @@ def updates_of(trainer: SGPOTrainer, problems: list[Problem], tokenizer: Any) ->
     return [asked[start : start + size] for start in range(0, len(asked), size)]
 
 
-# --- the reference: method.md section 3 in plain float64, full logits, one sequence at a time ---------------
+# --- the reference: docs/method.md in plain float64, full logits, one sequence at a time ---------------
 
 
 class Reference:

@@ -1,7 +1,7 @@
 """Every text that is sent to a model.
 
 The student answers a problem from two prompts that differ in one thing: the strategy, which stands in the user turn
-before the problem. System prompt and answer instruction are the same on both sides (method.md, "Decisions on tokens"),
+before the problem. System prompt and answer instruction are the same on both sides (docs/method.md, "What is sampled"),
 so that whatever changes in the student's distributions was changed by the strategy.
 
 A strong model is asked for strategies by `EXTRACT_TEMPLATE` and for their scores by `SCORE_TEMPLATE`. Users can give

@@ -34,7 +34,7 @@ class Benchmark:
 
     name: str
     problems: int  # how many there must be
-    k: int  # samples a problem, method.md section 6
+    k: int  # samples a problem: docs/evaluation.md, "Benchmarks"
     licence: str | None  # that the data set's card declares
     hub: str | None = None  # None: from a file only
     revision: str | None = None  # commit

@@ -5,8 +5,8 @@
     steps           correct, in order, at the right level of abstraction
     nothing told    no answer, intermediate result or computation
 
-High is a mean of at least 0.8, Medium at least 0.5, Low below (method.md, section 4). The judge rates one strategy at a
-time, so a rating does not depend on what else is in the sample.
+High is a mean of at least 0.8, Medium at least 0.5, Low below (docs/strategies.md, "How good they are"). The judge
+rates one strategy at a time, so a rating does not depend on what else is in the sample.
 """
 
 from __future__ import annotations
