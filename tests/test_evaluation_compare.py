@@ -76,6 +76,21 @@ def test_several_sets_and_settings_that_differ(tmp_path: Path, capsys: pytest.Ca
     assert all(len(line) <= 120 for line in out.splitlines())
 
 
+def test_problems_that_a_guided_evaluation_left_out_are_not_compared(tmp_path: Path) -> None:
+    def partial(name: str, ids: str) -> Path:
+        numbers = {"problems": len(ids), "fingerprint": ids, "k": 4, "max_completion_length": 64}
+        benchmarks = {"x": {**numbers, "of": {"problems": 4, "fingerprint": "x"}}}
+        return write(tmp_path / name, {"x": {id: SECOND[id] for id in ids}}, benchmarks=benchmarks)
+
+    whole, first = write(tmp_path / "a", {"x": FIRST}), partial("b", "pqs")
+    (each,) = compare(whole, first).sets
+    assert (each.averages, each.difference.problems, each.problems) == ((5 / 12, 4 / 12), 3, (4, 3))
+    (each,) = compare(partial("c", "rq"), first).sets
+    assert (each.averages, each.difference.problems, each.problems) == ((0.25, 0.25), 1, (2, 3))
+    with pytest.raises(ValueError, match="the two evaluations of x have no problem in common"):
+        compare(first, partial("d", "r"))
+
+
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = write(tmp_path / "a", {"x": FIRST})
     for second, message in (

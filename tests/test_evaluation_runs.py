@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.cli import main
 from sgpo.evaluation.arguments import EvalArguments
+from sgpo.evaluation.compare import compare
 from sgpo.evaluation.engines import Asked, LocalEngine
 from sgpo.evaluation.evaluate import evaluate, problem_seed
 from sgpo.evaluation.models import Model
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import save_problems
+from sgpo.problems.inspection import fingerprint
 from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.screen import Meter
 from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
@@ -147,6 +150,35 @@ def test_guided_evaluation_tells_how_good_strategies_are(run: Callable[..., Path
     assert guided["prompt"]["guided"] is True
     assert guided["benchmarks"]["dev"]["average"] == 1.0
     assert plain["benchmarks"]["dev"]["average"] < 0.5
+
+
+def test_a_guided_evaluation_takes_the_problems_with_a_strategy(
+    run: Callable[..., Path], dev: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their answers are those of an evaluation of them alone, and are compared with the unguided ones to them."""
+    bare = [replace(problem, strategy=None) if i in (1, 4) else problem for i, problem in enumerate(PROBLEMS)]
+    save_problems(bare, dev)
+    capsys.readouterr()
+    output = run("guided", "--guided", "--greedy")
+    out = capsys.readouterr().out
+    said = "dev: guided evaluation of the 4 of 6 problems that have a strategy"
+    assert out.count(said) == 2  # before and after
+    taken = [PROBLEMS[i] for i in (0, 2, 3, 5)]
+    rows = rows_of(output)
+    assert [row["id"] for row in rows] == [problem.id for problem in taken for _ in range(2)]
+    numbers = summary_of(output)["benchmarks"]["dev"]
+    assert (numbers["problems"], numbers["fingerprint"]) == (4, fingerprint(taken))
+    assert numbers["of"] == {"source": str(dev), "problems": 6, "fingerprint": fingerprint(bare)}
+    assert numbers["average"] == sum(row["reward"] for row in rows) / 8
+    plain = run("plain")
+    assert "of" not in summary_of(plain)["benchmarks"]["dev"]
+    assert main(["eval", "compare", str(plain), str(output)]) == 0
+    assert "dev: compared on 4 problems, those that both have; A has 6, B has 4." in capsys.readouterr().out
+    (found,) = compare(plain, output).sets
+    before = [row["correct"] for row in rows_of(plain) if row["id"] in {problem.id for problem in taken}]
+    assert found.averages == (sum(before) / 8, numbers["average"])
+    save_problems(taken, dev)
+    assert rows_of(run("alone", "--guided")) == rows
 
 
 def test_many_truncated_answers_are_a_warning(run: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:

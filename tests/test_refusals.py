@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,24 @@ def test_files_are_refused(refuse: Refuse, folder: Path, name: str, content: str
         (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     for command in ("train", "sft", "eval"):
         assert refuse(command, problems=name).startswith(message.format(folder=folder))
+
+
+def test_a_guided_evaluation_without_strategies(refuse: Refuse) -> None:
+    some = [replace(problem, strategy=None) if n in (2, 5, 7) else problem for n, problem in enumerate(PROBLEMS)]
+    save_problems(some, "some.jsonl")
+    assert refuse("eval", "--guided", "--require_strategies", problems="some.jsonl") == (
+        "some: 3 of 8 problems have no strategy, e.g. p2: fill the column 'strategy', or leave require_strategies out "
+        "to evaluate the other 5"
+    )
+    save_problems([replace(problem, strategy=None) for problem in PROBLEMS], "bare.jsonl")
+    for options in ([], ["--require_strategies"]):
+        assert refuse("eval", "--guided", *options, problems="bare.jsonl") == (
+            "a guided evaluation needs strategies, and no problem of bare has one: fill the column 'strategy', name "
+            "it by --columns strategy=NAME, or leave guided out"
+        )
+    assert refuse("eval", "--require_strategies") == (
+        "require_strategies: no effect without guided; add it, or leave require_strategies out"
+    )
 
 
 def test_revision_of_a_file_is_refused(refuse: Refuse) -> None:

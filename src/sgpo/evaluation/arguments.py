@@ -47,6 +47,9 @@ class EvalArguments:
     greedy: bool = field(default=False, metadata={"help": "Also one answer a problem at temperature 0."})
     max_completion_length: int = field(default=32_768, metadata={"help": "Tokens, capped at the model's context."})
     guided: bool = field(default=False, metadata={"help": "With the strategy in the prompt: how good strategies are."})
+    require_strategies: bool = field(
+        default=False, metadata={"help": "guided: refuse sets in which a problem has no strategy."}
+    )
     group_by: str | None = field(default=None, metadata={"help": "Also average over each value of this column."})
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
@@ -112,6 +115,8 @@ def _refusals(args: EvalArguments) -> Iterator[str]:
         yield "there is nothing to evaluate on: give benchmarks, such as math500,aime24, or problems FILE"
     if args.limit is not None and args.limit < 1:
         yield f"limit is {args.limit}; it must be at least 1, or left out for all rows"
+    if args.require_strategies and not args.guided:
+        yield "require_strategies: no effect without guided; add it, or leave require_strategies out"
     options = {"vllm_gpu_memory_utilization": 0.9, "vllm_max_model_length": None}
     changed = [name for name, default in options.items() if getattr(args, name) != default]
     if args.sampler != "vllm" and changed:

@@ -124,6 +124,8 @@ BENCHMARKS: Mapping[str, Benchmark] = {
 class ProblemSet:
     """Problems to evaluate on, and where they come from.
 
+    Of a guided evaluation, ``problems`` are those with a strategy; where others were left out, ``of`` are all.
+
     Example: ``ProblemSet("aime24", problems, source="HuggingFaceH4/aime_2024@2fe8...", k=32, licence=None)``
     """
 
@@ -132,6 +134,7 @@ class ProblemSet:
     source: str
     k: int = OWN_K
     licence: str | None = None
+    of: Sequence[Problem] | None = None
 
 
 def split_names(names: Sequence[str]) -> list[str]:

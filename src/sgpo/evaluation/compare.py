@@ -20,6 +20,7 @@ from sgpo.evaluation.output import SAMPLES, SUMMARY, flat
 from sgpo.evaluation.report import console_for_tables
 from sgpo.evaluation.statistics import Difference, difference_of_averages, paired_difference
 
+RatesAndPrompts = dict[str, tuple[float, str]]  # by id
 # What is expected to differ, or is shown elsewhere.
 NOT_SETTINGS = ("engine.model", "engine.revision", "engine.base_url", "sampling.seed")
 
@@ -43,6 +44,7 @@ class SetComparison:
     difference: Difference
     gained: list[Flip]  # solved by the second only, the largest change first
     lost: list[Flip]
+    problems: tuple[int, int]  # of each; more than were compared where a guided one has left some out
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,18 @@ def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> Comparis
         raise ValueError(f"{first} and {second} share no benchmark: {', '.join(ours)} there, {', '.join(theirs)} here")
     rows = {}
     for name in shared:
-        if ours[name]["fingerprint"] != theirs[name]["fingerprint"]:
+        if not _fingerprints(ours[name]) & _fingerprints(theirs[name]):
             raise ValueError(
                 f"{name} is not the same set of problems in both: {ours[name]['problems']} problems with fingerprint "
                 f"{ours[name]['fingerprint']} in {first}, {theirs[name]['problems']} with "
                 f"{theirs[name]['fingerprint']} in {second}; evaluate both on the same data"
             )
-        rows[name] = (_rates_and_prompts(Path(first), name), _rates_and_prompts(Path(second), name))
+        rows[name] = _in_both(_rates_and_prompts(Path(first), name), _rates_and_prompts(Path(second), name), name)
     pairs = [tuple({id: rate for id, (rate, _) in side.items()} for side in rows[name]) for name in shared]
     return Comparison(
         (str(first), str(second)),
         (summaries[0]["engine"]["model"], summaries[1]["engine"]["model"]),
-        [_set(name, *rows[name], seed) for name in shared],
+        [_set(name, *rows[name], (ours[name]["problems"], theirs[name]["problems"]), seed) for name in shared],
         difference_of_averages(pairs, seed=seed) if len(shared) > 1 else None,  # type: ignore[arg-type]
         _differing(*summaries, shared),
         sorted(set(ours) ^ set(theirs)),
@@ -103,7 +105,7 @@ def rates_of(folder: Path, name: str) -> dict[str, float]:
     return {id: rate for id, (rate, _) in _rates_and_prompts(folder, name).items()}
 
 
-def _rates_and_prompts(folder: Path, name: str) -> dict[str, tuple[float, str]]:
+def _rates_and_prompts(folder: Path, name: str) -> RatesAndPrompts:
     import pyarrow.parquet as pq
 
     path = folder / SAMPLES / f"{name}.parquet"
@@ -119,8 +121,21 @@ def _rates_and_prompts(folder: Path, name: str) -> dict[str, tuple[float, str]]:
     return {id: (sum(values) / len(values), prompts[id]) for id, values in correct.items()}
 
 
+def _fingerprints(numbers: Mapping[str, Any]) -> set[str]:
+    """Of the problems that were evaluated, and of all, where a guided evaluation took those with a strategy."""
+    return {numbers["fingerprint"], numbers.get("of", numbers)["fingerprint"]}
+
+
+def _in_both(first: RatesAndPrompts, second: RatesAndPrompts, name: str) -> tuple[RatesAndPrompts, RatesAndPrompts]:
+    """The problems that both have, in the order of the first."""
+    shared = [id for id in first if id in second]
+    if not shared:
+        raise ValueError(f"the two evaluations of {name} have no problem in common")
+    return {id: first[id] for id in shared}, {id: second[id] for id in shared}
+
+
 def _set(
-    name: str, first: Mapping[str, tuple[float, str]], second: Mapping[str, tuple[float, str]], seed: int
+    name: str, first: RatesAndPrompts, second: RatesAndPrompts, problems: tuple[int, int], seed: int
 ) -> SetComparison:
     rates = [{id: rate for id, (rate, _) in side.items()} for side in (first, second)]
     flips = [
@@ -136,6 +151,7 @@ def _set(
         paired_difference(rates[0], rates[1], seed=seed),
         gained=[flip for flip in flips if flip.second > flip.first],
         lost=[flip for flip in flips if flip.second < flip.first],
+        problems=problems,
     )
 
 
@@ -165,6 +181,13 @@ def print_comparison(comparison: Comparison, *, listed: int = 10) -> None:
         console.print(f"WARNING: {name} differs: {before!r} in A, {after!r} in B", style="bold yellow", markup=False)
     if comparison.unshared:
         console.print(f"In one of the two only, so not compared: {', '.join(comparison.unshared)}.")
+    for each in comparison.sets:
+        if max(each.problems) > each.difference.problems:
+            console.print(
+                f"{each.name}: compared on {each.difference.problems} problems, those that both have; A has "
+                f"{each.problems[0]}, B has {each.problems[1]}.",
+                markup=False,
+            )
     for each in comparison.sets:
         _print_flips(console, each, listed)
 

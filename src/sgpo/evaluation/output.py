@@ -42,6 +42,7 @@ def settings_of(args: EvalArguments, plan: Plan) -> dict[str, Any]:
         "benchmarks": {
             job.problems.name: {
                 **describe(job.problems.problems, job.problems.source),
+                **({"of": describe(job.problems.of, job.problems.source)} if job.problems.of else {}),
                 "licence": job.problems.licence,
                 "limit": args.limit,
                 "k": job.asked.k,

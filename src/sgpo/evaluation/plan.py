@@ -11,8 +11,10 @@ from typing import Any
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets
 from sgpo.evaluation.engines import Asked, Engine
-from sgpo.evaluation.evaluate import Evaluation, conversations_of
+from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
+from sgpo.evaluation.report import partly_guided
+from sgpo.problems import Problem
 from sgpo.problems.inspection import STRUCTURE, describe, inspect, too_long, unparsed_golds
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.sampling import SamplingConfig
@@ -98,13 +100,32 @@ def _usable(each: ProblemSet, args: EvalArguments, model: Model | None) -> tuple
     if model and lengths and model.positions is not None:
         checks["prompt too long"] = too_long(lengths, model.positions - 1, f"the model's context of {model.positions}")
     found = inspect(problems, each.name, args.bad_rows, checks)
-    conversations_of(found, args.system_prompt, guided=args.guided)  # refuses missing strategies
+    whole, found = found, _with_strategy(found, each.name, args) if args.guided else found
     data = describe(found, each.source)
     print(f"{each.name}: {data['problems']} problems, fingerprint {data['fingerprint']}")
+    usable = replace(each, problems=found, of=whole if len(found) < len(whole) else None)
+    if said := partly_guided(usable):
+        print(said)
     limit = args.max_completion_length
     if model and lengths:
         limit = _limit(limit, max(lengths(found)), model.positions, args.tokens_at_once)
-    return replace(each, problems=found), limit
+    return usable, limit
+
+
+def _with_strategy(problems: list[Problem], name: str, args: EvalArguments) -> list[Problem]:
+    """Raises ValueError if there are none, or fewer than all where all are required."""
+    found = [problem for problem in problems if problem.strategy]
+    if not found:
+        raise ValueError(
+            f"a guided evaluation needs strategies, and no problem of {name} has one: fill the column 'strategy', name "
+            "it by --columns strategy=NAME, or leave guided out"
+        )
+    if missing := [problem.id for problem in problems if not problem.strategy] if args.require_strategies else []:
+        raise ValueError(
+            f"{name}: {len(missing)} of {len(problems)} problems have no strategy, e.g. {missing[0]}: fill the column "
+            f"'strategy', or leave require_strategies out to evaluate the other {len(found)}"
+        )
+    return found
 
 
 def _limit(asked: int, longest_prompt: int, positions: int | None, at_once: int) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sgpo.evaluation.arguments import EvalArguments
+from sgpo.evaluation.benchmarks import ProblemSet
 
 if TYPE_CHECKING:
     from sgpo.evaluation.plan import Result
@@ -26,8 +27,19 @@ def print_results(args: EvalArguments, results: Sequence[Result], repeatable: st
     said = "± one standard error over problems. Cut off: share of answers that reached the length limit. Tokens: mean."
     console.print(f"{said} No answer, time-out: counts of answers without a readable one, or too slow to compare.")
     console.print(f"With the same seed again: {repeatable}.")
-    for line in warnings(results):
-        console.print(line, style="bold yellow", markup=False)
+    for result in results:
+        if line := partly_guided(result.problems):
+            console.print(line, markup=False)
+    for warning in warnings(results):
+        console.print(warning, style="bold yellow", markup=False)
+
+
+def partly_guided(problems: ProblemSet) -> str | None:
+    """What a guided evaluation has left out of a set; None if nothing."""
+    if problems.of is None:
+        return None
+    counts = f"{len(problems.problems)} of {len(problems.of)}"
+    return f"{problems.name}: guided evaluation of the {counts} problems that have a strategy; the others are left out."
 
 
 def console_for_tables() -> Console:
