@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sgpo.options import EVAL, SFT, TRAIN, Options, check_beforehand
-from sgpo.options_help import help_text
+from sgpo.options_help import help_parser
 from sgpo.problems import Problem, save_problems
 from sgpo.source_fields import init_fields
 
@@ -262,7 +263,7 @@ def test_help_shows_our_options_in_groups_and_all_of_them_on_request(options: Op
     assert options.other is not None
     known = options.known()
     assert known is not None
-    short, full = help_text(options), help_text(options, full=True)
+    short, full = help_parser(options).format_help(), help_parser(options, full=True).format_help()
     fixed = {each.name for kind in options.fixed for each in dataclasses.fields(kind)}
     ours = {each.name for each in options.own} - fixed
     assert set(_options_in(short)) == ours | set(options.usual)
@@ -274,12 +275,23 @@ def test_help_shows_our_options_in_groups_and_all_of_them_on_request(options: Op
 
 
 def test_help_says_what_a_value_looks_like() -> None:
-    lines = {
-        line.split()[0]: " ".join(line.split()) for line in help_text(TRAIN).splitlines() if line.startswith("  --")
-    }
+    text = help_parser(TRAIN).format_help()
+    lines = {line.split()[0]: " ".join(line.split()) for line in text.splitlines() if line.startswith("  --")}
     assert lines["--delta"].startswith("--delta X Tokens of larger divergence")
     assert lines["--num_guided"].startswith("--num_guided N G2:")
     assert lines["--resume"].startswith("--resume [true|false] Go on")
     assert lines["--padding_free"].startswith("--padding_free true|false Pack rows")
     assert lines["--columns"].startswith("--columns VALUE [VALUE ...] Where a column")
-    assert "(default 1.0)" in " ".join(help_text(TRAIN).split()).partition("--delta")[2].partition("--alpha_scale")[0]
+    assert "(default 1.0)" in " ".join(text.split()).partition("--delta")[2].partition("--alpha_scale")[0]
+
+
+def test_help_may_be_cut_off_by_its_reader(tmp_path: Path) -> None:
+    """As by `sgpo train --help | head -1`, and by leaving a pager."""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-u", "-m", "sgpo", "train", "--help"],
+        cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -19,11 +19,11 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 def print_help(options: Options, argv: Sequence[str]) -> None:
     """What `argv` asks for; ``--help all`` imports the other package, for its texts."""
     places = [place for place, argument in enumerate(argv) if argument in ("--help", "-h")]
-    print(help_text(options, full=any(argv[place + 1 : place + 2] == ["all"] for place in places)))
+    help_parser(options, full=any(argv[place + 1 : place + 2] == ["all"] for place in places)).print_help()
 
 
-def help_text(options: Options, *, full: bool = False) -> str:
-    """The help, at most as wide as the terminal and 110 columns."""
+def help_parser(options: Options, *, full: bool = False) -> argparse.ArgumentParser:
+    """For its help alone, at most as wide as the terminal and 110 columns."""
     width = min(shutil.get_terminal_size().columns, 110)
     parser = argparse.ArgumentParser(
         prog=f"sgpo {options.command}",
@@ -43,7 +43,7 @@ def help_text(options: Options, *, full: bool = False) -> str:
         group = parser.add_argument_group(f"of {'.'.join(options.other)}, the usual ones")
         for key, text in options.usual.items():
             _add(group, key, {"metavar": "VALUE"}, text)
-    return parser.format_help().rstrip()
+    return parser
 
 
 def _other_fields(options: Options) -> list[dataclasses.Field[Any]]:
