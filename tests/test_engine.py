@@ -6,6 +6,7 @@ import copy
 import random
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import Tensor
@@ -190,7 +191,6 @@ def make_dropout_model(name: str, *, active: bool, checkpointing: bool = False, 
     torch.manual_seed(0)
     model = model_class(config)
     if lora is not None:
-        peft = pytest.importorskip("peft")
         rate = lora if active else 0.0
         targets = ["q_proj", "v_proj"]
         model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=targets, lora_dropout=rate))
@@ -256,7 +256,6 @@ def test_bfloat16_autocast() -> None:
 
 def test_lora_trains_adapters_only() -> None:
     """The gradient of an adapter is that of the same model without our forward pass."""
-    peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     torch.manual_seed(1)
     model = peft.get_peft_model(make_model(), config)
@@ -268,7 +267,6 @@ def test_lora_trains_adapters_only() -> None:
 
 
 def test_lora_on_the_head_is_refused() -> None:
-    peft = pytest.importorskip("peft")
     model = peft.get_peft_model(make_model("llama"), peft.LoraConfig(r=2, target_modules=["lm_head"]))
     with pytest.raises(ValueError, match="leave it out of adapters"):
         add_head_task(model)

@@ -13,8 +13,8 @@ from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
 from sgpo.training.methods import METHODS, Method, MethodArguments, grpo, sgpo
 from sgpo.training.methods.base import pass_rate
-from sgpo.training.metrics import group_metrics, verdict_metrics
-from sgpo.training.rollouts import ProblemRollouts, Rollout
+from sgpo.training.metrics import group_metrics, sampler_mismatch, verdict_metrics
+from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
 from sgpo.verification import VerdictCounts
 
 # Rewards 1, 0, 0: mean 1/3, squared deviations 4/9 + 1/9 + 1/9, unbiased variance 1/3.
@@ -321,3 +321,13 @@ def test_verdicts_are_shares() -> None:
     counts.add(["correct"] * 12 + ["wrong"] * 6 + ["unparsed", "timeout"])
     expected = {"correct": 0.6, "wrong": 0.3, "unparsed": 0.05, "timeout": 0.05}
     assert verdict_metrics(counts).values() == {f"verdicts/{status}": share for status, share in expected.items()}
+
+
+def test_the_mismatch_counts_differences_of_both_signs() -> None:
+    def row(old: list[float] | None, sampled: list[float] | None) -> TrainingSequence:
+        return TrainingSequence("ratio", [1], [2, 3], [1.0, 1.0], old_logprobs=old, sampler_logprobs=sampled)
+
+    compared = [row([-1.0, -2.0], [-1.5, -1.0]), row([-1.0, -1.0], [-1.0, -3.0])]
+    others = [row(None, [-9.0, -9.0]), row([-9.0, -9.0], None)]
+    assert sampler_mismatch([*compared, *others]).values() == {"sampler_mismatch": (0.5 + 1.0 + 0.0 + 2.0) / 4}
+    assert sampler_mismatch(others).values() == {}

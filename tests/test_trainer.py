@@ -171,6 +171,7 @@ class Reference:
     def __init__(self, tokenizer: Any, script: Script, config: SGPOConfig, alpha_max: float = 0.8) -> None:
         self.tokenizer, self.script, self.config, self.alpha_max = tokenizer, script, config, alpha_max
         self.ratios: list[float] = []
+        self.corrections: list[float] = []  # min(cap, pi_old / pi_sampler)
         self.divergences: list[float] = []
         self.objectives: list[float] = []
         self.alphas: list[float] = []
@@ -202,11 +203,16 @@ class Reference:
             with torch.no_grad():
                 before = self.logprobs(old, prompt, rollout.completion_ids)
             rho = (present - before).exp()
+            correction = torch.ones_like(before)
+            if self.config.importance_cap is not None:
+                sampled = torch.tensor(rollout.sampler_logprobs, dtype=F64)
+                correction = (before - sampled).exp().clamp(max=self.config.importance_cap)
             if advantage:
                 self.ratios += rho.tolist()
+                self.corrections += correction.tolist()
             low, high = 1 - self.config.eps_low, 1 + self.config.eps_high
             surrogate = torch.minimum(rho * advantage, rho.clamp(low, high) * advantage)
-            objective = objective + surrogate.sum() / len(rollout.completion_ids) / count
+            objective = objective + (correction * surrogate).sum() / len(rollout.completion_ids) / count
         self.objectives.append(objective.item())
         alpha, distillation = 0.0, torch.zeros((), dtype=F64)
         correct = [number for number, plan in enumerate(plans[1]) if plan[0] == 1]
@@ -242,26 +248,28 @@ class Reference:
 # --- gradients ----------------------------------------------------------------------------------------------
 
 
+CAP = 0.01  # low, as the script calls the probabilities in the sampler high
 # GRPO is the same reference at alpha = 0, on problems that all have as many completions.
-METHODS_OF_THE_REFERENCE = {
+RUNS_OF_THE_REFERENCE: dict[str, tuple[int, dict[str, Any], float]] = {
     "sgpo": (8, {}, 0.8),
-    "grpo": (6, {"num_guided": 0, "problems_per_rollout": 6}, 0.0),
+    "grpo": (6, {"method": "grpo", "num_guided": 0, "problems_per_rollout": 6}, 0.0),
+    "importance": (8, {"importance_cap": CAP}, 0.8),
 }
 
 
-@pytest.mark.parametrize("method", METHODS_OF_THE_REFERENCE)
+@pytest.mark.parametrize("run", RUNS_OF_THE_REFERENCE)
 def test_gradients_of_both_updates_equal_the_reference(
     make_trainer: MakeTrainer,
     problems: list[Problem],
     with_strategy: list[Problem],
     tokenizer: Any,
     script: Script,
-    method: str,
+    run: str,
 ) -> None:
     """Through train(): a rollout batch of two updates, an AdamW step between them."""
-    count, changes, alpha_max = METHODS_OF_THE_REFERENCE[method]
+    count, changes, alpha_max = RUNS_OF_THE_REFERENCE[run]
     used = problems if count == len(problems) else with_strategy[:count]
-    trainer, recorder = make_trainer(used, method=method, **changes), Recorder()
+    trainer, recorder = make_trainer(used, **changes), Recorder()
     trainer.add_callback(recorder)
     trainer.train()
     assert len(recorder.gradients) == 2
@@ -279,6 +287,9 @@ def test_gradients_of_both_updates_equal_the_reference(
         assert {d <= DELTA for d in reference.divergences} == {True, False}
         assert min(abs(d - DELTA) for d in reference.divergences) > 1e-3
         assert min(abs(rho - bound) for rho in reference.ratios for bound in bounds) > 1e-5
+        if run == "importance":
+            assert min(reference.corrections) < 0.9 * CAP
+            assert reference.corrections.count(CAP) > 1
         moved = [rho for rho in reference.ratios if abs(rho - 1) > 0.05]
         assert bool(moved) == (update > 0)
         if update > 0:
