@@ -136,11 +136,10 @@ def test_missing_files_are_named(
     ("changes", "message"),
     [
         (["--method", "ppo"], "choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD"),
-        (["--columns", "answer"], "columns takes canonical=name, for example answer=solution, not 'answer'"),
-        (["--columns", "answer=solution"], "there is no column 'solution'"),
+        (["--columns", "answer"], "columns takes field=name, for example answer=solution, not 'answer'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
         (["--reward_weights", "1", "0.5"], "1 reward functions need as many reward_weights, not 2"),
-        (["--limit", "0"], "limit must be at least 1"),
+        (["--limit", "0"], "limit is 0; it must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused(

@@ -294,6 +294,20 @@ def test_other_problems_in_the_same_folder_are_refused(write_recipe: Write, plan
         make_plan(recipe, plan.output, [1], [])
 
 
+def test_cells_are_told_their_sizes_which_do_not_give_way(write_recipe: Write, plan: Plan) -> None:
+    """A base model with a shorter context would otherwise have shorter completions than the others."""
+    cell = next(cell for cell in plan.cells if cell.seed == 1)
+    options = next(CellRun(plan, cell, lambda row: None, False).commands()).options
+    assert (options["problems_per_rollout"], options["max_completion_length"]) == (4, 24)
+    path = write_recipe()
+    for name in ("grpo", "sgpo"):
+        values = yaml.safe_load((path.parent / f"{name}.yaml").read_text())
+        del values["problems_per_rollout"]
+        (path.parent / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ValueError, match="24 problems do not fill a rollout batch of 128"):
+        make_plan(read_recipe(str(path)), plan.output, [1], [])
+
+
 def test_a_cell_goes_on_from_its_checkpoint_unless_its_configuration_changed(plan: Plan) -> None:
     cell = next(cell for cell in plan.cells if cell.seed == 1)
     state = CellRun(plan, cell, lambda row: None, False)

@@ -125,7 +125,7 @@ def test_a_stopped_and_resumed_run_is_the_straight_one(
         str(caught.value) == f"stopped by Ctrl-C after {step} of 8 updates; the checkpoint is {run}/checkpoint-{step}"
     )
     assert caught.value.checkpoint == run / f"checkpoint-{step}"
-    assert names_in(run) == {"completions", "data.json", "metrics.jsonl", f"checkpoint-{step}"}
+    assert names_in(run) == {"completions", "config.yaml", "data.json", "metrics.jsonl", f"checkpoint-{step}"}
     assert len(updates(run)) == step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = make_trainer(tmp_path / "run", CtrlC())
@@ -160,7 +160,7 @@ def test_before_the_first_update_there_is_nothing_to_save(make_trainer: Train, t
     with pytest.raises(TrainingInterrupted) as caught:
         make_trainer(tmp_path / "run", CtrlC(sample=[1])).train()
     assert str(caught.value) == "stopped by Ctrl-C after 0 of 8 updates; there is nothing to save"
-    assert names_in(tmp_path / "run") == {"data.json"}
+    assert names_in(tmp_path / "run") == {"config.yaml", "data.json"}
     make_trainer(tmp_path / "run", CtrlC(), max_steps=2).train()  # the folder holds no other run
 
 
@@ -187,7 +187,7 @@ def test_the_second_ctrl_c_stops_at_once(make_trainer: Train, tmp_path: Path) ->
         make_trainer(tmp_path / "run", CtrlC(optimise=[3, 4])).train()
     assert type(caught.value) is KeyboardInterrupt
     assert str(caught.value) == "stopped at once by a second Ctrl-C"
-    assert names_in(tmp_path / "run") == {"completions", "data.json", "metrics.jsonl"}
+    assert names_in(tmp_path / "run") == {"completions", "config.yaml", "data.json", "metrics.jsonl"}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

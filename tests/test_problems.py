@@ -180,7 +180,8 @@ def test_a_folder_is_refused(name, tmp_path, monkeypatch):
         (
             [{"text": "p", "answer": "1"}],
             None,
-            r"row 0: no prompt: pass columns=\{'prompt': '...'\} .*has the columns text, answer",
+            r"row 0: no prompt: name its column with --columns prompt=NAME \(in Python columns=\{'prompt': 'NAME'\}\); "
+            r"the data has the columns text, answer",
         ),
         (
             [{"id": "a", "prompt": "p", "answer": "1"}, {"id": "b", "prompt": "q"}],
@@ -219,7 +220,11 @@ def test_a_folder_is_refused(name, tmp_path, monkeypatch):
             {"answer": "gold"},
             r"no column 'gold' for 'answer'; the data has",
         ),
-        ([{"prompt": "p", "answer": "1"}], {"gold": "answer"}, r"the fields of a problem are id, prompt"),
+        (
+            [{"prompt": "p", "answer": "1"}],
+            {"gold": "answer"},
+            r"none of the fields of a problem, which are id, prompt",
+        ),
         ([], None, "has no rows"),
     ],
 )
@@ -250,7 +255,7 @@ def test_refusals_of_files(tmp_path):
     single.write_text('{"prompt": "p"}')
     with pytest.raises(ValueError, match="one list of objects"):
         load_problems(single)
-    with pytest.raises(ValueError, match="limit must be at least 1"):
+    with pytest.raises(ValueError, match="limit is 0; it must be at least 1"):
         load_problems(single, limit=0)
     with pytest.raises(ValueError, match=r"saved as \.jsonl or \.parquet"):
         save_problems(FULL, tmp_path / "data.csv")

@@ -48,7 +48,7 @@ Refuse = Callable[..., str]
 
 @pytest.fixture
 def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
-    """The line that a command writes before it exits with status 2, and nothing else was written."""
+    """What a command says before it exits with status 2, without having written anything."""
 
     def run(command: str, *changes: str, model: Path | str = checkpoint, problems: str = "problems.jsonl") -> str:
         before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -62,9 +62,9 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
         after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         assert before == after
         start = f"sgpo {command}: "
-        line = capsys.readouterr().err.strip().splitlines()[-1]
-        assert line.startswith(start)
-        return line.removeprefix(start)
+        error = capsys.readouterr().err.strip()
+        assert start in error
+        return error[error.index(start) + len(start) :]
 
     return run
 
@@ -359,6 +359,21 @@ def test_a_guided_evaluation_without_strategies(refuse: Refuse) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["train", "sft", "eval"])
+def test_a_column_with_another_name_is_named_by_an_option(refuse: Refuse, folder: Path, command: str) -> None:
+    (folder / "other.jsonl").write_text('{"text": "1+1", "answer": "2"}\n')
+    assert refuse(command, problems="other.jsonl") == (
+        "other.jsonl, row 0: no prompt: name its column with --columns prompt=NAME (in Python columns={'prompt': "
+        "'NAME'}); the data has the columns text, answer"
+    )
+    assert refuse(command, "--columns", "prompt=txt", problems="other.jsonl") == (
+        "other.jsonl: there is no column 'txt' for 'prompt'; the data has the columns text, answer"
+    )
+    assert refuse(command, "--columns", "promt=text", problems="other.jsonl") == (
+        "columns: 'promt' is none of the fields of a problem, which are id, prompt, answer, response, strategy"
+    )
+
+
 def test_revision_of_a_file_is_refused(refuse: Refuse) -> None:
     message = "problems.jsonl is a file, which has no revision: leave out revision 'main'"
     assert refuse("train", "--revision", "main") == message
@@ -547,8 +562,7 @@ def test_another_run_is_not_overwritten(refuse: Refuse, folder: Path, checkpoint
         "output_dir run holds another run (checkpoint-2); add --resume to go on with it, write another output_dir, or "
         "overwrite: true to delete that run"
     )
-    for name in ("config.json", "tokenizer.json"):
-        (run / "checkpoint-2" / name).write_text("{}")
+    shutil.copytree(checkpoint, run / "checkpoint-2", dirs_exist_ok=True)
     assert refuse(command, "--overwrite", model="run/checkpoint-2") == (
         "the model run/checkpoint-2 lies in output_dir run, which overwrite would delete; write another output_dir"
     )

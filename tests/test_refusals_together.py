@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sgpo import SGPOConfig
+from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
 from sgpo.errors import Refusals, RefusalsError
 from sgpo.problems import Problem, save_problems
@@ -142,3 +144,116 @@ def test_all_options_of_a_command_are_refused_together(
     if command != "eval":
         given += ["--output_dir", "run", "--use_cpu", "true", "--report_to", "none"]
     assert refuse([*given, *options]).splitlines() == lines
+
+
+# --- problems, tokenizer, context ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(checkpoint: Path, tmp_path: Path) -> Path:
+    """A checkpoint without chat template and pad token, whose embedding is too small."""
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    (folder / "chat_template.jinja").unlink()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder)
+    config.vocab_size = 300
+    config.save_pretrained(folder)
+    return folder
+
+
+def test_data_rewards_tokenizer_and_folder_are_refused_together(
+    refuse: Callable[[list[str]], str], checkpoint: Path, broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
+    highest = max(AutoTokenizer.from_pretrained(checkpoint).get_vocab().values())
+    rows = [*PROBLEMS[:5], Problem("gold", "Compute 2+2", "}{"), PROBLEMS[0]]
+    save_problems([Problem(p.id, p.prompt, p.answer) for p in rows], "bare.jsonl")
+    (tmp_path / "dev.jsonl").write_text("[]\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1}\n')
+    options = ["--model", str(broken), "--problems", "bare.jsonl", "--eval_problems", "dev.jsonl"]
+    options += ["--output_dir", "run", "--use_cpu", "true", "--report_to", "wandb", "--problems_per_rollout", "20"]
+    expected = [
+        "output_dir run holds another run (metrics.jsonl); write another output_dir, or overwrite: true to delete that "
+        "run",
+        "dev.jsonl, line 1: expected one JSON object with the columns of a problem, not []",
+        f"there is no file r.py to take a reward function from (looked in {tmp_path})",
+        "report_to: wandb is not installed; pip install wandb, or leave it out",
+        "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template and "
+        "save the tokenizer beside the model",
+        "the tokenizer has no pad token; set pad_token to a token that no text contains, such as '<|pad|>'",
+        f"the tokenizer has token ids up to {highest}, the model's embedding only 300 rows; take the model's own "
+        "tokenizer, or enlarge the model with model.resize_token_embeddings",
+        "training problems: 2 of 7 rows cannot be used: duplicate: 1, e.g. row 6 (id 'p0') has the prompt and answer "
+        "of row 0; gold not parsed: 1, e.g. row 5 (id 'gold') has the answer '}{', which the verifier cannot parse. "
+        "Mend them, or leave them out with bad_rows: drop",
+        "method sgpo needs strategies, and no problem has one; fill the column 'strategy', or use method: grpo",
+        "7 problems do not fill a rollout batch of 20; lower problems_per_rollout or give more problems",
+    ]
+    own_reward = [line for line in expected if "r.py" not in line]
+    assert refuse(["train", *options]).splitlines() == numbered(own_reward)
+    # What an unknown reward makes of the golds is not known.
+    expected[7] = expected[7].replace(
+        "; gold not parsed: 1, e.g. row 5 (id 'gold') has the answer '}{', which the ", ""
+    )
+    expected[7] = expected[7].replace("verifier cannot parse", "").replace("2 of 7", "1 of 7")
+    assert refuse(["train", *options, "--rewards", "r.py:f"]).splitlines() == numbered(expected)
+
+
+def numbered(lines: list[str]) -> list[str]:
+    return [f"{len(lines)} things cannot work:", *(f"  {n}. {line}" for n, line in enumerate(lines, start=1))]
+
+
+def test_what_is_too_long_for_the_context_is_refused_together(
+    refuse: Callable[[list[str]], str], checkpoint: Path
+) -> None:
+    """The checkpoint has 512 positions."""
+    options = ["--model", str(checkpoint), "--problems", "problems.jsonl", "--output_dir", "run", "--use_cpu", "true"]
+    options += ["--report_to", "none", "--max_completion_length", "500", "--max_tokens_per_microbatch", "30"]
+    found = refuse(["train", *options, "--problems_per_rollout", "10", "--eval_strategy", "epoch"]).splitlines()
+    beginnings = [
+        "4 things cannot work:",
+        "  1. eval_strategy epoch needs eval_problems; give some, or leave it out",
+        "  2. the model's context of 512 tokens is too short: max_completion_length 500 and the shortest prompt, ",
+        "  3. 8 problems do not fill a rollout batch of 10; lower problems_per_rollout or give more problems",
+        "  4. max_tokens_per_microbatch (30) is below the longest prompt, ",
+    ]
+    assert len(found) == len(beginnings)
+    assert all(line.startswith(start) for line, start in zip(found, beginnings, strict=True)), found
+
+
+def test_a_warm_up_refuses_together(refuse: Callable[[list[str]], str], broken: Path, tmp_path: Path) -> None:
+    save_problems([Problem(p.id, p.prompt, p.answer) for p in PROBLEMS], "bare.jsonl")
+    options = ["--model", str(broken), "--output_dir", "bare.jsonl", "--use_cpu", "true", "--report_to", "none"]
+    found = refuse(["sft", *options, "--problems", "bare.jsonl"]).splitlines()
+    assert found[:2] == ["5 things cannot work:", "  1. output_dir bare.jsonl is a file; write a folder's name"]
+    assert found[5].startswith("  5. SFT learns strong-model responses; 8 of 8 problems have none")
+    (tmp_path / "broken.jsonl").write_text("[]\n")
+    found = refuse(["sft", *options, "--problems", "broken.jsonl"]).splitlines()
+    assert found[0] == "5 things cannot work:"
+    assert found[2] == "  2. broken.jsonl, line 1: expected one JSON object with the columns of a problem, not []"
+
+
+def test_a_model_that_is_not_there_hides_no_other_refusal(tmp_path: Path) -> None:
+    args = SGPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", problems_per_rollout=10)
+    with pytest.raises(RefusalsError) as caught:
+        SGPOTrainer("./nowhere", args, train_dataset=PROBLEMS)
+    assert caught.value.messages == [
+        f"there is no folder ./nowhere to take the model from (looked in {Path.cwd()})",
+        "8 problems do not fill a rollout batch of 10; lower problems_per_rollout or give more problems",
+    ]
+
+
+def test_the_api_refuses_together(checkpoint: Path, tmp_path: Path) -> None:
+    args = SGPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, report_to="none", problems_per_rollout=10)
+    with pytest.raises(RefusalsError) as caught:
+        SGPOTrainer(str(checkpoint), args, train_dataset=[*PROBLEMS, PROBLEMS[0]], reward_weights=[1.0, 2.0])
+    assert [message[:40] for message in caught.value.messages] == [
+        "1 reward functions need as many reward_w",
+        "training problems: 1 of 9 rows cannot be",
+        "9 problems do not fill a rollout batch o",
+    ]

@@ -218,7 +218,7 @@ def test_bad_input_is_refused_in_one_line(
             (extract(server, bare), "1 of 1 problems have no response (the first: id 'a')"),
             (extract(server, tmp_path / "no.jsonl"), "there is no file"),
             ([*ours, "--columns", "prompt=question"], "there is no column 'question'"),
-            ([*ours, "--columns", "prompt"], "columns takes canonical=name"),
+            ([*ours, "--columns", "prompt"], "columns takes field=name"),
             ([*ours, "--output", str(problems_file)], "is the file of the problems"),
             ([*ours, "--output", "x.csv"], "written as .parquet or .jsonl"),
             ([*ours, "--output", str(problems_file / "x.parquet")], "File exists"),

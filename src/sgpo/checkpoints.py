@@ -3,13 +3,32 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sgpo.errors import Refusals
 from sgpo.hub import hub_or_cache
 from sgpo.resuming import checkpoints_of
 from sgpo.screen import amount
 from sgpo.tokenizers import check_tokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What is known of a checkpoint before its weights are loaded; None where it could not be read."""
+
+    config: Any | None = None
+    tokenizer: Any | None = None
+
+    @property
+    def context(self) -> int | None:
+        """Positions of the model; None where they are not known, or not limited."""
+        return None if self.config is None else context_length(self.config)
+
+    @property
+    def makes_prompts(self) -> bool:
+        return self.tokenizer is not None and self.tokenizer.chat_template is not None
 
 
 def open_checkpoint(name: str, tokenizer: Any = None) -> tuple[Any, Any]:
@@ -79,14 +98,19 @@ def check_model(config: Any, tokenizer: Any, pad_token: str | None = None) -> No
     Raises:
         ValueError: see `check_tokenizer`; or token ids beyond the model's embedding.
     """
-    check_tokenizer(tokenizer, pad_token)
+    refusals = Refusals()
+    with refusals.collected():
+        check_tokenizer(tokenizer, pad_token)
     rows = config.get_text_config().vocab_size
     highest = max(tokenizer.get_vocab().values())
     if highest >= rows:
-        raise ValueError(
-            f"the tokenizer has token ids up to {highest}, the model's embedding only {rows} rows; take the model's "
-            "own tokenizer, or enlarge the model with model.resize_token_embeddings"
+        refusals.add(
+            [
+                f"the tokenizer has token ids up to {highest}, the model's embedding only {rows} rows; take the "
+                "model's own tokenizer, or enlarge the model with model.resize_token_embeddings"
+            ]
         )
+    refusals.refuse()
 
 
 def context_length(config: Any) -> int | None:

@@ -6,13 +6,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sgpo.configuration import parse, save_configuration
-from sgpo.errors import usage_errors
+from sgpo.configuration import parse
+from sgpo.errors import Refusals, usage_errors
 from sgpo.options import SFT, TRAIN, check_beforehand
 from sgpo.options_help import asks_for_help, print_help
 from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.resuming import newest_checkpoint
-from sgpo.rewards import load_reward, math_reward
+from sgpo.rewards import RewardFunction, load_reward, math_reward
 from sgpo.run_folder import check_output_dir, explained_lack_of_space
 from sgpo.screen import no_progress_bars
 from sgpo.training.arguments import DataArguments, SFTArguments, TrainArguments
@@ -21,6 +21,12 @@ from sgpo.training.arguments import DataArguments, SFTArguments, TrainArguments
 def read_problems(data: DataArguments) -> list[Problem]:
     """All rows; which of them cannot be used is decided together with the model."""
     return _read(data, data.problems, data.split, data.revision, data.limit)
+
+
+def _read_eval_problems(data: TrainArguments) -> list[Problem] | None:
+    if not data.eval_problems:
+        return None
+    return _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
 
 
 def _read(data: DataArguments, source: str, split: str, revision: str | None, limit: int | None) -> list[Problem]:
@@ -40,8 +46,12 @@ def sft(argv: list[str]) -> None:
         data, args = parse("sft", (SFTArguments, WarmupConfig), argv)
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
-            _check_run(data, args)
-            trainer = build_warmup_trainer(data.model, args, read_problems(data))
+            refusals, problems = Refusals(), None
+            with refusals.collected():
+                _check_run(data, args)
+            with refusals.collected():
+                problems = read_problems(data)
+            trainer = build_warmup_trainer(data.model, args, problems, refusals)
             trainer.data["train"]["source"] = data.problems
         _run("sft", trainer, data, args)
 
@@ -59,15 +69,11 @@ def train(argv: list[str]) -> None:
         data, args = parse("train", (TrainArguments, SGPOConfig), argv)
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
-            _check_run(data, args)
-            rewards = [load_reward(name) for name in data.rewards] or [math_reward]
-            eval_problems = None
-            if data.eval_problems:
-                eval_problems = _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
+            problems, eval_problems, rewards = _read_all(data, args)
             trainer = SGPOTrainer(
                 data.model,
                 args,
-                train_dataset=read_problems(data),
+                train_dataset=problems,
                 eval_dataset=eval_problems,
                 reward_funcs=rewards,
                 reward_weights=data.reward_weights or None,
@@ -76,6 +82,31 @@ def train(argv: list[str]) -> None:
             if data.eval_problems:
                 trainer.data["eval"]["source"] = data.eval_problems
         _run("train", trainer, data, args)
+
+
+def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFunction]]:
+    """The problems, those of the evaluation, and the reward functions.
+
+    Raises:
+        ValueError: what cannot be read; in the same message what of the rest cannot be trained with.
+    """
+    from sgpo.training.preflight import UNREADABLE, prepare, said_once
+
+    refusals = Refusals()
+    with refusals.collected():
+        _check_run(data, args)
+    problems = eval_problems = rewards = UNREADABLE
+    with refusals.collected():
+        problems = read_problems(data)
+    with refusals.collected():
+        eval_problems = _read_eval_problems(data)
+    with refusals.collected():
+        rewards = [load_reward(name) for name in data.rewards] or [math_reward]
+    if refusals:
+        weights = data.reward_weights or None
+        with said_once(args.process_index == 0):
+            prepare(args, data.model, problems, eval_problems, rewards, weights, tokenizer=None, refusals=refusals)
+    return problems, eval_problems, rewards
 
 
 def _check_run(data: Any, args: Any) -> None:
@@ -91,9 +122,7 @@ def _run(command: str, trainer: Any, data: Any, args: Any) -> None:
     from sgpo.training.interrupt import TrainingInterrupted
 
     path = Path(args.output_dir) / "config.yaml"
-    if args.process_index == 0:
-        with explained_lack_of_space(args.output_dir):
-            save_configuration(args.output_dir, data, args)
+    trainer.command_line = data
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except TrainingInterrupted as stopped:

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -180,21 +180,30 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {found[0]}?)" if found else ""
 
 
-def save_configuration(output_dir: str, *parts: Any) -> Path:
-    """The resolved configuration beside the results, as a file that --config takes again."""
+def save_configuration(output_dir: str, *parts: Any, comment: str = "") -> Path:
+    """The resolved configuration beside the results, as a file that --config takes again.
+
+    Args:
+        parts: dataclasses of options, or mappings of names and values.
+        comment: of the file, one line or several.
+    """
     values: dict[str, Any] = {}
     for part in parts:
-        values |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
-        # TrainingArguments turns its values into plain ones, but hides all tokens, also those of the vocabulary.
-        plain = part.to_dict() if hasattr(part, "to_dict") else {}
-        values |= {name: value for name, value in plain.items() if not name.endswith("_token")}
-        for name in getattr(part, "FOLLOWS", ()):
-            del values[name]
+        values |= part if isinstance(part, Mapping) else _values(part)
     values = {name: value for name, value in values.items() if name not in NOT_SAVED}
     path = Path(output_dir) / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(json.loads(json.dumps(values, default=_plain)), sort_keys=True))
+    head = "".join(f"# {line}\n" for line in comment.splitlines())
+    path.write_text(head + yaml.safe_dump(json.loads(json.dumps(values, default=_plain)), sort_keys=True))
     return path
+
+
+def _values(part: Any) -> dict[str, Any]:
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part) if field.init}
+    # TrainingArguments turns its values into plain ones, but hides all tokens, also those of the vocabulary.
+    plain = part.to_dict() if hasattr(part, "to_dict") else {}
+    values |= {name: value for name, value in plain.items() if not name.endswith("_token")}
+    return {name: value for name, value in values.items() if name not in getattr(part, "FOLLOWS", ())}
 
 
 def _plain(value: Any) -> Any:

@@ -74,6 +74,8 @@ class Refusals:
         """A refusal raised in here, ValueError or OSError, ends the block alone."""
         try:
             yield
+        except ReportedError:
+            raise
         except (ValueError, OSError) as error:
             self._errors.append(error)
 
@@ -82,8 +84,9 @@ class Refusals:
 
     def refuse(self) -> None:
         """Raises the refusal if there is one, and a `RefusalsError` if there are several; else nothing."""
-        if len(self._errors) == 1:
+        parts = [each.messages if isinstance(each, RefusalsError) else [str(each)] for each in self._errors]
+        messages = list(dict.fromkeys(message for part in parts for message in part))
+        if len(messages) > 1:
+            raise RefusalsError(messages)
+        if messages:
             raise self._errors[0]
-        if self._errors:
-            parts = [each.messages if isinstance(each, RefusalsError) else [str(each)] for each in self._errors]
-            raise RefusalsError(list(dict.fromkeys(message for part in parts for message in part)))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sgpo.errors import Refusals
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 
 if TYPE_CHECKING:
@@ -28,25 +29,30 @@ def check_tokenizer(tokenizer: Any, pad_token: str | None = None) -> None:
     Raises:
         ValueError: no chat template, no end token, no pad token, or a pad token that is not in the vocabulary.
     """
+    if pad_token is not None and pad_token in tokenizer.get_vocab():
+        tokenizer.pad_token = pad_token
+    refusals = Refusals()
+    refusals.add(_refusals(tokenizer, pad_token))
+    refusals.refuse()
+
+
+def _refusals(tokenizer: Any, pad_token: str | None) -> Iterator[str]:
     if tokenizer.chat_template is None:
-        raise ValueError(
+        yield (
             "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template "
             "and save the tokenizer beside the model"
         )
     if tokenizer.eos_token_id is None:
-        raise ValueError("the tokenizer has no eos_token: nothing would end a completion; set tokenizer.eos_token")
-    if pad_token is not None:
-        if pad_token not in tokenizer.get_vocab():
-            raise ValueError(f"pad_token {pad_token!r} is not in the tokenizer's vocabulary; take a token that is")
-        tokenizer.pad_token = pad_token
-    if tokenizer.pad_token_id is None:
-        raise ValueError(
-            "the tokenizer has no pad token; set pad_token to a token that no text contains, such as "
-            f"{_spare_token(tokenizer)!r}"
-        )
+        yield "the tokenizer has no eos_token: nothing would end a completion; set tokenizer.eos_token"
+    if pad_token is not None and pad_token not in tokenizer.get_vocab():
+        yield f"pad_token {pad_token!r} is not in the tokenizer's vocabulary; take a token that is"
+    elif tokenizer.pad_token_id is None:
+        spare = _spare_token(tokenizer)
+        example = "" if spare is None else f", such as {spare!r}"
+        yield f"the tokenizer has no pad token; set pad_token to a token that no text contains{example}"
 
 
-def _spare_token(tokenizer: Any) -> str:
+def _spare_token(tokenizer: Any) -> str | None:
     """A token of the vocabulary made for padding or for later use, as Llama's have; else the end token."""
     for word in ("pad", "reserved"):
         for token in sorted(tokenizer.get_added_vocab()):

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sgpo.checkpoints import check_place, open_checkpoint
+from sgpo.checkpoints import Opened, check_place, open_checkpoint
 from sgpo.command_runner import Command
 from sgpo.comparison.collecting import samples_of
 from sgpo.comparison.recipe import Method, Recipe
@@ -99,18 +99,18 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
     from sgpo.training.preflight import check_training, said_once
     from sgpo.training.sft import check_warmup
 
-    config, tokenizer = open_checkpoint(model)
+    opened = Opened(*open_checkpoint(model))
     with _unchanged_environment(), said_once(main=False):
         for path, problems in zip(_warmups(recipe), (warmup, together), strict=False):
             data, args = _parse_sft(path, problems)
             with _named(path.stem, path):
-                check_warmup(args, config, tokenizer, read_problems(data))
+                check_warmup(args, opened, read_problems(data))
         parsed = False
         for method, path in _methods(recipe):
             data, args = _parse_train(recipe, path, training)
             golds = not parsed and not data.rewards  # the verifier's, whose own reward is the default
             with _named(f"method {method.name}", path):
-                check_training(args, config, tokenizer, read_problems(data), golds=golds)
+                check_training(args, opened, read_problems(data), golds=golds)
             parsed = parsed or golds
 
 
@@ -132,8 +132,10 @@ def _parse_sft(path: Path, problems: str = "problems") -> Any:
 def _parse_train(recipe: Recipe, path: Path, problems: str = "problems") -> Any:
     from sgpo.training.arguments import TrainArguments
     from sgpo.training.config import SGPOConfig
+    from sgpo.training.sizes import as_written
 
-    return parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))
+    data, args = parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))
+    return data, as_written(args)  # one size for all base models, whatever their contexts
 
 
 def _arguments(path: Path, options: dict[str, Any], problems: str) -> list[str]:

@@ -25,6 +25,7 @@ from sgpo.evaluation.output import JOURNAL, SUMMARY
 from sgpo.files import replacing
 from sgpo.resuming import checkpoints_of
 from sgpo.run_folder import WEIGHTS, clear, evaluation_in
+from sgpo.training.sizes import FITTED
 
 ALWAYS = {"disable_tqdm": True}
 
@@ -142,7 +143,8 @@ class CellRun:
         data = {"config": cell.method.path, "model": warmup_folder(plan, cell.base), "problems": plan.data.rl}
         if plan.data.dev is not None:
             data["eval_problems"] = plan.data.dev
-        return Command("train", {**data, **plan.recipe.options, "logging_steps": 1, **common})
+        sizes = {name: plan.budgets[cell.method.name][name] for name in FITTED}
+        return Command("train", {**data, **plan.recipe.options, **sizes, "logging_steps": 1, **common})
 
     def _evaluation(self, model: Path, output: Path) -> Command:
         options = {"model": model, "benchmarks": list(self.plan.data.sets.values()), "output": output}

@@ -36,6 +36,14 @@ class Finding:
         return f"{self.kind}: {len(self.rows)}, e.g. {self.example}"
 
 
+class BadRowsError(ValueError):
+    """Rows that cannot be used, refused; `usable` are the problems that can be."""
+
+    def __init__(self, message: str, usable: list[Problem]) -> None:
+        super().__init__(message)
+        self.usable = usable
+
+
 def find_bad_rows(problems: Sequence[Problem], checks: Mapping[str, Check]) -> list[Finding]:
     """What each check finds among the rows that those before it have left; rows count from 0."""
     rows = dict(enumerate(problems))
@@ -53,24 +61,25 @@ def inspect(problems: Sequence[Problem], name: str, bad_rows: str, checks: Mappi
     """The problems that can be used; prints what is left out.
 
     Raises:
-        ValueError: bad rows with ``bad_rows="refuse"``, with ``"drop"`` no row that is left, or another word.
+        BadRowsError: bad rows with ``bad_rows="refuse"``, or with ``"drop"`` no row that is left.
+        ValueError: another word.
     """
     check_bad_rows_option(bad_rows)
     findings = find_bad_rows(problems, checks)
     if not findings:
         return list(problems)
     bad = {row for finding in findings for row in finding.rows}
-    count = f"{name}: {len(bad)} of {len(problems)} rows"
+    usable = [problem for row, problem in enumerate(problems) if row not in bad]
+    count, shown = f"{name}: {len(bad)} of {len(problems)} rows", "; ".join(map(str, findings))
     if bad_rows == "refuse":
-        shown = "; ".join(map(str, findings))
-        raise ValueError(f"{count} cannot be used: {shown}. Mend them, or leave them out with bad_rows: drop")
-    if len(bad) == len(problems):
-        shown = "; ".join(map(str, findings))
-        raise ValueError(f"{count} cannot be used, so none is left: {shown}")
+        remedy = "Mend them, or leave them out with bad_rows: drop"
+        raise BadRowsError(f"{count} cannot be used: {shown}. {remedy}", usable)
+    if not usable:
+        raise BadRowsError(f"{count} cannot be used, so none is left: {shown}", usable)
     print(f"{count} are left out (bad_rows: drop).")
     for finding in findings:
         print(f"  {finding}")
-    return [problem for row, problem in enumerate(problems) if row not in bad]
+    return usable
 
 
 def check_bad_rows_option(bad_rows: str) -> None:

@@ -62,7 +62,7 @@ def load_problems(
     not, and rows that are not problems.
     """
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, or None for all rows; it is {limit}")
+        raise ValueError(f"limit is {limit}; it must be at least 1, or left out for all rows")
     path = Path(source)
     if is_file_of_problems(source):
         if revision is not None:
@@ -118,7 +118,7 @@ def columns_from_pairs(pairs: Sequence[str]) -> dict[str, str]:
     for pair in pairs:
         canonical, equals, name = pair.partition("=")
         if not equals:
-            raise ValueError(f"columns takes canonical=name, for example answer=solution, not {pair!r}")
+            raise ValueError(f"columns takes field=name, for example answer=solution, not {pair!r}")
         columns[canonical] = name
     return columns
 
@@ -232,7 +232,8 @@ class _Place:
     def missing(self, name: str) -> ValueError:
         has = ", ".join(self.columns) or "none"
         return self.error(
-            f"no {name}: pass columns={{{name!r}: '...'}} with the name of its column; the data has the columns {has}"
+            f"no {name}: name its column with --columns {name}=NAME (in Python columns={{{name!r}: 'NAME'}}); the data "
+            f"has the columns {has}"
         )
 
 
@@ -266,7 +267,7 @@ def _find_columns(names: Sequence[str], source: str, columns: Mapping[str, str])
     has = ", ".join(names)
     for name, column in columns.items():
         if name not in FIELDS:
-            raise ValueError(f"columns={{{name!r}: {column!r}}}: the fields of a problem are {', '.join(FIELDS)}")
+            raise ValueError(f"columns: {name!r} is none of the fields of a problem, which are {', '.join(FIELDS)}")
         if column not in names:
             raise ValueError(f"{source}: there is no column {column!r} for {name!r}; the data has the columns {has}")
     found = dict(columns)

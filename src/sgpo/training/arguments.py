@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.prompts import SYSTEM_PROMPT
+from sgpo.training.sizes import Default
 
 
 @dataclass
@@ -98,7 +99,10 @@ class RunArguments:
 class SamplingArguments:
     """What is sampled, and how much of it at once."""
 
-    problems_per_rollout: int = field(default=128, metadata={"help": "Problems in a rollout batch."})
+    problems_per_rollout: int = field(
+        default=Default(128),
+        metadata={"help": "Problems in a rollout batch; unwritten: all problems where there are fewer."},
+    )
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus of the sampling."})

@@ -19,6 +19,11 @@ class RolloutBatchSampler(Sampler[list[int]]):
     """
 
     def __init__(self, num_problems: int, problems_per_rollout: int, updates_per_rollout: int, seed: int) -> None:
+        if num_problems < updates_per_rollout:
+            raise ValueError(
+                f"{num_problems} problem{'s' * (num_problems != 1)} cannot be parted among {updates_per_rollout} "
+                "updates; give more problems, or lower updates_per_rollout"
+            )
         if num_problems < problems_per_rollout:
             raise ValueError(
                 f"{num_problems} problems do not fill a rollout batch of {problems_per_rollout}; lower "

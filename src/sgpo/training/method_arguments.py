@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from sgpo.errors import Refusals
+from sgpo.training.sizes import Default
 
 
 @dataclass
@@ -20,7 +21,10 @@ class MethodArguments:
         default=4,
         metadata={"help": "G2: completions with the strategy; other methods have G1 + G2 without."},
     )
-    max_completion_length: int = field(default=16384, metadata={"help": "Tokens a completion may have."})
+    max_completion_length: int = field(
+        default=Default(16384),
+        metadata={"help": "Tokens a completion may have; unwritten: half of the model's context where that is less."},
+    )
     eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
     eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
     importance_cap: float | None = field(

@@ -13,9 +13,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel
 
-from sgpo.checkpoints import check_model, context_length, count_parameters, open_checkpoint, say_loading
+from sgpo.checkpoints import Opened, check_model, count_parameters, open_checkpoint, say_loading
+from sgpo.errors import Refusals
 from sgpo.problems import Problem, problems_from
-from sgpo.problems.inspection import STRUCTURE, Check, describe, inspect, too_long, unparsed_golds
+from sgpo.problems.inspection import STRUCTURE, BadRowsError, Check, describe, inspect, too_long, unparsed_golds
 from sgpo.resuming import check_same_run
 from sgpo.rewards import RewardFunction, Rewards, choose_rewards
 from sgpo.run_folder import check_space
@@ -25,15 +26,20 @@ from sgpo.training.data import RolloutBatchSampler
 from sgpo.training.methods import find_method
 from sgpo.training.rollouts import response_ids
 from sgpo.training.runs import run_of
+from sgpo.training.sizes import fitted_to_context, fitted_to_problems
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
 REPORTERS = ("tensorboard", "wandb", "trackio")  # those whose package has the name
+
+
+UNREADABLE: Any = object()  # in place of something whose reading was refused already
 
 
 @dataclass(frozen=True)
 class Prepared:
     """What a run was found to consist of."""
 
+    args: SGPOConfig  # with sizes that fit the problems and the model
     tokenizer: Any
     problems: list[Problem] | None
     eval_problems: list[Problem] | None
@@ -50,41 +56,81 @@ def prepare(
     reward_funcs: RewardFunction | Sequence[RewardFunction],
     reward_weights: Sequence[float] | None,
     tokenizer: Any,
+    refusals: Refusals | None = None,
 ) -> Prepared:
     """Check all that the constructor of `SGPOTrainer` was given.
 
+    Args:
+        train_dataset: problems in any form, or None; it, `eval_dataset` and `reward_funcs` may be `UNREADABLE`.
+        refusals: what was refused before, to be said in one message with what is refused here.
+
     Raises:
-        ValueError: what cannot be trained with; the message says what to write instead.
+        ValueError: what cannot be trained with, all that is independent in one; the message says what to write instead.
     """
-    rewards = choose_rewards(reward_funcs, reward_weights, args.correctness)
-    # As they are: which rows cannot be used is decided together with the tokenizer and the model.
-    problems, eval_problems = (
-        None if data is None else problems_from(data, bad_rows="keep") for data in (train_dataset, eval_dataset)
-    )
-    if args.eval_strategy != "no" and eval_problems is None:
-        raise ValueError(f"eval_strategy {args.eval_strategy.value} needs eval_problems; give some, or leave it out")
-    check_reporters(args.report_to)
-    if isinstance(model, str):
-        config, tokenizer = open_checkpoint(model, tokenizer)
-    else:
-        config = model.config
-        tokenizer = tokenizer or AutoTokenizer.from_pretrained(config._name_or_path)
-    check_model(config, tokenizer, args.pad_token)
+    refusals = Refusals() if refusals is None else refusals
+    rewards = None
+    if reward_funcs is not UNREADABLE:
+        with refusals.collected():
+            rewards = choose_rewards(reward_funcs, reward_weights, args.correctness)
+    if args.eval_strategy != "no" and eval_dataset is None:
+        refusals.add([f"eval_strategy {args.eval_strategy.value} needs eval_problems; give some, or leave it out"])
+    with refusals.collected():
+        check_reporters(args.report_to)
+    opened = open_model(model, tokenizer, args.pad_token, refusals)
+    if (context := _context(args, opened)) is not None:
+        args = fitted_to_context(args, *context)
     data: dict[str, Any] = {"train": None, "eval": None}
-    longest, golds = 0, rewards.ask_verifier
+    problems, eval_problems = _rows(train_dataset, refusals), _rows(eval_dataset, refusals)
+    longest, golds = 0, rewards is not None and rewards.ask_verifier
     if problems is not None:
-        problems, longest = check_training(args, config, tokenizer, problems, golds=golds)
-        data["train"] = said_data(TRAINING, problems)
-        parameters = count_parameters(config) if isinstance(model, str) else model.num_parameters()
-        check_room(args, parameters, len(batch_sampler(problems, args)))
+        with refusals.collected():
+            args, problems, longest = check_training(args, opened, problems, golds=golds)
+            data["train"] = said_data(TRAINING, problems)
+            if opened.config is not None:
+                parameters = count_parameters(opened.config) if isinstance(model, str) else model.num_parameters()
+                check_room(args, parameters, len(batch_sampler(problems, args)))
     if eval_problems is not None:
-        eval_problems = check_evaluation(args, config, tokenizer, eval_problems, golds=golds)
-        data["eval"] = said_data(EVALUATION, eval_problems)
+        with refusals.collected():
+            eval_problems = check_evaluation(args, opened, eval_problems, golds=golds)
+            data["eval"] = said_data(EVALUATION, eval_problems)
     if args.resume_from_checkpoint:
-        check_resumed(args.resume_from_checkpoint, args, data)
+        with refusals.collected():
+            check_resumed(args.resume_from_checkpoint, args, data)
+    refusals.refuse()
+    assert rewards is not None  # or it was refused
     if isinstance(model, str):
-        say_loading(model, config)
-    return Prepared(tokenizer, problems, eval_problems, data, rewards, longest)
+        say_loading(model, opened.config)
+    return Prepared(args, opened.tokenizer, problems, eval_problems, data, rewards, longest)
+
+
+def _rows(data: Any, refusals: Refusals) -> list[Problem] | None:
+    """The problems as they are: which of them cannot be used is decided together with the tokenizer and the model."""
+    if data is not None and data is not UNREADABLE:
+        with refusals.collected():
+            return problems_from(data, bad_rows="keep")
+    return None
+
+
+def open_model(model: str | PreTrainedModel, tokenizer: Any, pad_token: str | None, refusals: Refusals) -> Opened:
+    """What can be known of a model before its weights are loaded; a given tokenizer stands for its own."""
+    config = None if isinstance(model, str) else model.config
+    with refusals.collected():
+        if isinstance(model, str):
+            config, tokenizer = open_checkpoint(model, tokenizer)
+        else:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path)
+        with refusals.collected():
+            check_model(config, tokenizer, pad_token)
+        return Opened(config, tokenizer)
+    return Opened(config)
+
+
+def _context(args: SGPOConfig, opened: Opened) -> tuple[int, str] | None:
+    """Tokens of prompt and completion together, and what limits them; None where nothing does."""
+    limits = {"the model's context": opened.context}
+    if args.sampler == "vllm":
+        limits["vllm_max_model_length"] = args.vllm_max_model_length
+    return min(((limit, name) for name, limit in limits.items() if limit is not None), default=None)
 
 
 def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any]) -> None:
@@ -107,50 +153,76 @@ def said_once(main: bool) -> Iterator[None]:
 
 
 def check_training(
-    args: SGPOConfig, config: Any, tokenizer: Any, problems: Sequence[Problem], *, golds: bool
-) -> tuple[list[Problem], int]:
-    """The problems to train on, and the tokens of their longest prompt.
+    args: SGPOConfig, opened: Opened, problems: Sequence[Problem], *, golds: bool
+) -> tuple[SGPOConfig, list[Problem], int]:
+    """The configuration with sizes that fit, the problems to train on, and the tokens of their longest prompt.
 
     Args:
-        config: the model's.
         golds: whether the verifier has to parse the answers.
 
     Raises:
-        ValueError: what cannot be trained with; the message says what to write instead.
+        ValueError: what cannot be trained with, all that is independent in one; the message says what to write instead.
     """
-    guided = "strategy" in find_method(args.method).uses
-    lengths = PromptLengths(tokenizer, args.system_prompt, guided=guided)
-    checks = _checks(args, config, problems, lengths, golds)
-    if "response" in find_method(args.method).uses:
+    refusals = Refusals()
+    method = find_method(args.method)
+    lengths = _lengths(args, opened, guided="strategy" in method.uses)
+    checks = _checks(args, opened.context, problems, lengths, golds, refusals)
+    if "response" in method.uses and opened.tokenizer is not None:
         room = args.max_completion_length
-        checks["response too long"] = too_long(_response_lengths(tokenizer), room, "max_completion_length")
-    found = check_strategies(inspect(problems, TRAINING, args.bad_rows, checks), args)
-    check_responses(found, args)
-    batch_sampler(found, args)  # refuses too few problems
-    longest = max(lengths(found))
-    _check_budgets(args, longest)
-    return found, longest
+        checks["response too long"] = too_long(_response_lengths(opened.tokenizer), room, "max_completion_length")
+    found, usable = list(problems), None
+    try:
+        found = inspect(problems, TRAINING, args.bad_rows, checks)
+    except BadRowsError as error:  # whoever mends these rows has them all
+        refusals.add([str(error)])
+        usable = error.usable
+        if not usable:
+            refusals.refuse()
+    with refusals.collected():
+        found = check_strategies(found, args)
+    with refusals.collected():
+        check_responses(found, args)
+    args = fitted_to_problems(args, len(found))
+    with refusals.collected():
+        batch_sampler(found, args)  # refuses too few problems
+    longest = 0 if lengths is None else max(lengths(found if usable is None else usable), default=0)
+    refusals.add(_refusals_of_budgets(args, longest))
+    refusals.refuse()
+    return args, found, longest
 
 
-def check_evaluation(
-    args: SGPOConfig, config: Any, tokenizer: Any, problems: Sequence[Problem], *, golds: bool
-) -> list[Problem]:
+def check_evaluation(args: SGPOConfig, opened: Opened, problems: Sequence[Problem], *, golds: bool) -> list[Problem]:
     """The problems of avg@k during training, as `check_training`."""
-    lengths = PromptLengths(tokenizer, args.system_prompt, guided=False)
-    return inspect(problems, EVALUATION, args.bad_rows, _checks(args, config, problems, lengths, golds))
+    refusals = Refusals()
+    lengths = _lengths(args, opened, guided=False)
+    checks = _checks(args, opened.context, problems, lengths, golds, refusals)
+    found = list(problems)
+    with refusals.collected():
+        found = inspect(problems, EVALUATION, args.bad_rows, checks)
+    refusals.refuse()
+    return found
+
+
+def _lengths(args: SGPOConfig, opened: Opened, *, guided: bool) -> PromptLengths | None:
+    return PromptLengths(opened.tokenizer, args.system_prompt, guided=guided) if opened.makes_prompts else None
 
 
 def _checks(
-    args: SGPOConfig, config: Any, problems: Sequence[Problem], lengths: PromptLengths, golds: bool
+    args: SGPOConfig,
+    positions: int | None,
+    problems: Sequence[Problem],
+    lengths: PromptLengths | None,
+    golds: bool,
+    refusals: Refusals,
 ) -> dict[str, Check]:
     checks = dict(STRUCTURE)
     if golds:
         checks["gold not parsed"] = unparsed_golds
-    positions = context_length(config)
-    if positions is not None:
-        check_context(positions, args.max_completion_length, min(lengths(problems), default=1))
-        asked = f"max_completion_length {args.max_completion_length} of {positions} positions"
-        checks["prompt too long"] = too_long(lengths, positions - args.max_completion_length, asked)
+    if positions is not None and lengths is not None:
+        with refusals.collected():
+            check_context(positions, args.max_completion_length, min(lengths(problems), default=1))
+            asked = f"max_completion_length {args.max_completion_length} of {positions} positions"
+            checks["prompt too long"] = too_long(lengths, positions - args.max_completion_length, asked)
     return checks
 
 
@@ -210,13 +282,13 @@ def batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatch
     return RolloutBatchSampler(len(problems), args.problems_per_rollout, args.updates_per_rollout, seed)
 
 
-def _check_budgets(args: SGPOConfig, longest_prompt: int) -> None:
+def _refusals_of_budgets(args: SGPOConfig, longest_prompt: int) -> Iterator[str]:
     """A row of the longest prompt and completion must fit: what is longer would break the bound on memory."""
     needed = longest_prompt + args.max_completion_length
     of_sampler = "sampler_batch_tokens" if args.sampler == "transformers" else "vllm_max_model_length"
     for name in ("max_tokens_per_microbatch", of_sampler):
         if getattr(args, name) is not None and getattr(args, name) < needed:
-            raise ValueError(
+            yield (
                 f"{name} ({getattr(args, name)}) is below the longest prompt, {longest_prompt} tokens, and "
                 f"max_completion_length ({args.max_completion_length}) together; set it to {needed} or more, or lower "
                 "max_completion_length"

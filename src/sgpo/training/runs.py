@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from sgpo.configuration import save_configuration
 from sgpo.files import replacing
 from sgpo.resuming import UNFINISHED, broken, check_same_run, configuration_of, newest_checkpoint, publish
 from sgpo.run_folder import check_output_dir, clear, explained_lack_of_space, results_in, save_data
@@ -34,11 +35,17 @@ def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+FROM_PYTHON = """Written by a run in Python, whose problems and reward functions have no name here.
+A command takes this file with --problems FILE, and with --rewards where the reward is not math_reward.
+"""
+
+
 class RunTrainer(Trainer):
     """A `Trainer` whose runs do not overwrite others, know their data, and survive being stopped at any moment."""
 
     shown: ClassVar[dict[str, str]]  # metrics beside the progress bar, and their names there
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
+    command_line: Any = None  # the options of the command that this run is, beside `args`; None in Python
 
     def begin_run(self, data: dict[str, Any], base_model: str | None, updates_per_rollout: int = 1) -> None:
         """To be called at the end of the constructor; `base_model` is a name for the model card.
@@ -77,6 +84,7 @@ class RunTrainer(Trainer):
                 if not resume_from_checkpoint:
                     clear(self._found)
                 save_data(folder, self.data)
+                self._save_configuration()
             self.accelerator.wait_for_everyone()
             with self.interrupt.watching():
                 try:
@@ -85,6 +93,14 @@ class RunTrainer(Trainer):
                     raise TrainingInterrupted(*self._stop()) from None
                 finally:
                     self._found = results_in(folder)
+
+    def _save_configuration(self) -> None:
+        """What the run was made of; in Python, only what has a name there."""
+        if self.command_line is not None:
+            save_configuration(self.args.output_dir, self.command_line, self.args)
+            return
+        model = {} if self.base_model is None else {"model": self.base_model}
+        save_configuration(self.args.output_dir, model, self.args, comment=FROM_PYTHON)
 
     def _stop(self) -> tuple[int, int, Path | None]:
         """Write the checkpoint, unless it stands there already; the weights are those between two rollout batches."""

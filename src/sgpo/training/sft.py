@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.checkpoints import check_model, context_length, count_parameters, load_weights, open_checkpoint, say_loading
+from sgpo.checkpoints import Opened, count_parameters, load_weights, say_loading
 from sgpo.errors import Refusals
 from sgpo.problems import Problem
 from sgpo.problems.inspection import (
@@ -29,7 +29,7 @@ from sgpo.problems.inspection import (
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments
 from sgpo.training.precision import refusals_of_precision, weight_rows
-from sgpo.training.preflight import TRAINING, check_resumed, check_room, said_data
+from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data
 from sgpo.training.runs import RunTrainer
 
 
@@ -86,23 +86,21 @@ def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Problem]) -> WarmupTrainer:
+def build_warmup_trainer(
+    model: str, args: WarmupConfig, problems: Sequence[Problem] | None, refusals: Refusals | None = None
+) -> WarmupTrainer:
     """A trainer over all but a random share of the problems, which choose the checkpoint.
 
+    Args:
+        problems: None if their reading was refused already.
+        refusals: what was refused before, to be said in one message with what is refused here.
+
     Raises:
-        ValueError: problems, tokenizer or configuration that cannot be trained with, before the weights are loaded.
+        ValueError: problems, tokenizer or configuration that cannot be trained with, all that is independent in one,
+            before the weights are loaded.
     """
-    config, tokenizer = open_checkpoint(model)
-    check_model(config, tokenizer, args.pad_token)
-    problems = check_warmup(args, config, tokenizer, problems)
-    data = {"train": said_data(TRAINING, problems)}
-    if args.resume_from_checkpoint:
-        check_resumed(args.resume_from_checkpoint, args, data)
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
-    check_room(args, count_parameters(config), math.ceil(len(problems) * (1 - args.validation_share) / batch))
-    split = warmup_rows(problems, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
-    if args.process_index == 0:
-        say_loading(model, config)
+    tokenizer, found, data = _prepare(model, args, problems, Refusals() if refusals is None else refusals)
+    split = warmup_rows(found, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
     trainer = WarmupTrainer(
         model=load_weights(model),
         args=args,
@@ -117,7 +115,28 @@ def build_warmup_trainer(model: str, args: WarmupConfig, problems: Sequence[Prob
     return trainer
 
 
-def check_warmup(args: WarmupConfig, config: Any, tokenizer: Any, problems: Sequence[Problem]) -> list[Problem]:
+def _prepare(
+    model: str, args: WarmupConfig, problems: Sequence[Problem] | None, refusals: Refusals
+) -> tuple[Any, list[Problem], dict[str, Any]]:
+    """The tokenizer, the problems to learn from, and what data.json will hold."""
+    opened, found, data = open_model(model, None, args.pad_token, refusals), [], {}
+    if problems is not None:
+        with refusals.collected():
+            found = check_warmup(args, opened, problems)
+            data = {"train": said_data(TRAINING, found)}
+            if args.resume_from_checkpoint:
+                check_resumed(args.resume_from_checkpoint, args, data)
+            if opened.config is not None:
+                batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+                updates = math.ceil(len(found) * (1 - args.validation_share) / batch)
+                check_room(args, count_parameters(opened.config), updates)
+    refusals.refuse()
+    if args.process_index == 0:
+        say_loading(model, opened.config)
+    return opened.tokenizer, found, data
+
+
+def check_warmup(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]) -> list[Problem]:
     """The problems to learn from.
 
     Raises:
@@ -125,7 +144,7 @@ def check_warmup(args: WarmupConfig, config: Any, tokenizer: Any, problems: Sequ
     """
     if not any(problem.response for problem in problems):
         warmup_rows(problems, args.system_prompt)
-    limits = {"max_length": args.max_length, "the model's context": context_length(config)}
+    limits = {"max_length": args.max_length, "the model's context": opened.context}
     name, room = min(
         ((name, limit) for name, limit in limits.items() if limit is not None),
         key=lambda pair: pair[1],
@@ -136,8 +155,8 @@ def check_warmup(args: WarmupConfig, config: Any, tokenizer: Any, problems: Sequ
         "no response": missing_responses,
         "duplicate": duplicate_responses,
     }
-    if room is not None:
-        checks["prompt and response too long"] = too_long(_row_lengths(args, tokenizer), room, name)
+    if room is not None and opened.makes_prompts:
+        checks["prompt and response too long"] = too_long(_row_lengths(args, opened.tokenizer), room, name)
     found = inspect(problems, TRAINING, args.bad_rows, checks)
     if len(found) < 2:
         raise ValueError(f"{len(found)} problem is too few for SFT: one at least is kept to choose the checkpoint")

@@ -56,7 +56,8 @@ class SGPOTrainer(RunTrainer):
 
     Args:
         model: a model, or the name or folder of a checkpoint.
-        args: the configuration; its ``method`` decides what is sampled and optimised.
+        args: the configuration; its ``method`` decides what is sampled and optimised. It is left as it is: `self.args`
+            has the sizes that fit the problems and the model, see `sgpo.training.sizes`.
         train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
         eval_dataset: problems for avg@k without strategies.
         reward_funcs: functions of TRL's reward signature. Default: `math_reward`. Which of several says what is correct
@@ -67,7 +68,8 @@ class SGPOTrainer(RunTrainer):
         **kwargs: further arguments of `transformers.Trainer` (callbacks, optimizers).
 
     Raises:
-        ValueError: problems, tokenizer or configuration that cannot be trained with, before training starts.
+        ValueError: problems, tokenizer or configuration that cannot be trained with, all that is independent in one
+            message, before the weights are loaded.
     """
 
     args: SGPOConfig
@@ -89,6 +91,7 @@ class SGPOTrainer(RunTrainer):
             found = prepare(
                 args, model, train_dataset, eval_dataset, reward_funcs, reward_weights, tokenizer=processing_class
             )
+        args = found.args
         base_model = model if isinstance(model, str) else model.config._name_or_path
         if sampler is None:
             check_engine(args)
