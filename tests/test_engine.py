@@ -244,6 +244,14 @@ def test_modules_keep_their_modes() -> None:
     assert [layer._gradient_checkpointing_func for layer in model.get_decoder().layers] == functions
 
 
+def test_checkpointing_of_another_kind_is_refused() -> None:
+    model = make_model()
+    add_head_task(model)
+    model.model.gradient_checkpointing = True  # as code on the Hub from before transformers 4.35 does
+    with pytest.raises(ValueError, match=r"^Qwen2Model checkpoints its activations in a way of its own.*leave activ"):
+        gradients(model, sequences_for(model))
+
+
 def test_bfloat16_autocast() -> None:
     model = make_model()
     add_head_task(model)

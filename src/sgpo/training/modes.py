@@ -32,6 +32,9 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
     """As evaluation mode, for passes with gradients: gradient checkpointing goes on, where it is on.
 
     Backward passes belong inside too, as checkpointed layers run again in them.
+
+    Raises:
+        ValueError: a layer that checkpoints itself in a way of its own, as old code on the Hub does.
     """
     with evaluation_mode(model):
         layers = _checkpointed(model)
@@ -48,7 +51,14 @@ def without_dropout(model: nn.Module) -> Iterator[None]:
 def _checkpointed(model: nn.Module) -> list[Any]:
     """The layers themselves: the modules around them have the mark too."""
     marked = {module for module in model.modules() if getattr(module, "gradient_checkpointing", False)}
-    return [module for module in marked if len(marked.intersection(module.modules())) == 1]
+    layers: list[Any] = [module for module in marked if len(marked.intersection(module.modules())) == 1]
+    for layer in layers:
+        if not hasattr(layer, "_gradient_checkpointing_func"):
+            raise ValueError(
+                f"{type(layer).__name__} checkpoints its activations in a way of its own, which needs train mode, and "
+                "with it dropout; leave activation_checkpointing out"
+            )
+    return layers
 
 
 def _evaluated(layer: Any, checkpoint: Callable[..., Any]) -> Callable[..., Any]:
