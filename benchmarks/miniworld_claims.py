@@ -98,14 +98,12 @@ CLAIMS = (
     Claim("k", "sgpo", "grpo", metric="length/autonomous", since=START),
     Claim("l", "sgpo", sign=-1, metric="alpha", since=START),
     Claim("n", "sgpo-shuffled", "sgpo", -1, metric="alpha", window=ALL),
-    Claim("n", "sgpo-type-level", "sgpo", -1, metric="alpha", window=ALL),
 )
 # Of no claim of the paper's, but needed to read the others.
 BESIDE = (
     Claim("", "grpo", "grpo-8"),
     Claim("", "sgpo", "sgpo-delta-1"),
     Claim("", "sgpo-shuffled", "grpo"),
-    Claim("", "sgpo-type-level", "grpo"),
     Claim("", "sgpo-no-constraints", "sgpo", metric="grad_norm", window=ALL),
 )
 

@@ -1,7 +1,7 @@
 """Pass rates of a mini-world model by family, on development problems at temperature 1, as RL samples.
 
-Unguided, with the instance's strategy, with the type-level one and with another problem's; and the share of guided
-solutions whose computations are all true. A base model is chosen by these numbers alone, before methods are compared.
+Unguided, with the instance's strategy and with another problem's; and the share of guided solutions whose computations
+are all true. A base model is chosen by these numbers alone, before methods are compared.
 
     python benchmarks/miniworld_pass_rates.py MODEL [--seed 0] [--problems 240] [--output rates.json]
 """
@@ -22,7 +22,7 @@ from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem
 from sgpo.training.sampling import SamplingConfig, TransformersSampler
 
-STRATEGIES = {"guided": "strategy", "type-level": "type_strategy", "shuffled": "shuffled_strategy"}
+STRATEGIES = {"guided": "strategy", "shuffled": "shuffled_strategy"}
 
 
 def with_strategy(problems: list[Problem], column: str) -> list[Problem]:

@@ -240,6 +240,24 @@ def test_strategies_have_three_parts_and_no_number(family: str) -> None:
     assert len(types) == 1  # the rule alone: nothing of an instance
 
 
+def test_which_strategies_the_base_model_can_read() -> None:
+    """`type_strategy` is no control of vagueness: much of it is spelt in pieces that pretraining never shows."""
+    tokenizer = build_tokenizer()
+    read: set[int] = set()
+    for prompt, response in islice(pretraining_documents(102), 3_000):
+        for message in (*prompt, *response):
+            read.update(tokenizer(message["content"], add_special_tokens=False)["input_ids"])
+    problems = problem_sets(401, Sizes(sft=1, rl=60, dev=1, test=1, test_deeper=1, test_unseen=1))["rl"]
+
+    def unknown(texts: list[str]) -> float:
+        ids = [i for each in tokenizer(texts, add_special_tokens=False)["input_ids"] for i in each]
+        return sum(i not in read for i in ids) / len(ids)
+
+    assert unknown([str(problem.strategy) for problem in problems]) == 0.0
+    assert unknown([problem.extra["shuffled_strategy"] for problem in problems]) == 0.0
+    assert unknown([problem.extra["type_strategy"] for problem in problems]) == pytest.approx(0.43, abs=0.01)
+
+
 # --- splits -------------------------------------------------------------------------------------------------
 
 SIZES = Sizes(sft=36, rl=36, dev=36, test=36, test_deeper=18, test_unseen=18)

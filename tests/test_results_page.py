@@ -1,0 +1,126 @@
+"""The pages of results say what the data in docs/data/ say, and nothing that was withdrawn."""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from sgpo.comparison.results import Row, read_results
+from sgpo.comparison.summary import Line, summarise
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from miniworld_claims import BESIDE, CLAIMS, gains, table  # noqa: E402
+
+PAGE = (ROOT / "docs" / "results-miniworld.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SETS = ("test", "test_deeper", "test_unseen")
+METHODS = {
+    "sft": "SFT (the warm-up)",
+    "sft-all": "SFT on all responses, 4 epochs",
+    "grpo": "GRPO, 12 samples",
+    "luffy": "LUFFY, 11 samples and the expert",
+    "hpt": "HPT, 12 samples",
+    "sgpo": "SGPO, 8 + 4 samples, δ = 3",
+}
+IN_README = {
+    "sft": "SFT, the warm-up",
+    "sft-all": "SFT on all of the teacher's responses",
+    "grpo": "GRPO",
+    "luffy": "LUFFY",
+    "hpt": "HPT",
+    "sgpo": "SGPO",
+}
+VARIANTS = {
+    "sgpo": "SGPO",
+    "grpo": "w/o distillation: GRPO with 12 samples",
+    "grpo-8": "w/o distillation: GRPO with 8 samples",
+    "sgpo-no-autonomous": "w/o autonomous GRPO",
+    "sgpo-no-constraints": "w/o proximal constraints",
+    "sgpo-no-clipping": "w/o clipping, δ = ∞",
+    "sgpo-no-selection": "w/o target selection",
+    "sgpo-alpha-1": "w/o adaptive weight, α = 1",
+    "sgpo-alpha-mean": "α = 0.61, the mean of SGPO",
+    "sgpo-group-advantage": "α by group advantage",
+    "sgpo-reverse": "reverse KL",
+    "sgpo-likelihood": "direct SFT on the target",
+    "sgpo-delta-1": "the paper's δ = 1",
+    "sgpo-shuffled": "another problem's strategies",
+}
+
+
+@cache
+def rows() -> list[Row]:
+    return read_results(ROOT / "docs" / "data" / "miniworld-v1-methods.jsonl")
+
+
+def score(line: Line) -> str:
+    return f"{100 * line.mean:.1f} ± {100 * (line.deviation or 0.0):.1f}"
+
+
+def difference(line: Line) -> tuple[str, str]:
+    """To the baseline with its interval, and Holm's p; both empty for the baseline."""
+    if line.difference is None or line.adjusted_p is None:
+        return "", ""
+    mean, low, high = (100 * value + 0.0 for value in (line.difference.mean, *line.difference.interval))
+    return f"{round(mean, 1) + 0.0:+.1f} [{low:+.1f}, {high:+.1f}]", f"{line.adjusted_p:.2g}"
+
+
+def by_method(found: list[Row], baseline: str, names: dict[str, str]) -> dict[str, list[Line]]:
+    """Of each method its line in each set."""
+    sets = summarise(found, baseline, list(names))[: len(SETS)]
+    assert tuple(each.name for each in sets) == SETS
+    return {name: [line for each in sets for line in each.lines if line.method == name] for name in names}
+
+
+def test_the_table_of_methods() -> None:
+    for method, lines in by_method(rows(), "grpo", METHODS).items():
+        test, deeper, unseen = lines
+        cells = (METHODS[method], str(len(test.scores)), score(test), *difference(test), score(deeper), score(unseen))
+        assert f"| {' | '.join(cells)} |" in PAGE
+        short = (IN_README[method], score(test), difference(test)[0], *(score(e).split(" ")[0] for e in lines[1:]))
+        assert f"| {' | '.join(short)} |".replace("|  |", "| |") in README
+
+
+def test_the_table_of_variants() -> None:
+    found = [row for row in rows() if row["base"] == "base-102" and row["seed"] in (1, 2, 3)]
+    for method, lines in by_method(found, "sgpo", VARIANTS).items():
+        test, deeper, unseen = lines
+        cells = (VARIANTS[method], str(len(test.scores)), score(test), *difference(test), score(deeper), score(unseen))
+        assert f"| {' | '.join(cells)} |" in PAGE
+
+
+def test_the_table_of_claims() -> None:
+    assert "\n".join(table(rows(), CLAIMS)) in PAGE
+    for line in gains(rows()):
+        assert line.replace("base-", "base model ") in PAGE
+
+
+def test_every_method_with_results_is_on_the_page() -> None:
+    assert {row["method"] for row in rows()} == METHODS.keys() | VARIANTS.keys()
+    of_claims = {name for claim in (*CLAIMS, *BESIDE) for name in (claim.first, claim.second) if name}
+    assert of_claims <= METHODS.keys() | VARIANTS.keys()
+
+
+@pytest.mark.parametrize("said", ["type-level", "type_strategy", "after the same warm-up", "which are perfect"])
+def test_what_was_withdrawn_is_said_nowhere_else(said: str) -> None:
+    """Words of the withdrawn control and sentences; the page says what was withdrawn, and why, under that heading."""
+    before, _, withdrawn = PAGE.partition("## Withdrawn")
+    assert "43 % of the tokens of these strategies never occur" in withdrawn.replace("\n  ", " ")
+    assert said not in before
+    assert said not in README
+
+
+def test_the_terms_of_sft_on_all_are_said_beside_its_numbers() -> None:
+    sizes = re.search(r"makes (\d) passes over the responses to all ([\d,]+) problems, (\d+) updates of (\d+)", PAGE)
+    assert sizes is not None
+    passes, problems, updates, batch = (int(text.replace(",", "")) for text in sizes.groups())
+    (recipe,) = {str(row["configuration"]["sft_all"]) for row in rows() if row["method"] == "sft-all"}
+    assert f"'num_train_epochs': {passes}" in recipe
+    assert f"'per_device_train_batch_size': {batch}" in recipe
+    assert updates == passes * -(-round(0.9 * problems) // batch)  # a tenth chooses the checkpoint
+    assert "four passes over the teacher's responses" in README
