@@ -19,7 +19,7 @@ from sgpo.comparison.results import append_result, read_results
 from sgpo.comparison.run import newest_step
 from sgpo.comparison.summary import notes_of, summarise
 from sgpo.comparison.table import cells_of, markdown, write_table
-from sgpo.comparison.trajectories import band, read_source
+from sgpo.comparison.trajectories import Source, band, read_source
 
 # --- results --------------------------------------------------------------------------------------------------
 
@@ -177,6 +177,30 @@ def test_plot_draws_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "there are no results of luffy; there are some of sft, grpo, grpo-8, sgpo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("cells", "lines", "scores"),
+    [
+        ([("b", 1)], "Lines: single runs.", "bootstrap over problems."),
+        ([("b", 1), ("b", 2)], "Lines: means over seeds.", "bootstrap crossed over seeds and problems."),
+        ([("b", 1), ("c", 1)], "Lines: means over base models.", "bootstrap crossed over base models and problems."),
+        (
+            [("b", 1), ("b", 2), ("c", 1)],
+            "Lines: means over base models and seeds.",
+            "bootstrap crossed over base models, seeds and problems.",
+        ),
+    ],
+)
+def test_captions_say_what_was_repeated(cells: list[tuple[str, int]], lines: str, scores: str, tmp_path: Path) -> None:
+    rows = [result(base, None, "sft", [0.0, 0.5]) for base in dict.fromkeys(base for base, _ in cells)]
+    for method in ("grpo", "sgpo"):
+        rows += [with_curves(result(base, seed, method, [0.5, 1.0], budget=BUDGET)) for base, seed in cells]
+    draw_all(Source(rows, scored=True), tmp_path)
+    assert f">{lines}" in (tmp_path / "cost.svg").read_text()
+    text = (tmp_path / "scores.svg").read_text()
+    assert scores in text
+    assert ("; ticks: their mean" in text) == (len(cells) > 1)
+
+
 def test_plot_draws_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "mine"
     run.mkdir()
@@ -191,6 +215,8 @@ def test_plot_draws_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in updates(8)))
     drawn = draw_all(read_source([run]), tmp_path / "plots")
     assert [path.name for path in drawn] == ["cost.png", "dynamics.png"]
-    assert "mine</" in (tmp_path / "plots" / "dynamics.svg").read_text()
+    text = (tmp_path / "plots" / "dynamics.svg").read_text()
+    assert "mine</" in text
+    assert ">Lines: single runs, moving means over steps.</" in text
     assert main(["plot", str(tmp_path)]) == 2
     assert "is no folder of a training run: it has no metrics.jsonl" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,20 @@ def test_loss_and_gradient_by_hand(file: Path) -> None:
     total.backward()
     assert loss == pytest.approx(total.item(), rel=1e-6)
     assert distance(found, [p.grad for p in plain.parameters() if p.grad is not None]) < 2e-6
+
+
+@pytest.mark.integration
+def test_the_commands_of_the_page_are_all_it_takes(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder with rejection.py; only fewer updates are made than the page says."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```bash\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    commands = [shlex.split(line)[1:] for line in block.splitlines()]
+    assert [command[0] for command in commands] == ["miniworld", "sft", "train"]
+    shorter = {"miniworld": [], "sft": ["--max_steps", "1"], "train": ["--max_steps", "2"]}
+    for command in commands:
+        assert main([*command, *shorter[command[0]]]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "runs" / "rejection" / "metrics.jsonl").read_text().splitlines()]
+    assert {"reward/autonomous", "reward/guided"} <= lines[0].keys()
 
 
 def test_it_trains_from_the_command_line(file: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -130,6 +130,9 @@ def test_a_meter_in_words() -> None:
     meter.add(1_960)
     assert meter.text == "2,400/2,400 completions, 2.0/s, 42 tokens/s"
     assert meter.summary == "2,400 completions in 16 min 40 s, 400 of them known before"
+    one = Meter(1, "updates", clock=clock)
+    one.add(1)
+    assert one.summary == "1 update in 0 s"
 
 
 @pytest.mark.parametrize(

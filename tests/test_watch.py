@@ -328,8 +328,8 @@ def test_the_table_at_the_start(make_config: Callable[..., SGPOConfig]) -> None:
         "samples a rollout batch": "48; up to 3,840 tokens",
         "updates": "20 after the first 10, 2 for each of 10 rollout batches",
         # 2 problems of 12 autonomous completions, or a target; three of 100 tokens fit into 300.
-        "micro-batches an update": "at most 9 in a process, if each of its 26 sequences had 100 tokens; 300 tokens "
-        "each",
+        "micro-batches an update": "at most 9: together they hold up to 26 sequences of up to 100 tokens, and each has "
+        "room for 300",
         "processes": "1, on cpu",
         "checkpoints": "every 10 updates, the newest 2 kept; after Ctrl-C",
         "evaluation": "after each epoch",

@@ -108,7 +108,8 @@ class Meter:
     @property
     def summary(self) -> str:
         """What is said at the end."""
-        done = f"{self.done:,} {self.unit} in {duration(self.seconds)}"
+        unit = self.unit.removesuffix("s") if self.done == 1 else self.unit
+        done = f"{self.done:,} {unit} in {duration(self.seconds)}"
         return done if self.fresh == self.done else f"{done}, {self.done - self.fresh:,} of them known before"
 
 

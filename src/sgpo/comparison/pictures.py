@@ -5,7 +5,7 @@ Figures 3, 4 and 6 of arXiv:2606.24064 show entropy, reward, length and mean alp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def cost_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], p
         axes[0].set_title(title, loc="left", fontsize=11.5, color=INK)
         return handles
 
-    caption = f"Lines: means over seeds and base models{_smoothing(part)}. {_bands(rows)}"
+    caption = " ".join(filter(None, (_lines_caption(rows, smooth=part == "curves"), _bands(rows))))
     return _picture(path, (12, 4.6), "The same samples are not the same cost", caption, draw)
 
 
@@ -121,8 +121,7 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
         return handles
 
     note = "Dotted: with the strategy in the prompt." if guided else ""
-    said = ("Lines: means over seeds and base models, moving means over steps.", _bands(rows), note)
-    caption = " ".join(part for part in said if part)
+    caption = " ".join(filter(None, (_lines_caption(rows, smooth=True), _bands(rows), note)))
     return _picture(path, (12, 7.4), "Training dynamics", caption, draw)
 
 
@@ -175,8 +174,18 @@ def _bands(rows: Mapping[str, Sequence[Row]]) -> str:
     return "Bands: the smallest and the largest."
 
 
-def _smoothing(part: str) -> str:
-    return ", moving means over steps" if part == "curves" else ""
+def _lines_caption(rows: Mapping[str, Sequence[Row]], *, smooth: bool) -> str:
+    repeated = repetitions([(row["base"], row["seed"]) for row in of_method] for of_method in rows.values())
+    lines = f"Lines: means over {' and '.join(repeated)}" if repeated else "Lines: single runs"
+    return f"{lines}, moving means over steps." if smooth else f"{lines}."
+
+
+def repetitions(cells_of_methods: Iterable[Iterable[tuple[str, int | None]]]) -> list[str]:
+    """In what the cells of a method differ, of which each is a base model with a seed; empty for single runs."""
+    methods = [list(cells) for cells in cells_of_methods]
+    bases = any(len({base for base, _ in cells}) > 1 for cells in methods)
+    seeds = any(len(cells) > len({base for base, _ in cells}) for cells in methods)
+    return [name for name, several in (("base models", bases), ("seeds", seeds)) if several]
 
 
 # ---------------------------------------------------------------------- scores
@@ -195,10 +204,11 @@ def scores_picture(sets: Sequence[SetSummary], looks: Mapping[str, Look], baseli
         panels[-1][1].set_xlabel("points")
         return []
 
-    caption = (
-        "Dots: single seeds; ticks: their mean. Right: mean difference on the same seeds and problems, with a 95% "
-        "interval,\nbootstrap crossed over base models, seeds and problems."
-    )
+    repeated = repetitions(line.scores for each in sets for line in each.lines)
+    weighed = ", base models weighing equally" if len(repeated) == 2 else ""
+    dots = f"Dots: single runs; ticks: their mean{weighed}." if repeated else "Dots: single runs."
+    over = f"crossed over {', '.join(repeated)} and problems" if repeated else "over problems"
+    caption = f"{dots} Right: difference on the same problems, with a 95% interval,\nbootstrap {over}."
     height = len(sets) * (0.62 + 0.34 * most) + 1.6
     return _picture(path, (12, height), "Scores without strategies", caption, draw)
 

@@ -55,6 +55,7 @@ def start_rows(
     terms = [of_process * number for number in counts]
     passes = sum(math.ceil(sequences / rows_a_pass) for sequences in terms)
     rollouts = (max_steps - first_step) // args.updates_per_rollout
+    each = " in each process" if args.world_size > 1 else ""
     return [
         ("problems", f"{len(problems):,}; {count} a rollout batch, {args.problems_per_update} an update"),
         ("samples a problem", " or ".join(f"{auto} autonomous + {guided} guided" for auto, guided in both)),
@@ -62,8 +63,8 @@ def start_rows(
         ("updates", _updates(args, max_steps, first_step, rollouts)),
         (
             "micro-batches an update",
-            f"at most {passes} in a process, if each of its {sum(terms)} sequences had {row:,} tokens; "
-            f"{args.max_tokens_per_microbatch:,} tokens each",
+            f"at most {passes}{each}: together they hold up to {sum(terms)} sequences of up to {row:,} tokens, "
+            f"and each has room for {args.max_tokens_per_microbatch:,}",
         ),
         ("processes", f"{args.world_size}, on {args.device}"),
         ("checkpoints", _checkpoints(args)),
