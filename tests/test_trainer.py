@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, TrainerCallback
 
@@ -583,6 +584,37 @@ def test_evaluation_during_training(make_trainer: MakeTrainer, problems: list[Pr
     trainer = make_trainer(eval_dataset=problems[:2], eval_strategy="steps", eval_steps=2, eval_samples=3, max_steps=4)
     trainer.train()
     assert [line["step"] for line in lines_of(trainer) if "eval_avg_at_3" in line] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({}, [4]),
+        ({"eval_strategy": "no"}, []),
+        ({"eval_strategy": "steps", "eval_steps": 3}, [3, 4]),  # as transformers has it
+        ({"eval_strategy": "steps", "eval_steps": 2, "eval_at_end": True}, [2, 4]),
+        ({"eval_strategy": "epoch", "eval_at_end": True, "max_steps": 6, "problems_per_rollout": 6}, [2, 4, 6]),
+        ({"eval_strategy": "no", "eval_at_end": True}, [4]),
+        ({"eval_at_end": False}, []),
+    ],
+)
+def test_evaluation_problems_without_a_schedule_are_for_the_end(
+    make_trainer: MakeTrainer, problems: list[Problem], changes: dict[str, Any], steps: list[int]
+) -> None:
+    values = {"eval_samples": 2, "max_steps": 4, "save_strategy": "steps", **changes}
+    trainer = make_trainer(eval_dataset=problems[:2], **values)
+    trainer.train()
+    assert [line["step"] for line in lines_of(trainer) if "eval_avg_at_2" in line] == steps
+    assert Path(trainer.args.output_dir, f"checkpoint-{values['max_steps']}").is_dir()
+    saved = yaml.safe_load(Path(trainer.args.output_dir, "config.yaml").read_text())
+    again = make_trainer(eval_dataset=problems[:2], **{name: saved[name] for name in ("eval_strategy", "eval_at_end")})
+    assert (again.args.eval_strategy, again.args.eval_at_end) == (saved["eval_strategy"], saved["eval_at_end"])
+
+
+def test_without_evaluation_problems_the_end_has_no_evaluation(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer()
+    trainer.train()
+    assert not [line for line in lines_of(trainer) if any(name.startswith("eval_") for name in line)]
 
 
 def parity_reward(completions: Sequence[str], **columns: Any) -> list[float]:

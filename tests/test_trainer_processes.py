@@ -39,7 +39,7 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
                 assert timeless(line) == pytest.approx(timeless(expected), rel=1e-4, abs=1e-6)
             assert evaluated == pytest.approx(expected_evaluation)
     rows = (tmp_path / "run-10-2" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2]
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2, 2]  # updates, evaluation, totals, evaluation
     names = sorted(path.name for path in (tmp_path / "run-10-2").iterdir())
     assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl"]
 
@@ -56,7 +56,7 @@ def test_stopped_and_resumed(checkpoint: Path, tmp_path: Path) -> None:
         for name in ("straight", "halves")
     ]
     assert lines[0][:-1] == lines[1][:-1]
-    assert len(lines[0]) == 9
+    assert len(lines[0]) == 10  # 8 updates, the evaluation at the end, totals
     files = json.loads((tmp_path / "halves" / "checkpoint-4" / "checkpoint.json").read_text())["files"]
     assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt", "model.safetensors"} <= set(files)
 

@@ -80,7 +80,7 @@ def test_metrics_are_those_of_the_documentation(make_trainer: Train) -> None:
     logged = {name for line in lines_of(trainer) for name in line}
     evaluated = {name for name in logged if name.startswith("eval_")}
     # What methods that learn from an expert log beside it.
-    expert = make_trainer(method="hpt", hpt_gate=0.9, skip_grad_norm=1e9, overwrite=True)
+    expert = make_trainer(method="hpt", hpt_gate=0.9, skip_grad_norm=1e9, overwrite=True, eval_strategy="no")
     expert.train()
     logged |= {name for line in lines_of(expert) for name in line}
     trainers = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
@@ -321,7 +321,7 @@ def test_the_table_at_the_start(make_config: Callable[..., SGPOConfig]) -> None:
         eval_strategy="epoch",
         completions_steps=0,
     )
-    rows = dict(start_rows(config, PROBLEMS, longest_prompt=20, max_steps=30, first_step=10))
+    rows = dict(start_rows(config, PROBLEMS, longest_prompt=20, max_steps=30, first_step=10, evaluated=True))
     assert rows == {
         "problems": "8; 4 a rollout batch, 2 an update",
         "samples a problem": "12 autonomous + 0 guided or 8 autonomous + 4 guided",

@@ -186,7 +186,6 @@ TRAIN = Options(
         "activation_checkpointing": "Less memory, more time.",
         "save_strategy": "When checkpoints are written: steps, epoch, best or no.",
         "save_total_limit": "Checkpoints that are kept.",
-        "eval_strategy": "When avg@k is measured: steps, epoch or no.",
         "eval_steps": "Updates between two evaluations, with eval_strategy steps.",
         "load_best_model_at_end": "End with the best checkpoint.",
     },

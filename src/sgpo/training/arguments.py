@@ -150,6 +150,13 @@ class UpdateArguments:
 class EvaluationArguments:
     """The evaluation during training, and what is shown of a run."""
 
+    eval_strategy: str | None = field(
+        default=None, metadata={"help": "When avg@k is measured: steps, epoch or no; unwritten: once, at the end."}
+    )
+    eval_at_end: bool | None = field(
+        default=None,
+        metadata={"help": "Whether avg@k is measured after the last update; unwritten: if eval_strategy is unwritten."},
+    )
     eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
     eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})
     eval_top_p: float = field(default=0.95, metadata={"help": "Nucleus of the evaluation."})

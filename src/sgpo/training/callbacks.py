@@ -1,4 +1,4 @@
-"""What a terminal shows while a run trains: the few numbers that matter, and every evaluation."""
+"""What a terminal shows while a run trains: the few numbers that matter, and every evaluation; and the last one."""
 
 from __future__ import annotations
 
@@ -75,6 +75,17 @@ class RunProgress(TrainerCallback):
 
     def _say(self, text: str) -> None:
         print(f"{text}; {self.numbers}" if self.numbers else text, file=sys.stderr, flush=True)
+
+
+class EvaluateAtEnd(TrainerCallback):
+    """An evaluation after the last update, before its checkpoint is written and before trackers are closed.
+
+    Trainer has one of its own with the strategies steps and epoch.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps or control.should_training_stop:
+            control.should_evaluate = True
 
 
 def evaluation_line(logs: Mapping[str, float]) -> str | None:

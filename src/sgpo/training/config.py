@@ -61,6 +61,9 @@ class SGPOConfig(
         refusals.add(self._refusals_of_values())
         refusals.add(self._refusals_of_rollout_batch())
         refusals.add(refusals_of_precision(self))
+        if self.eval_at_end is None:
+            self.eval_at_end = self.eval_strategy is None
+        self.eval_strategy = self.eval_strategy or "no"
         if self.metric_for_best_model is None and (self.save_strategy == "best" or self.load_best_model_at_end):
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
         with refusals.collected():

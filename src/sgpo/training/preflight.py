@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.checkpoints import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.errors import Refusals
@@ -73,7 +74,8 @@ def prepare(
         with refusals.collected():
             rewards = choose_rewards(reward_funcs, reward_weights, args.correctness)
     if args.eval_strategy != "no" and eval_dataset is None:
-        refusals.add([f"eval_strategy {args.eval_strategy.value} needs eval_problems; give some, or leave it out"])
+        strategy = IntervalStrategy(args.eval_strategy).value
+        refusals.add([f"eval_strategy {strategy} needs eval_problems; give some, or leave it out"])
     with refusals.collected():
         check_reporters(args.report_to)
     opened = open_model(model, tokenizer, args.pad_token, refusals)

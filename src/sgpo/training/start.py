@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
@@ -22,6 +23,7 @@ def print_start(
     max_steps: int,
     first_step: int,
     model: nn.Module,
+    evaluated: bool,
     console: Console | None = None,
 ) -> None:
     """The table of `start_rows`, and below them those of the model's weights."""
@@ -29,7 +31,7 @@ def print_start(
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, text in [
-        *start_rows(args, problems, longest_prompt, max_steps, first_step),
+        *start_rows(args, problems, longest_prompt, max_steps, first_step, evaluated),
         *weight_rows(model, args),
     ]:
         table.add_row(name, text)
@@ -37,9 +39,13 @@ def print_start(
 
 
 def start_rows(
-    args: SGPOConfig, problems: list[Problem], longest_prompt: int, max_steps: int, first_step: int
+    args: SGPOConfig, problems: list[Problem], longest_prompt: int, max_steps: int, first_step: int, evaluated: bool
 ) -> list[tuple[str, str]]:
-    """Numbers are of all processes together unless they say otherwise; tokens of completions are upper bounds."""
+    """Numbers are of all processes together unless they say otherwise; tokens of completions are upper bounds.
+
+    Args:
+        evaluated: whether there are evaluation problems.
+    """
     method, count = find_method(args.method), args.problems_per_rollout
     sizes = [method.group_sizes(problem, args) for problem in problems]
     both = sorted(set(sizes), reverse=True)
@@ -68,7 +74,7 @@ def start_rows(
         ),
         ("processes", f"{args.world_size}, on {args.device}"),
         ("checkpoints", _checkpoints(args)),
-        ("evaluation", _every(args.eval_strategy.value, args.eval_steps)),
+        ("evaluation", _evaluation(args, evaluated)),
         ("completions", f"every {args.completions_steps} updates" if args.completions_steps else "not kept"),
         ("metrics", ", ".join(["metrics.jsonl", *(name for name in args.report_to if name != "none")])),
     ]
@@ -85,6 +91,14 @@ def _every(strategy: str, steps: Any) -> str:
     return {"no": "never", "epoch": "after each epoch", "best": "after each evaluation that is the best so far"}[
         strategy
     ]
+
+
+def _evaluation(args: SGPOConfig, evaluated: bool) -> str:
+    if not evaluated:
+        return "never, without eval_problems"
+    if args.eval_strategy == "no" and args.eval_at_end:
+        return "after the last update"
+    return _every(IntervalStrategy(args.eval_strategy).value, args.eval_steps)
 
 
 def _checkpoints(args: SGPOConfig) -> str:

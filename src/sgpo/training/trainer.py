@@ -28,6 +28,7 @@ from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions, not_finite, processes
 from sgpo.training.alarms import Alarms
 from sgpo.training.batching import BatchLayout, rows_are_packed
+from sgpo.training.callbacks import EvaluateAtEnd
 from sgpo.training.config import SGPOConfig
 from sgpo.training.engines import check_engine, make_sampler
 from sgpo.training.logbook import Logbook
@@ -59,7 +60,7 @@ class SGPOTrainer(RunTrainer):
         args: the configuration; its ``method`` decides what is sampled and optimised. It is left as it is: `self.args`
             has the sizes that fit the problems and the model, see `sgpo.training.sizes`.
         train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
-        eval_dataset: problems for avg@k without strategies.
+        eval_dataset: problems for avg@k without strategies, at the end unless ``args.eval_strategy`` is written.
         reward_funcs: functions of TRL's reward signature. Default: `math_reward`. Which of several says what is correct
             is ``args.correctness``.
         reward_weights: one for each reward function; default 1.
@@ -107,6 +108,8 @@ class SGPOTrainer(RunTrainer):
             **kwargs,
         )
         self.add_callback(Alarms(args.max_completion_length, args.delta))
+        if args.eval_at_end and args.eval_strategy == "no" and found.eval_problems is not None:
+            self.add_callback(EvaluateAtEnd())
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
@@ -315,5 +318,6 @@ class SGPOTrainer(RunTrainer):
         found = super()._init_training_state(max_steps, *arguments)
         if self.is_world_process_zero():
             first = self.state.global_step
-            print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, first, self.model)
+            evaluated = self.eval_dataset is not None
+            print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, first, self.model, evaluated)
         return found
