@@ -27,12 +27,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create_world(tmp_path_factory.mktemp("world"), sizes=Sizes(sft=1, rl=1, dev=COUNT, test=1))
 
 
-def evaluated(world: Path, output: str, *options: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def evaluated(
+    world: Path, output: str, *options: str, model: Path = BASE_MODEL
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Summary and samples of the guided evaluation: the base follows strategies, so its answers are short and right."""
     from datasets import Dataset
 
     problems = str(world / "dev.jsonl")
-    arguments = ["--model", str(BASE_MODEL), "--problems", problems, "--guided", "--max_completion_length", "72"]
+    arguments = ["--model", str(model), "--problems", problems, "--guided", "--max_completion_length", "72"]
     assert main(["eval", *arguments, "--output", str(world / output), *options]) == 0
     summary = json.loads((world / output / "summary.json").read_text())
     return summary, Dataset.from_parquet(str(world / output / "samples" / "dev.parquet")).to_list()
@@ -54,3 +56,34 @@ def test_greedy_answers_are_those_of_transformers(world: Path, monkeypatch: pyte
     right = [row["reward"] for row in found]
     assert 0.5 < sum(right) / COUNT <= 1.0
     assert summary["benchmarks"]["dev"]["average"] == pytest.approx(sum(right) / COUNT)
+
+
+def test_an_adapter_is_evaluated_as_with_transformers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    peft = pytest.importorskip("peft")
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from sgpo.training.vllm_sampling import ColocatedEngine
+
+    for name, value in vllm_cpu.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(
+        AutoModelForCausalLM.from_pretrained(BASE_MODEL), peft.LoraConfig(target_modules="all-linear")
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    adapter = world / "adapter"
+    model.save_pretrained(adapter)
+    greedy = ["--k", "1", "--temperature", "0"]
+    _, plain = evaluated(world, "base", *greedy)
+    _, expected = evaluated(world, "adapter-transformers", *greedy, model=adapter)
+    engine = ["--sampler", "vllm", "--vllm_max_model_length", "256"]
+    summary, found = evaluated(world, "adapter-vllm", *greedy, *engine, model=adapter)
+    texts = [[row["completion"] for row in rows] for rows in (plain, expected, found)]
+    assert texts[1] != texts[0]
+    assert texts[2] == texts[1]
+    assert summary["engine"]["revision"].count("sha256:") == 2

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from sgpo.adapters import adapter_from, chain_of
 from sgpo.configuration import parse
 from sgpo.errors import Refusals, usage_errors
 from sgpo.options import SFT, TRAIN, check_beforehand
@@ -46,12 +47,14 @@ def sft(argv: list[str]) -> None:
         data, args = parse("sft", (SFTArguments, WarmupConfig), argv)
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
-            refusals, problems = Refusals(), None
+            refusals, problems, peft_config = Refusals(), None, None
+            with refusals.collected():
+                peft_config = adapter_from(data)
             with refusals.collected():
                 _check_run(data, args)
             with refusals.collected():
                 problems = read_problems(data)
-            trainer = build_warmup_trainer(data.model, args, problems, refusals)
+            trainer = build_warmup_trainer(data.model, args, problems, peft_config, refusals)
             trainer.data["train"]["source"] = data.problems
         _run("sft", trainer, data, args)
 
@@ -69,7 +72,7 @@ def train(argv: list[str]) -> None:
         data, args = parse("train", (TrainArguments, SGPOConfig), argv)
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
-            problems, eval_problems, rewards = _read_all(data, args)
+            problems, eval_problems, rewards, peft_config = _read_all(data, args)
             trainer = SGPOTrainer(
                 data.model,
                 args,
@@ -77,6 +80,7 @@ def train(argv: list[str]) -> None:
                 eval_dataset=eval_problems,
                 reward_funcs=rewards,
                 reward_weights=data.reward_weights or None,
+                peft_config=peft_config,
             )
             trainer.data["train"]["source"] = data.problems
             if data.eval_problems:
@@ -84,15 +88,17 @@ def train(argv: list[str]) -> None:
         _run("train", trainer, data, args)
 
 
-def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFunction]]:
-    """The problems, those of the evaluation, and the reward functions.
+def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFunction], Any]:
+    """The problems, those of the evaluation, the reward functions, and the adapter that is to be trained.
 
     Raises:
         ValueError: what cannot be read; in the same message what of the rest cannot be trained with.
     """
     from sgpo.training.preflight import UNREADABLE, prepare, said_once
 
-    refusals = Refusals()
+    refusals, peft_config = Refusals(), None
+    with refusals.collected():
+        peft_config = adapter_from(data)
     with refusals.collected():
         _check_run(data, args)
     problems = eval_problems = rewards = UNREADABLE
@@ -105,14 +111,15 @@ def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFun
     if refusals:
         weights = data.reward_weights or None
         with said_once(args.process_index == 0):
-            prepare(args, data.model, problems, eval_problems, rewards, weights, tokenizer=None, refusals=refusals)
-    return problems, eval_problems, rewards
+            prepare(args, data.model, problems, eval_problems, rewards, weights, None, peft_config, refusals)
+    return problems, eval_problems, rewards, peft_config
 
 
 def _check_run(data: Any, args: Any) -> None:
     from sgpo.training.preflight import said_once
 
-    check_output_dir(args.output_dir, overwrite=args.overwrite, resume=data.resume, model=data.model)
+    for model in chain_of(data.model):
+        check_output_dir(args.output_dir, overwrite=args.overwrite, resume=data.resume, model=model)
     with said_once(args.process_index == 0):
         args.resume_from_checkpoint = str(newest_checkpoint(args.output_dir)) if data.resume else None
 

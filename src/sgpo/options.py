@@ -21,6 +21,7 @@ from sgpo.miniworld.world import evaluation_sets
 from sgpo.problems.loading import is_file_of_problems
 from sgpo.source_fields import init_fields
 from sgpo.training.arguments import (
+    AdapterArguments,
     CorrectnessArguments,
     DataArguments,
     EvaluationArguments,
@@ -174,6 +175,7 @@ TRAIN = Options(
         "sampling": (SamplingArguments,),
         "sampling engine": (EngineArguments,),
         "update": (UpdateArguments,),
+        "adapter": (AdapterArguments,),
         "evaluation and logging": (EvaluationDataArguments, EvaluationArguments),
         "run": (RunArguments, ResumeArguments, ScreenArguments),
     },
@@ -196,6 +198,7 @@ SFT = Options(
     {
         "model and problems": (DataArguments,),
         "warm-up": (WarmupArguments,),
+        "adapter": (AdapterArguments,),
         "run": (RunArguments, ResumeArguments, ScreenArguments),
     },
     files_of_training,

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sgpo.checkpoints import check_model, context_length, load_weights, open_checkpoint, say_loading
+from sgpo.adapters import ADAPTER_CONFIG, adapter_file, chain_of
+from sgpo.checkpoints import check_model, context_length, open_checkpoint, say_loading
 from sgpo.evaluation.arguments import EvalArguments, extra_body
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
 from sgpo.hub import commit_of
 from sgpo.run_folder import WEIGHTS
 from sgpo.tokenizers import end_token_ids
+from sgpo.weights import load_weights
 
 if TYPE_CHECKING:
     from sgpo.training.sampling import Sampler
@@ -31,6 +36,7 @@ class Model:
     def __init__(self, args: EvalArguments) -> None:
         self.name = args.model
         self.config, self.tokenizer = open_checkpoint(args.model)
+        self.chain = chain_of(args.model)
         check_model(self.config, self.tokenizer, args.pad_token)
         self.positions = context_length(self.config)
         if args.vllm_max_model_length is not None:
@@ -38,12 +44,12 @@ class Model:
 
     @property
     def revision(self) -> str | None:
-        """The commit on the Hub; of a folder a hash of its weights: the same path may hold another model tomorrow."""
-        folder = Path(self.name)
-        if not folder.is_dir():
-            return commit_of(self.name)
-        files = sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)})
-        return f"sha256:{_hash_of(tuple((path, _state(path)) for path in files))}"
+        """The commit on the Hub; of a folder a hash of its weights: the same path may hold another model tomorrow.
+
+        Of an adapter it is that of each model of its chain: ``sha256:... of sha256:...``.
+        """
+        found = [_revision(name) for name in self.chain]
+        return found[0] if len(found) == 1 else " of ".join(str(each) for each in found)
 
     def identity(self, args: EvalArguments) -> dict[str, Any]:
         import torch
@@ -70,20 +76,33 @@ class Model:
         from sgpo.training.sampling import TransformersSampler
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_weights(self.name, args.dtype).to(device)
+        # In a short type an adapter would be rounded away in part; beside its base it stays what was trained.
+        model = load_weights(self.name, args.dtype, merged=args.dtype == "float32").to(device)
         return TransformersSampler.of(model, self.tokenizer, args.tokens_at_once)
 
     def _vllm(self, args: EvalArguments) -> Sampler:
         from sgpo.training.vllm_sampling import CheckpointEngine, VLLMSampler
 
-        engine = CheckpointEngine(
-            self.name,
-            dtype=args.dtype,
-            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
-            max_model_length=args.vllm_max_model_length,
-        )
-        described = SimpleNamespace(generation_config=_generation_config(self.name, self.config))
+        with self._full_model(args.dtype) as name:
+            engine = CheckpointEngine(
+                name,
+                dtype=args.dtype,
+                gpu_memory_utilization=args.vllm_gpu_memory_utilization,
+                max_model_length=args.vllm_max_model_length,
+            )
+        described = SimpleNamespace(generation_config=_generation_config(self.chain[-1], self.config))
         return VLLMSampler(engine, end_token_ids(described, self.tokenizer))
+
+    @contextmanager
+    def _full_model(self, dtype: str) -> Iterator[str]:
+        """A full model for an engine that reads one: of an adapter the merged one, while it is read."""
+        if len(self.chain) == 1:
+            yield self.name
+            return
+        with tempfile.TemporaryDirectory(prefix="sgpo-merged-") as folder:
+            load_weights(self.name, dtype).save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            yield folder
 
 
 def http_engine(args: EvalArguments) -> HttpEngine:
@@ -114,6 +133,17 @@ def _generation_config(name: str, config: Any) -> Any:
         return GenerationConfig.from_pretrained(name)
     except OSError:
         return GenerationConfig.from_model_config(config)
+
+
+def _revision(name: str) -> str | None:
+    """Of one model of a chain."""
+    folder = Path(name)
+    if folder.is_dir():
+        files = sorted({path for pattern in (*WEIGHTS, ADAPTER_CONFIG) for path in folder.glob(pattern)})
+        return f"sha256:{_hash_of(tuple((path, _state(path)) for path in files))}"
+    if (file := adapter_file(name)) is not None:
+        return file.parent.name  # of a snapshot of the Hub
+    return commit_of(name)
 
 
 def _state(path: Path) -> tuple[int, ...]:

@@ -132,13 +132,15 @@ def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator
     """The sampler that `args` (with `EngineArguments`) ask for; it samples from `model` as it is at each call.
 
     Raises:
-        ValueError: a model in memory that vLLM cannot find on disk.
+        ValueError: a model in memory that vLLM cannot find on disk, or whose weights it cannot be given.
         EngineError: the engine did not start.
     """
     if args.sampler == "transformers":
         from sgpo.training.sampling import TransformersSampler
 
         return TransformersSampler.of(model, tokenizer, args.sampler_batch_tokens)
+    if getattr(model, "is_quantized", False):
+        raise ValueError("vLLM cannot be given the weights of a quantized model: use sampler: transformers")
     if args.vllm_mode == "colocate" and not model.name_or_path:
         raise ValueError("vLLM reads the model's configuration from its folder: give the model as a folder or Hub name")
     from sgpo.training.vllm_sampling import VLLMSampler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import trl
 from huggingface_hub import ModelCardData
 
 from sgpo import __version__
+from sgpo.adapters import describe, has_adapter, is_adapter
 
 PAPER = "https://huggingface.co/papers/2606.24064"
 SHOWN = ("learning_rate", "lr_scheduler_type", "seed")
@@ -27,22 +29,25 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
     """README.md beside the weights."""
     method = getattr(trainer.args, "method", "sft")
     base = trainer.base_model
+    adapter = trainer.model.active_peft_config if has_adapter(trainer.model) else None
+    if adapter is not None:
+        base = adapter.base_model_name_or_path
     known = base if base and not Path(base).exists() else None  # a folder of this machine says nothing elsewhere
     name = Path(trainer.args.output_dir).resolve().name
     head = ModelCardData(
         base_model=known,
-        library_name="transformers",
+        library_name="transformers" if adapter is None else "peft",
         model_name=name,
-        tags=["sgpo", method],
+        tags=["sgpo", method] if adapter is None else ["sgpo", method, adapter.peft_type.value.lower()],
         pipeline_tag="text-generation",
     )
     parts = [
         f"---\n{head.to_yaml()}\n---",
         f"# {name}",
-        _introduction(method, Path(base).name if base else None),
-        _usage(name),
+        _introduction(method, Path(base).name if base else None, adapter),
+        _usage(name, adapter),
         "## Training\n\n" + _training(trainer),
-        "## Versions\n\n" + _table(_versions()),
+        "## Versions\n\n" + _table(_versions() | ({} if adapter is None else {"peft": version("peft")})),
         f"## Citation\n\n[Strategy-Guided Policy Optimization]({PAPER}), arXiv:2606.24064.",
     ]
     path = folder / "README.md"
@@ -50,8 +55,10 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
     return path
 
 
-def _introduction(method: str, base: str | None) -> str:
+def _introduction(method: str, base: str | None, adapter: Any) -> str:
     of = f"`{base}`" if base else "a causal language model"
+    if adapter is not None:
+        of = f"an adapter ({describe(adapter)}) of {of}"
     ways = {
         "sft": "fine-tuned on a strong model's responses, the warm-up of Strategy-Guided Policy Optimization",
         "sgpo": "trained with Strategy-Guided Policy Optimization: it practised with strategies, and answers without",
@@ -60,9 +67,17 @@ def _introduction(method: str, base: str | None) -> str:
     return f"This is {of}, {ways.get(method, f'trained with {method}')}."
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, adapter: Any) -> str:
+    base = adapter.base_model_name_or_path if adapter is not None else None
+    if base is not None and is_adapter(base):
+        return (
+            "## Use\n\nThe base is an adapter itself. This merges the chain into one model:\n\n```python\n"
+            f'from sgpo.weights import load_weights\n\nmodel = load_weights("{name}")\n```\n\n'
+            "The model was trained with the system turn below and expects it."
+        )
+    needs = "" if adapter is None else "This needs the package peft, and loads the base model too.\n\n"
     return (
-        "## Use\n\n```python\nfrom transformers import pipeline\n\n"
+        f"## Use\n\n{needs}```python\nfrom transformers import pipeline\n\n"
         f'generate = pipeline("text-generation", model="{name}")\n'
         'question = [{"role": "user", "content": "What is 2 + 3 * 4?"}]\n'
         'print(generate(question, max_new_tokens=512)[0]["generated_text"][-1]["content"])\n```\n\n'

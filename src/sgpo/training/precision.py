@@ -12,11 +12,13 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sgpo.adapters import describe, has_adapter
 from sgpo.run_folder import readable_size
 
 SHORT = (torch.bfloat16, torch.float16)
@@ -28,8 +30,8 @@ def keep_masters(model: nn.Module, *, autocast: bool) -> None:
     """Give trainable parameters of a 16-bit type float32 values, in place.
 
     Args:
-        autocast: whether forward passes run under autocast. Without it a layer with parameters of two types cannot be
-            computed, unless it is an adapter's: then frozen parameters and buffers become float32 too.
+        autocast: whether forward passes run under autocast. Without it layers of two types cannot be computed one
+            after the other, unless they are an adapter's: then frozen parameters and buffers become float32 too.
 
     Raises:
         ValueError: no parameter requires a gradient.
@@ -39,7 +41,7 @@ def keep_masters(model: nn.Module, *, autocast: bool) -> None:
             "no parameter of the model requires a gradient, so there is nothing to train; an adapter is loaded for "
             "training with PeftModel.from_pretrained(model, folder, is_trainable=True)"
         )
-    keeps_frozen = autocast or has_adapter(model)
+    keeps_frozen = autocast or _computes_with_two_types(model)
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype in SHORT and (tensor.requires_grad or not keeps_frozen):
             tensor.data = tensor.data.float()
@@ -63,9 +65,15 @@ def refusals_of_precision(args: Any) -> Iterator[str]:
         )
 
 
-def has_adapter(model: Any) -> bool:
-    """Whether it is a `peft.PeftModel`."""
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+def _computes_with_two_types(model: Any) -> bool:
+    """Whether all that is trained lies in layers of an adapter, which convert what goes in and comes out."""
+    if not has_adapter(model):
+        return False
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    converted = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return all(id(parameter) in converted for parameter in model.parameters() if parameter.requires_grad)
 
 
 # ---------------------------------------------------------------------- what it takes
@@ -104,7 +112,7 @@ def _bytes(counts: dict[torch.dtype, int]) -> int:
     return sum(dtype.itemsize * number for dtype, number in counts.items())
 
 
-def weight_rows(model: nn.Module, args: Any) -> list[tuple[str, str]]:
+def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
     """Rows of the table at the start: the types of the weights, and what a step holds beside activations.
 
     Args:
@@ -124,10 +132,18 @@ def weight_rows(model: nn.Module, args: Any) -> list[tuple[str, str]]:
     where = ""
     if args.world_size > 1:
         where = f", divided among {args.world_size} processes" if args.fsdp else " in each process"
+    adapter = [("adapter", adapter_text(model))] if has_adapter(model) else []
     return [
+        *adapter,
         ("weights", f"{trained}{frozen}; computed with in {_computing(found, args)}"),
         ("their memory", f"{shown}{other}: {readable_size(sum(parts.values()))}{where}, beside activations"),
     ]
+
+
+def adapter_text(model: Any) -> str:
+    """Example: ``LoRA, r 16, alpha 32, on q_proj, v_proj; of Qwen2.5-1.5B-Instruct``"""
+    adapter = model.active_peft_config
+    return f"{describe(adapter)}; of {Path(adapter.base_model_name_or_path or 'a model without name').name}"
 
 
 def _types(counts: dict[torch.dtype, int]) -> str:

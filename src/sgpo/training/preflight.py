@@ -14,6 +14,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
+from sgpo.adapters import adapter_of, has_adapter
 from sgpo.checkpoints import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.errors import Refusals
 from sgpo.problems import Problem, problems_from
@@ -47,6 +48,7 @@ class Prepared:
     data: dict[str, Any]  # what data.json holds
     rewards: Rewards
     longest_prompt: int  # tokens, guided or not, of the training problems; 0 without any
+    adapter: Any = None  # `peft.PeftConfig` of what is trained, if that is an adapter
 
 
 def prepare(
@@ -57,6 +59,7 @@ def prepare(
     reward_funcs: RewardFunction | Sequence[RewardFunction],
     reward_weights: Sequence[float] | None,
     tokenizer: Any,
+    peft_config: Any = None,
     refusals: Refusals | None = None,
 ) -> Prepared:
     """Check all that the constructor of `SGPOTrainer` was given.
@@ -79,6 +82,7 @@ def prepare(
     with refusals.collected():
         check_reporters(args.report_to)
     opened = open_model(model, tokenizer, args.pad_token, refusals)
+    adapter, saved = trained_part(model, peft_config, opened, refusals)
     if (context := _context(args, opened)) is not None:
         args = fitted_to_context(args, *context)
     data: dict[str, Any] = {"train": None, "eval": None}
@@ -88,21 +92,20 @@ def prepare(
         with refusals.collected():
             args, problems, longest = check_training(args, opened, problems, golds=golds)
             data["train"] = said_data(TRAINING, problems)
-            if opened.config is not None:
-                parameters = count_parameters(opened.config) if isinstance(model, str) else model.num_parameters()
-                check_room(args, parameters, len(batch_sampler(problems, args)))
+            if saved is not None:
+                check_room(args, saved, len(batch_sampler(problems, args)))
     if eval_problems is not None:
         with refusals.collected():
             eval_problems = check_evaluation(args, opened, eval_problems, golds=golds)
             data["eval"] = said_data(EVALUATION, eval_problems)
     if args.resume_from_checkpoint:
         with refusals.collected():
-            check_resumed(args.resume_from_checkpoint, args, data)
+            check_resumed(args.resume_from_checkpoint, args, data, adapter)
     refusals.refuse()
     assert rewards is not None  # or it was refused
     if isinstance(model, str):
         say_loading(model, opened.config)
-    return Prepared(args, opened.tokenizer, problems, eval_problems, data, rewards, longest)
+    return Prepared(args, opened.tokenizer, problems, eval_problems, data, rewards, longest, adapter)
 
 
 def _rows(data: Any, refusals: Refusals) -> list[Problem] | None:
@@ -135,9 +138,24 @@ def _context(args: SGPOConfig, opened: Opened) -> tuple[int, str] | None:
     return min(((limit, name) for name, limit in limits.items() if limit is not None), default=None)
 
 
-def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any]) -> None:
+def trained_part(model: str | PreTrainedModel, peft_config: Any, opened: Opened, refusals: Refusals) -> tuple[Any, Any]:
+    """The configuration of the adapter that is trained, None without one; and the number of parameters that are saved.
+
+    The number is None where it is not known.
+    """
+    if opened.config is None:
+        return None, None
+    with refusals.collected():
+        adapter = adapter_of(model, peft_config)
+        if isinstance(model, str) or (adapter is not None and not has_adapter(model)):
+            return adapter, count_parameters(opened.config, adapter)
+        return adapter, model.num_parameters(only_trainable=adapter is not None)
+    return None, None
+
+
+def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any], adapter: Any = None) -> None:
     """Raises ValueError for the checkpoint of another run."""
-    check_same_run(checkpoint, run_of(args, data))
+    check_same_run(checkpoint, run_of(args, data, adapter))
 
 
 def check_reporters(report_to: Sequence[str]) -> None:

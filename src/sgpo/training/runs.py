@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from sgpo.adapters import has_adapter, identity_of, options_of
 from sgpo.configuration import save_configuration
 from sgpo.files import replacing
 from sgpo.resuming import UNFINISHED, broken, check_same_run, configuration_of, newest_checkpoint, publish
@@ -24,12 +25,16 @@ from sgpo.training.model_card import write_model_card
 from sgpo.training.precision import keep_masters
 
 
-def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:
-    """What a run and its continuation have in common, see `sgpo.resuming.check_same_run`."""
+def run_of(args: Any, data: dict[str, Any], adapter: Any = None) -> dict[str, Any]:
+    """What a run and its continuation have in common, see `sgpo.resuming.check_same_run`.
+
+    Args:
+        adapter: the `peft.PeftConfig` of what is trained; None where all weights are.
+    """
     resumable = not args.save_only_model
     return {
         "data": data,
-        "configuration": configuration_of(args),
+        "configuration": configuration_of(args) | identity_of(adapter),
         "processes": args.world_size,
         "resumable": resumable,
     }
@@ -38,6 +43,7 @@ def run_of(args: Any, data: dict[str, Any]) -> dict[str, Any]:
 FROM_PYTHON = """Written by a run in Python, whose problems and reward functions have no name here.
 A command takes this file with --problems FILE, and with --rewards where the reward is not math_reward.
 """
+UNNAMED_ADAPTER = "The adapter that was trained has settings for which there are no options.\n"
 
 
 class RunTrainer(Trainer):
@@ -45,15 +51,24 @@ class RunTrainer(Trainer):
 
     shown: ClassVar[dict[str, str]]  # metrics beside the progress bar, and their names there
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
+    peft_config: Any = None  # of a new adapter
     command_line: Any = None  # the options of the command that this run is, beside `args`; None in Python
 
-    def begin_run(self, data: dict[str, Any], base_model: str | None, updates_per_rollout: int = 1) -> None:
-        """To be called at the end of the constructor; `base_model` is a name for the model card.
+    def begin_run(
+        self, data: dict[str, Any], base_model: str | None, adapter: Any = None, updates_per_rollout: int = 1
+    ) -> None:
+        """To be called at the end of the constructor.
+
+        Args:
+            base_model: what the training began with, a name for the model card.
+            adapter: see `run_of`.
 
         Raises ValueError for a model without a trainable parameter.
         """
         keep_masters(self.model, autocast=self.args.bf16)
-        self.data, self.base_model = data, base_model
+        if has_adapter(self.model) and self.args.gradient_checkpointing:
+            self.model.enable_input_require_grads()  # or nothing before the first adapter would have a gradient
+        self.data, self.base_model, self.adapter = data, base_model, adapter
         self._found = results_in(self.args.output_dir)  # what this trainer writes itself comes later
         self._staging: Path | None = None
         for callback in (ProgressCallback, PrinterCallback):
@@ -76,7 +91,7 @@ class RunTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = str(newest_checkpoint(folder))
         if resume_from_checkpoint:
-            check_same_run(resume_from_checkpoint, run_of(self.args, self.data))
+            check_same_run(resume_from_checkpoint, run_of(self.args, self.data, self.adapter))
         elif self._found:
             check_output_dir(folder, overwrite=self.args.overwrite)
         with explained_lack_of_space(folder), processes.failing_together(folder):
@@ -100,7 +115,9 @@ class RunTrainer(Trainer):
             save_configuration(self.args.output_dir, self.command_line, self.args)
             return
         model = {} if self.base_model is None else {"model": self.base_model}
-        save_configuration(self.args.output_dir, model, self.args, comment=FROM_PYTHON)
+        options = None if self.peft_config is None else options_of(self.peft_config)
+        unnamed = UNNAMED_ADAPTER if self.peft_config is not None and options is None else ""
+        save_configuration(self.args.output_dir, model | (options or {}), self.args, comment=FROM_PYTHON + unnamed)
 
     def _stop(self) -> tuple[int, int, Path | None]:
         """Write the checkpoint, unless it stands there already; the weights are those between two rollout batches."""
@@ -141,7 +158,7 @@ class RunTrainer(Trainer):
         if main:
             staging = folder / UNFINISHED / name
             self.state.save_to_json(str(staging / "trainer_state.json"))
-            publish(staging, folder, run_of(self.args, self.data))
+            publish(staging, folder, run_of(self.args, self.data, self.adapter))
             rotate_checkpoints(
                 output_dir=str(folder),
                 save_total_limit=self.args.save_total_limit,

@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.checkpoints import Opened, count_parameters, load_weights, say_loading
+from sgpo.checkpoints import Opened, say_loading
 from sgpo.errors import Refusals
 from sgpo.problems import Problem
 from sgpo.problems.inspection import (
@@ -29,8 +29,9 @@ from sgpo.problems.inspection import (
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments
 from sgpo.training.precision import refusals_of_precision, weight_rows
-from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data
+from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
 from sgpo.training.runs import RunTrainer
+from sgpo.weights import load_policy
 
 
 @dataclass
@@ -87,28 +88,35 @@ def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
 
 
 def build_warmup_trainer(
-    model: str, args: WarmupConfig, problems: Sequence[Problem] | None, refusals: Refusals | None = None
+    model: str,
+    args: WarmupConfig,
+    problems: Sequence[Problem] | None,
+    peft_config: Any = None,
+    refusals: Refusals | None = None,
 ) -> WarmupTrainer:
     """A trainer over all but a random share of the problems, which choose the checkpoint.
 
     Args:
+        model: folder or Hub name; an adapter's goes on being trained, unless `peft_config` describes a new one.
         problems: None if their reading was refused already.
+        peft_config: a `peft.LoraConfig` or another adapter of weights: the model is frozen, and the adapter trained.
         refusals: what was refused before, to be said in one message with what is refused here.
 
     Raises:
         ValueError: problems, tokenizer or configuration that cannot be trained with, all that is independent in one,
             before the weights are loaded.
     """
-    tokenizer, found, data = _prepare(model, args, problems, Refusals() if refusals is None else refusals)
+    refusals = Refusals() if refusals is None else refusals
+    tokenizer, found, data, adapter = _prepare(model, args, problems, peft_config, refusals)
     split = warmup_rows(found, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
     trainer = WarmupTrainer(
-        model=load_weights(model),
+        model=load_policy(model, peft_config, args),
         args=args,
         train_dataset=split["train"],
         eval_dataset=split["test"],
         processing_class=tokenizer,
     )
-    trainer.begin_run(data, model)
+    trainer.begin_run(data, model, adapter)
     if trainer.is_world_process_zero():
         for name, text in weight_rows(trainer.model, args):
             print(f"{name}: {text}")
@@ -116,24 +124,25 @@ def build_warmup_trainer(
 
 
 def _prepare(
-    model: str, args: WarmupConfig, problems: Sequence[Problem] | None, refusals: Refusals
-) -> tuple[Any, list[Problem], dict[str, Any]]:
-    """The tokenizer, the problems to learn from, and what data.json will hold."""
+    model: str, args: WarmupConfig, problems: Sequence[Problem] | None, peft_config: Any, refusals: Refusals
+) -> tuple[Any, list[Problem], dict[str, Any], Any]:
+    """The tokenizer, the problems to learn from, what data.json will hold, and the adapter that is trained."""
     opened, found, data = open_model(model, None, args.pad_token, refusals), [], {}
+    adapter, saved = trained_part(model, peft_config, opened, refusals)
     if problems is not None:
         with refusals.collected():
             found = check_warmup(args, opened, problems)
             data = {"train": said_data(TRAINING, found)}
             if args.resume_from_checkpoint:
-                check_resumed(args.resume_from_checkpoint, args, data)
-            if opened.config is not None:
+                check_resumed(args.resume_from_checkpoint, args, data, adapter)
+            if saved is not None:
                 batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
                 updates = math.ceil(len(found) * (1 - args.validation_share) / batch)
-                check_room(args, count_parameters(opened.config), updates)
+                check_room(args, saved, updates)
     refusals.refuse()
     if args.process_index == 0:
         say_loading(model, opened.config)
-    return opened.tokenizer, found, data
+    return opened.tokenizer, found, data, adapter
 
 
 def check_warmup(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]) -> list[Problem]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.problems import Problem
@@ -22,7 +21,7 @@ def print_start(
     longest_prompt: int,
     max_steps: int,
     first_step: int,
-    model: nn.Module,
+    model: Any,
     evaluated: bool,
     console: Console | None = None,
 ) -> None:

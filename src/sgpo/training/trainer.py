@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from sgpo.checkpoints import load_weights
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
@@ -50,6 +49,7 @@ from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
 from sgpo.training.start import print_start
 from sgpo.verification import count_verdicts
+from sgpo.weights import load_policy
 
 
 class SGPOTrainer(RunTrainer):
@@ -58,7 +58,8 @@ class SGPOTrainer(RunTrainer):
     Args:
         model: a model, or the name or folder of a checkpoint.
         args: the configuration; its ``method`` decides what is sampled and optimised. It is left as it is: `self.args`
-            has the sizes that fit the problems and the model, see `sgpo.training.sizes`.
+            has the sizes that fit the problems and the model, see `sgpo.training.sizes`. Default: ``SGPOConfig`` with
+            the output folder ``MODEL-SGPO``.
         train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
         eval_dataset: problems for avg@k without strategies, at the end unless ``args.eval_strategy`` is written.
         reward_funcs: functions of TRL's reward signature. Default: `math_reward`. Which of several says what is correct
@@ -66,6 +67,7 @@ class SGPOTrainer(RunTrainer):
         reward_weights: one for each reward function; default 1.
         processing_class: the tokenizer, if it is not that of the checkpoint. It needs a chat template.
         sampler: an engine that samples from the model being trained; default: that of ``args.sampler``.
+        peft_config: a `peft.LoraConfig` or another adapter of weights: the model is frozen, and the adapter trained.
         **kwargs: further arguments of `transformers.Trainer` (callbacks, optimizers).
 
     Raises:
@@ -79,27 +81,34 @@ class SGPOTrainer(RunTrainer):
     def __init__(
         self,
         model: str | PreTrainedModel,
-        args: SGPOConfig,
+        args: SGPOConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         reward_funcs: RewardFunction | Sequence[RewardFunction] = math_reward,
         reward_weights: Sequence[float] | None = None,
         processing_class: Any = None,
         sampler: Sampler | None = None,
+        peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
+        base_model = model if isinstance(model, str) else model.config._name_or_path
+        args = args or SGPOConfig(output_dir=f"{Path(base_model).name}-SGPO")
         with said_once(args.process_index == 0):
             found = prepare(
-                args, model, train_dataset, eval_dataset, reward_funcs, reward_weights, tokenizer=processing_class
+                args,
+                model,
+                train_dataset,
+                eval_dataset,
+                reward_funcs,
+                reward_weights,
+                tokenizer=processing_class,
+                peft_config=peft_config,
             )
         args = found.args
-        base_model = model if isinstance(model, str) else model.config._name_or_path
         if sampler is None:
             check_engine(args)
-        if isinstance(model, str):
-            model = load_weights(model)
         super().__init__(
-            model,
+            load_policy(model, peft_config, args),
             args,
             data_collator=list,
             train_dataset=found.problems,
@@ -121,7 +130,8 @@ class SGPOTrainer(RunTrainer):
         self._longest_prompt = found.longest_prompt
         self._updates: list[list[TrainingSequence]] = []
         self._update_metrics: list[Means] = []
-        self.begin_run(found.data, base_model, args.updates_per_rollout)
+        self.peft_config = peft_config
+        self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
 
     # One step
 

@@ -34,8 +34,10 @@ from trl.generation.vllm_generation import VLLMGeneration, extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
 from vllm import LLM, SamplingParams
 
+from sgpo.adapters import has_adapter
 from sgpo.errors import EngineError
 from sgpo.tokenizers import end_token_ids
+from sgpo.training.adapter_weights import merged_parameters
 from sgpo.training.engine_errors import engine_errors, within
 from sgpo.training.interrupt import StopHere
 from sgpo.training.rollouts import Rollout
@@ -166,7 +168,14 @@ def _rollout(ids: list[int], logprobs: list[float], eos_token_ids: Sequence[int]
 # ---------------------------------------------------------------------- an engine in this process
 
 
-class ColocatedEngine(VLLMGeneration):
+class _Generation(VLLMGeneration):
+    """TRL's, which merges an adapter into the model for each synchronisation, and takes it out again."""
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
+        return merged_parameters(self.model) if has_adapter(self.model) else super()._iter_named_params()
+
+
+class ColocatedEngine(_Generation):
     """vLLM in this process, on the device that trains; an error inside it is raised where it was called."""
 
     OPTIONS: ClassVar[dict[str, Any]] = {}  # further ones of vLLM's `LLM`
@@ -305,7 +314,7 @@ def _launched(accelerator: Any) -> Iterator[None]:
 # ---------------------------------------------------------------------- an engine on a server
 
 
-class ServerEngine(VLLMGeneration):
+class ServerEngine(_Generation):
     """A vLLM server; this process sends it the weights through NCCL."""
 
     def __init__(self, args: Any, model: Any, tokenizer: Any, accelerator: Any) -> None:
