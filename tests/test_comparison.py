@@ -145,12 +145,14 @@ PLANS: dict[str, tuple[dict[str, Any], list[int], list[int], str]] = {
 }
 
 
+UNIT_TESTS = f"{Path(__file__).parents[1] / 'examples' / 'unit_test_reward.py'}:unit_test_reward"
 FEW = {"problems_per_rollout": 32, "gradient_accumulation_steps": 1}
 LONG = {"max_completion_length": 4096, "max_tokens_per_microbatch": 9000}
 DATA: dict[str, tuple[dict[str, Any], str, str]] = {
     "few problems": (FEW, "", r"method grpo .*: 24 problems do not fill a rollout batch of 32"),
     "context": (LONG, "", r"method grpo .*: the model's context of \d+ tokens is too short"),
     "strategies": ({}, "strategy", r"method sgpo .*: method sgpo needs strategies, and no problem has one"),
+    "rewards": ({"rewards": [UNIT_TESTS]}, "", r"method grpo .*: reward function unit_test_reward needs 'tests'"),
     "responses": ({}, "response", r"sft .*: SFT learns strong-model responses; 24 of 24 problems have none"),
 }
 

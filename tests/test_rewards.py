@@ -7,12 +7,12 @@ import re
 
 import pytest
 
-from sgpo.rewards import choose_rewards, load_reward, math_reward, score
+from sgpo.rewards import Batch, choose_rewards, load_reward, math_reward, score
 
 
 def rewards_of(functions, weights, *arguments):
     """Weighted sums; the first function says what is correct."""
-    return score(choose_rewards(functions, weights, functions[0].__name__), *arguments).rewards
+    return score(choose_rewards(functions, weights, functions[0].__name__), Batch(*arguments)).rewards
 
 
 def length_reward(completions, **columns):
@@ -51,12 +51,13 @@ def test_score_weighs_and_leaves_none_out():
     completions = [r"\boxed{7}", r"\boxed{81}"]
     functions = [math_reward, length_reward, only_first]
     rewards = choose_rewards(functions, [1.0, 0.5, 0.25])
-    scores = score(rewards, ["p", "q"], completions, {"answer": ["7", "8"]})
+    batch = Batch(["p", "q"], completions, {"answer": ["7", "8"]})
+    scores = score(rewards, batch)
     # 1 + 0.5 * 0.9 + 0.25 * 2 and 0 + 0.5 * 1.0
     assert scores.rewards == pytest.approx([1.95, 0.5], abs=1e-12)
     assert scores.correct == [True, False]
     assert scores.of_functions == {"math_reward": [1, 0], "length_reward": [0.9, 1.0], "only_first": [2, None]}
-    cut = score(rewards, ["p", "q"], completions, {"answer": ["7", "8"]}, truncated=[True, False])
+    cut = score(rewards, batch, truncated=[True, False])
     assert (cut.rewards, cut.correct) == ([0.0, scores.rewards[1]], [False, False])
 
 
@@ -68,7 +69,9 @@ def test_score_hands_over_prompts_and_columns():
         return [True, 0]
 
     assert rewards_of([spy], [3.0], ["p", "q"], ["a", "b"], {"level": [1, 2]}) == [3.0, 0.0]
-    assert seen == {"prompts": ["p", "q"], "completions": ["a", "b"], "level": [1, 2]}
+    assert {"log_metric", "log_extra", "trainer_state"} <= seen.keys()
+    shown = {name: seen[name] for name in ("prompts", "completions", "level")}
+    assert shown == {"prompts": ["p", "q"], "completions": ["a", "b"], "level": [1, 2]}
 
 
 def test_score_names_the_sample_without_a_reward():
@@ -160,10 +163,10 @@ def test_the_first_function_that_applies_says_what_is_correct():
     def first(completions, **columns):
         return [0.99, None, 1.0, None]
 
-    functions, given = [format_reward, first, second], (["p"] * 4, ["a"] * 4, {})
-    assert score(choose_rewards(functions, correctness=["first", "second"]), *given).correct == [0, 1, 1, 0]
-    assert score(choose_rewards(functions, correctness="second"), *given).correct == [1, 1, 0, 0]
-    assert score(choose_rewards([first, format_reward], [0.0, 1.0], "first"), *given).correct == [0, 0, 1, 0]
+    functions, batch = [format_reward, first, second], Batch(["p"] * 4, ["a"] * 4, {})
+    assert score(choose_rewards(functions, correctness=["first", "second"]), batch).correct == [0, 1, 1, 0]
+    assert score(choose_rewards(functions, correctness="second"), batch).correct == [1, 1, 0, 0]
+    assert score(choose_rewards([first, format_reward], [0.0, 1.0], "first"), batch).correct == [0, 0, 1, 0]
 
 
 def test_only_what_follows_the_last_think_tag_is_judged():
@@ -176,14 +179,14 @@ def test_only_what_follows_the_last_think_tag_is_judged():
     assert math_reward(completions, ["7"] * 4) == [1.0, 0.0, 0.0, 1.0]
     everything = functools.partial(math_reward, after_think=False)
     assert everything(completions, ["7"] * 4) == [1.0, 1.0, 0.0, 1.0]
-    assert score(choose_rewards(everything), ["p"], [completions[1]], {"answer": ["7"]}).rewards == [1.0]
+    assert score(choose_rewards(everything), Batch(["p"], [completions[1]], {"answer": ["7"]})).rewards == [1.0]
     with pytest.raises(ValueError, match="give the data's column of that name another one"):
         math_reward(["a"], ["1"], after_think=["yes"])
 
 
 def notes_of(function, completions=("good", "bad", "ugly"), prompts=("p", "q", "r")):
     with pytest.raises(KeyError, match="level") as caught:
-        score(choose_rewards(function), prompts, completions, {})
+        score(choose_rewards(function), Batch(prompts, completions, {}))
     assert caught.traceback[-1].frame.code.name != "score"  # the function's own traceback
     return caught.value.__notes__
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sgpo.rewards import choose_rewards, load_reward, math_reward, score
+from sgpo.rewards import Batch, choose_rewards, load_reward, math_reward, score
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "unit_test_reward.py"
 TESTS = "assert add(2, 3) == 5\nassert add(-1, 1) == 0"
@@ -80,6 +80,6 @@ def test_beside_the_verifier(reward):
     completions = [fenced("def add(a, b):\n    return a + b"), r"\boxed{7}", r"\boxed{8}"]
     columns = {"answer": ["-", "7", "7"], "tests": [TESTS, None, None]}
     rewards = choose_rewards(functions, [1.0, 0.5], correctness=["unit_test_reward", "math_where_no_tests"])
-    found = score(rewards, ["p", "q", "r"], completions, columns)
+    found = score(rewards, Batch(["p", "q", "r"], completions, columns))
     assert found.rewards == [1.0, 0.5, 0.0]
     assert found.correct == [True, True, False]

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ def test_metrics_are_those_of_the_documentation(make_trainer: Train) -> None:
     logged |= {name for line in lines_of(expert) for name in line}
     trainers = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second"}
     assert evaluated.isdisjoint(trainers)
-    assert {name.replace("_at_3", "_at_k") for name in logged} == documented_names()
+    logged = {re.sub(r"rewards/\w+/", "rewards/NAME/", name.replace("_at_3", "_at_k")) for name in logged}
+    assert logged == documented_names()
 
 
 def test_clip_shares_and_speeds(make_trainer: Train) -> None:
@@ -113,6 +115,20 @@ def test_logbook_by_hand() -> None:
     expected = {"length": 4.0, "entropy": 0.5, "seconds/sample": 3.0, "tokens_per_second/sample": 5.0}
     assert book.take() == expected
     assert book.take() == {}
+
+
+def test_spreads_of_parts_are_that_of_the_whole() -> None:
+    values = [3.0, -1.0, 1e6, 4.0, 0.5, 2.0]
+    parts = [Means(), Means(), Means()]
+    for part, some in zip(parts, (values[:1], values[1:4], values[4:]), strict=True):
+        part.add_spread("rewards/f", some)
+    found = Means.joined([Means(), *parts]).values()
+    assert found["rewards/f/mean"] == pytest.approx(statistics.mean(values), rel=1e-14)
+    assert found["rewards/f/std"] == pytest.approx(statistics.stdev(values), rel=1e-14)
+    assert Means.joined(parts[:1]).values() == {"rewards/f/mean": 3.0}  # of one value there is no deviation
+    nothing = Means()
+    nothing.add_spread("rewards/f", [])
+    assert nothing.values() == {}
 
 
 def test_shares_come_together_again() -> None:

@@ -16,7 +16,7 @@ from sgpo.resuming import newest_checkpoint
 from sgpo.rewards import RewardFunction, load_reward, math_reward
 from sgpo.run_folder import check_output_dir, explained_lack_of_space
 from sgpo.screen import no_progress_bars
-from sgpo.training.arguments import DataArguments, SFTArguments, TrainArguments
+from sgpo.training.arguments import DataArguments, RewardArguments, SFTArguments, TrainArguments
 
 
 def read_problems(data: DataArguments) -> list[Problem]:
@@ -33,6 +33,11 @@ def _read_eval_problems(data: TrainArguments) -> list[Problem] | None:
 def _read(data: DataArguments, source: str, split: str, revision: str | None, limit: int | None) -> list[Problem]:
     columns = columns_from_pairs(data.columns) or None
     return load_problems(source, split=split, revision=revision, columns=columns, limit=limit, bad_rows="keep")
+
+
+def read_rewards(data: RewardArguments) -> list[RewardFunction]:
+    """The functions that are named; none stand for the verifier's."""
+    return [load_reward(name) for name in data.rewards] or [math_reward]
 
 
 def sft(argv: list[str]) -> None:
@@ -107,7 +112,7 @@ def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFun
     with refusals.collected():
         eval_problems = _read_eval_problems(data)
     with refusals.collected():
-        rewards = [load_reward(name) for name in data.rewards] or [math_reward]
+        rewards = read_rewards(data)
     if refusals:
         weights = data.reward_weights or None
         with said_once(args.process_index == 0):

@@ -20,6 +20,7 @@ from sgpo.evaluation.benchmarks import check_set
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.options import EVAL, SFT, TRAIN, Check
 from sgpo.problems.loading import is_file_of_problems
+from sgpo.rewards import check_signatures, choose_rewards, column_names
 
 BUDGET = (
     "max_steps",
@@ -95,8 +96,8 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
     Raises:
         ValueError: too few problems, responses, strategies or tokens of the context; and whose recipe asks for them.
     """
-    from sgpo.commands import read_problems
-    from sgpo.training.preflight import check_training, said_once
+    from sgpo.commands import read_problems, read_rewards
+    from sgpo.training.preflight import TRAINING, check_training, said_once
     from sgpo.training.sft import check_warmup
 
     opened = Opened(*open_checkpoint(model))
@@ -108,9 +109,12 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
         parsed = False
         for method, path in _methods(recipe):
             data, args = _parse_train(recipe, path, training)
-            golds = not parsed and not data.rewards  # the verifier's, whose own reward is the default
             with _named(f"method {method.name}", path):
-                check_training(args, opened, read_problems(data), golds=golds)
+                rows = read_problems(data)
+                rewards = choose_rewards(read_rewards(data), data.reward_weights or None, args.correctness)
+                check_signatures(rewards, column_names(rows), TRAINING)
+                golds = not parsed and rewards.ask_verifier
+                check_training(args, opened, rows, golds=golds)
             parsed = parsed or golds
 
 

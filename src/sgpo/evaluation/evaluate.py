@@ -10,7 +10,7 @@ The prompt is the unguided one; the guided one can be asked for, to see how good
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -18,8 +18,9 @@ from typing import Any
 from sgpo.evaluation.statistics import draws_of_pass, majority, pass_at, standard_error
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, Messages, encode_prompts, guided_messages, student_messages
-from sgpo.rewards import VERIFIER, Rewards, reward_columns
+from sgpo.rewards import VERIFIER, Batch, Rewards, check_signatures, column_names, reward_columns
 from sgpo.rewards import score as score_rewards
+from sgpo.training.metrics import add_rewards, logged_metrics
 from sgpo.training.processes import unshare
 from sgpo.training.rollouts import decode
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, Watch
@@ -34,6 +35,7 @@ class Completion:
     truncated: bool
     length: int  # tokens
     reasoning: str | None = None  # where a server keeps it apart from the answer
+    ids: list[int] | None = None  # the tokens, where the engine tells
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Sample:
     length: int  # tokens
     verdict: Verdict | None = None  # None: other rewards than `math_reward` alone
     reasoning: str | None = None
+    rewards: Mapping[str, float | None] = field(default_factory=dict)  # of each function
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Evaluation:
     samples: list[Sample]
     k: int
     verdicts: dict[Status, int] = field(default_factory=dict)  # how many answers the verifier judged in which way
+    logged: Mapping[str, list[float]] = field(default_factory=dict)  # by reward functions, with log_metric
 
     @property
     def problems(self) -> list[Problem]:
@@ -119,14 +123,19 @@ class Evaluation:
         """That of all problems, of which each part has every n-th."""
         samples = [sample for group in unshare([part.groups for part in parts]) for sample in group]
         counted: dict[Status, int] = {}
+        logged: dict[str, list[float]] = {}
         for part in parts:
             for status, number in part.verdicts.items():
                 counted[status] = counted.get(status, 0) + number
-        return cls(samples, parts[0].k, counted)
+            for name, values in part.logged.items():
+                logged.setdefault(name, []).extend(values)
+        return cls(samples, parts[0].k, counted, logged)
 
     def metrics(self) -> dict[str, float]:
         """Averages over samples or problems; of the verdicts the shares, where the verifier was asked."""
         majority = self.majority
+        means = logged_metrics(self.logged)
+        add_rewards(means, [sample.rewards for sample in self.samples])
         return {
             f"avg_at_{self.k}": self.average,
             "standard_error": self.standard_error,
@@ -137,6 +146,7 @@ class Evaluation:
             "length": self.length,
             "problems": len(self.rates),
             **{f"verdicts/{status}": count / sum(self.verdicts.values()) for status, count in self.verdicts.items()},
+            **means.values(),
         }
 
 
@@ -181,17 +191,26 @@ def evaluate(
     guided: bool = False,
     system_prompt: str = SYSTEM_PROMPT,
     rewards: Rewards = VERIFIER,
+    columns: Sequence[str] | None = None,
+    trainer_state: Any = None,
 ) -> Evaluation:
     """Sample each problem k times and score the answers; a truncated completion is not correct.
 
+    Args:
+        columns: that reward functions get; default: those of the problems.
+        trainer_state: what reward functions get under this name.
+
     Raises:
-        ValueError: no problems, k < 1, or a guided evaluation of a problem without a strategy.
+        ValueError: no problems, k < 1, a guided evaluation of a problem without a strategy, or reward functions that
+            need what there is not.
     """
     if not problems or k < 1:
         raise ValueError(f"an evaluation needs problems and k of at least 1, not {len(problems)} and k = {k}")
+    columns = column_names(problems) if columns is None else columns
+    check_signatures(rewards, columns, "evaluation problems")
     prompts = encode_prompts(tokenizer, conversations_of(problems, system_prompt, guided=guided))
     completions = sample_completions(sampler, tokenizer, problems, prompts, sampling, k=k, seed=seed)
-    return score(problems, completions, rewards)
+    return score(problems, completions, rewards, columns, trainer_state)
 
 
 def sample_completions(
@@ -210,41 +229,59 @@ def sample_completions(
     requests = [SampleRequest(ids, k, own) for ids, own in zip(prompts, seeds, strict=True)]
     groups = sampler.sample(requests, sampling, seed=seed, watch=watch)
     texts = iter(decode([rollout for group in groups for rollout in group], tokenizer))
-    return [[Completion(next(texts), r.truncated, len(r.completion_ids)) for r in group] for group in groups]
+    return [
+        [Completion(next(texts), r.truncated, len(r.completion_ids), ids=r.completion_ids) for r in group]
+        for group in groups
+    ]
 
 
 def score(
     problems: Sequence[Problem],
     completions: Sequence[Sequence[Completion]],
     rewards: Rewards = VERIFIER,
+    columns: Sequence[str] | None = None,
+    trainer_state: Any = None,
 ) -> Evaluation:
     """Judge the completions of each problem, as many of each; a truncated one is not correct, whatever it says."""
     answers = [(problem, each) for problem, group in zip(problems, completions, strict=True) for each in group]
     with count_verdicts() as counted:
-        samples = _verified(answers) if rewards == VERIFIER else _scored(answers, rewards)
-    return Evaluation(samples, len(completions[0]), counted.as_dict() if counted.total else {})
+        logged: dict[str, list[float]] = {}
+        if rewards == VERIFIER:
+            samples = _verified(answers)
+        else:
+            columns = column_names(problems) if columns is None else columns
+            samples, logged = _scored(answers, rewards, columns, trainer_state)
+    return Evaluation(samples, len(completions[0]), counted.as_dict() if counted.total else {}, logged)
 
 
 def _verified(answers: Sequence[tuple[Problem, Completion]]) -> list[Sample]:
     """With the verdicts, where the verifier alone decides."""
     verdicts = verify_many((completion.text, problem.answer) for problem, completion in answers)
     rights = [verdict.correct and not c.truncated for (_, c), verdict in zip(answers, verdicts, strict=True)]
+    (name,) = VERIFIER.names
     return [
-        Sample(problem, c.text, float(right), right, c.truncated, c.length, verdict, c.reasoning)
-        for (problem, c), right, verdict in zip(answers, rights, verdicts, strict=True)
+        Sample(p, c.text, float(r), r, c.truncated, c.length, verdict, c.reasoning, {name: float(verdict.correct)})
+        for (p, c), r, verdict in zip(answers, rights, verdicts, strict=True)
     ]
 
 
-def _scored(answers: Sequence[tuple[Problem, Completion]], rewards: Rewards) -> list[Sample]:
+def _scored(
+    answers: Sequence[tuple[Problem, Completion]], rewards: Rewards, columns: Sequence[str], trainer_state: Any
+) -> tuple[list[Sample], dict[str, list[float]]]:
+    """The samples, and what the reward functions logged as metrics; of their columns no table is kept."""
     problems, completions = [problem for problem, _ in answers], [completion for _, completion in answers]
-    scores = score_rewards(
-        rewards,
+    ids = [completion.ids for completion in completions if completion.ids is not None]
+    batch = Batch(
         [problem.prompt for problem in problems],
         [completion.text for completion in completions],
-        reward_columns(problems),
-        truncated=[completion.truncated for completion in completions],
+        reward_columns(problems, columns),
+        ids if len(ids) == len(completions) else None,
+        trainer_state,
     )
-    return [
-        Sample(problem, c.text, reward, correct, c.truncated, c.length, reasoning=c.reasoning)
-        for (problem, c), reward, correct in zip(answers, scores.rewards, scores.correct, strict=True)
-    ]
+    scores = score_rewards(rewards, batch, truncated=[completion.truncated for completion in completions])
+    samples = []
+    for place, (problem, c) in enumerate(answers):
+        of_functions = {name: values[place] for name, values in scores.of_functions.items()}
+        reward, correct = scores.rewards[place], scores.correct[place]
+        samples.append(Sample(problem, c.text, reward, correct, c.truncated, c.length, None, c.reasoning, of_functions))
+    return samples, scores.metrics

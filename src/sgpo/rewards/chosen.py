@@ -51,6 +51,8 @@ def choose_rewards(
     for each in some:
         if not callable(each):
             raise ValueError(f"a reward function must be a function, not {each!r}; sgpo.rewards.load_reward loads one")
+        if any(base.__module__.startswith("torch.nn.") for base in type(each).__mro__):
+            raise ValueError(f"a reward model ({type(each).__name__}) is no reward function: give one that asks it")
     given = [1.0] * len(some) if weights is None else list(weights)
     if len(given) != len(some):
         raise ValueError(f"{len(some)} reward functions need as many reward_weights, not {len(given)}")

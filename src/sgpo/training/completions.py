@@ -80,6 +80,8 @@ def completion_rows(
                         "truncated": rollout.truncated,
                         "target": any(rollout is one for one in chosen),
                         "alpha": alpha,
+                        **{f"rewards/{name}": value for name, value in rollout.rewards.items()},
+                        **rollout.logged,
                     }
                 )
     return rows
@@ -102,8 +104,25 @@ def save(rows: Sequence[Row], output_dir: str | Path, step: int) -> Path:
     path = Path(output_dir) / FOLDER / f"step-{step:06d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), partial)
+        pq.write_table(table_of(rows), partial)
     return path
+
+
+def table_of(rows: Sequence[Row]) -> pa.Table:
+    """The columns of every run, then those of the reward functions."""
+    table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if name not in SCHEMA.names:
+            table = table.append_column(name, _column([row.get(name) for row in rows]))
+    return table
+
+
+def _column(values: Sequence[Any]) -> pa.Array:
+    """Of the values' type; as text where they have several."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])
 
 
 def show(rows: Sequence[Row], step: int, path: Path, console: Console | None = None) -> None:

@@ -20,7 +20,7 @@ from sgpo.errors import Refusals
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.inspection import STRUCTURE, BadRowsError, Check, describe, inspect, too_long, unparsed_golds
 from sgpo.resuming import check_same_run
-from sgpo.rewards import RewardFunction, Rewards, choose_rewards
+from sgpo.rewards import RewardFunction, Rewards, check_signatures, choose_rewards, column_names
 from sgpo.run_folder import check_space
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.config import SGPOConfig
@@ -98,6 +98,10 @@ def prepare(
         with refusals.collected():
             eval_problems = check_evaluation(args, opened, eval_problems, golds=golds)
             data["eval"] = said_data(EVALUATION, eval_problems)
+    with refusals.collected():  # most often both data sets have the same columns: said of one
+        for name, some in ((TRAINING, problems), (EVALUATION, eval_problems)):
+            if some is not None and rewards is not None:
+                check_signatures(rewards, column_names(some), name)
     if args.resume_from_checkpoint:
         with refusals.collected():
             check_resumed(args.resume_from_checkpoint, args, data, adapter)

@@ -8,12 +8,12 @@ TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sgpo.problems import Problem
-from sgpo.rewards import Rewards, reward_columns, score
+from sgpo.rewards import Batch, Scores, reward_columns
 from sgpo.training.objectives import TERMS
 
 
@@ -33,6 +33,8 @@ class Rollout:
     truncated: bool  # hit the length limit: reward 0, and never a distillation target
     reward: float = 0.0  # the weighted sum of the reward functions, for advantages
     correct: bool = False  # what the correctness function says, for pass rates and targets
+    rewards: Mapping[str, float | None] = field(default_factory=dict)  # of each function, None where it does not apply
+    logged: Mapping[str, Any] = field(default_factory=dict)  # by reward functions, for the table of completions
 
     def __post_init__(self) -> None:
         if self.correct and self.truncated:
@@ -137,18 +139,32 @@ def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
     return tokenizer.batch_decode([rollout.completion_ids for rollout in rollouts], skip_special_tokens=True)
 
 
-def with_rewards(
-    answers: Sequence[tuple[Problem, Rollout]],
+def reward_batch(
+    rollouts: Sequence[Rollout],
+    problems: Sequence[Problem],
     texts: Sequence[str],
-    rewards: Rewards,
-) -> list[Rollout]:
-    """The rollouts with what the reward functions say of their texts; a truncated one gets 0 and is not correct."""
-    if not answers:
-        return []  # of a process that has none; reward functions need not know of such
-    problems = [problem for problem, _ in answers]
-    truncated = [rollout.truncated for _, rollout in answers]
-    scores = score(rewards, [p.prompt for p in problems], texts, reward_columns(problems), truncated=truncated)
+    columns: Sequence[str],
+    trainer_state: Any = None,
+) -> Batch:
+    """What reward functions are asked about; ``columns`` are those of the whole data set."""
+    return Batch(
+        [problem.prompt for problem in problems],
+        texts,
+        reward_columns(problems, columns),
+        [rollout.completion_ids for rollout in rollouts],
+        trainer_state,
+    )
+
+
+def with_scores(rollouts: Sequence[Rollout], scores: Scores) -> list[Rollout]:
+    """The rollouts with what the reward functions say of them."""
     return [
-        replace(rollout, reward=reward, correct=correct)
-        for (_, rollout), reward, correct in zip(answers, scores.rewards, scores.correct, strict=True)
+        replace(
+            rollout,
+            reward=scores.rewards[place],
+            correct=scores.correct[place],
+            rewards={name: values[place] for name, values in scores.of_functions.items()},
+            logged={name: values[place] for name, values in scores.columns.items()},
+        )
+        for place, rollout in enumerate(rollouts)
     ]

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
-from sgpo.rewards import RewardFunction, math_reward
+from sgpo.rewards import RewardFunction, column_names, math_reward, score
 from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions, not_finite, processes
 from sgpo.training.alarms import Alarms
@@ -34,7 +34,7 @@ from sgpo.training.logbook import Logbook
 from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.training.means import Means
 from sgpo.training.methods import check_sequences, find_method
-from sgpo.training.metrics import group_metrics, sampler_mismatch, verdict_metrics
+from sgpo.training.metrics import group_metrics, logged_metrics, sampler_mismatch, verdict_metrics
 from sgpo.training.objectives import Thresholds
 from sgpo.training.preflight import batch_sampler, prepare, said_once
 from sgpo.training.rollouts import (
@@ -42,8 +42,9 @@ from sgpo.training.rollouts import (
     TrainingSequence,
     decode,
     expert_rollout,
+    reward_batch,
     with_importance,
-    with_rewards,
+    with_scores,
 )
 from sgpo.training.runs import RunTrainer
 from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
@@ -124,6 +125,7 @@ class SGPOTrainer(RunTrainer):
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
         self.method = find_method(args.method)
         self.rewards = found.rewards
+        self._reward_columns = column_names(found.problems or [])
         self.sampler = sampler or make_sampler(args, self.model, found.tokenizer, self.accelerator)
         self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
         self.logbook = Logbook()
@@ -179,12 +181,18 @@ class SGPOTrainer(RunTrainer):
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
         """Give every rollout its reward, and whether it is correct; a truncated one gets 0, and is not."""
-        answers = [(group.problem, rollout) for group in groups for rollout in group.rollouts]
-        texts = decode([rollout for _, rollout in answers], self.processing_class)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        problems = [group.problem for group in groups for _ in group.rollouts]
+        if not rollouts:  # of a process that has none; reward functions need not know of such
+            self.logbook.record(Means())
+            return list(groups)
+        texts = decode(rollouts, self.processing_class)
+        batch = reward_batch(rollouts, problems, texts, self._reward_columns, self.state)
         with count_verdicts() as verdicts:
-            rewarded = iter(with_rewards(answers, texts, self.rewards))
-        self.logbook.record(verdict_metrics(verdicts))
-        return [group.with_rollouts([next(rewarded) for _ in group.rollouts]) for group in groups]
+            scores = score(self.rewards, batch, truncated=[rollout.truncated for rollout in rollouts])
+        self.logbook.record(Means.joined([verdict_metrics(verdicts), logged_metrics(scores.metrics)]))
+        judged = iter(with_scores(rollouts, scores))
+        return [group.with_rollouts([next(judged) for _ in group.rollouts]) for group in groups]
 
     def _assemble(self, groups: Sequence[ProblemRollouts]) -> None:
         """The training sequences of each update of this rollout batch."""
@@ -300,6 +308,8 @@ class SGPOTrainer(RunTrainer):
                 seed=self.args.seed,  # samples follow from the problem's text: the same with any number of processes
                 system_prompt=self.args.system_prompt,
                 rewards=self.rewards,
+                columns=column_names(problems),
+                trainer_state=self.state,
             )
         result = Evaluation.joined(processes.gather(own))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}
