@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sgpo.training.methods import METHODS
 
@@ -155,3 +156,20 @@ def test_files_names_and_links() -> None:
         "none.md: there is no such file",
         "#here: the page has no such heading",
     ]
+
+
+def test_measurements_stand_on_pages_of_their_own() -> None:
+    """Pages that say how to do something link to what was measured, and repeat none of its tables."""
+    navigation = yaml.safe_load(re.sub(r"!!\S+", "", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))["nav"]
+    sections = {
+        name: [page for one in pages for page in one.values()]
+        for entry in navigation
+        for name, pages in entry.items()
+        if isinstance(pages, list)
+    }
+    assert list(sections)[:2] == ["Concepts", "How to"]
+    listed = {page for pages in sections.values() for page in pages} | {"index.md"}
+    assert listed == {path.name for path in (ROOT / "docs").glob("*.md")}
+    pages = {page: (ROOT / "docs" / page).read_text(encoding="utf-8") for page in listed - set(sections["Measured"])}
+    assert [page for page, text in pages.items() if "python benchmarks/" in text] == []
+    assert "](benchmarks.md#" in pages["strategies.md"]

@@ -152,7 +152,7 @@ def test_the_criteria_are_those_of_the_scores() -> None:
 
 
 def test_checks_and_scores_separate_the_kinds() -> None:
-    """Where the truth is known: the table of docs/strategies.md, small."""
+    """Where the truth is known: the table of docs/benchmarks.md, small."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for number, problem in enumerate(PROBLEMS * 3):
         puzzle = read_puzzle(problem.prompt)
