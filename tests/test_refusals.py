@@ -633,11 +633,35 @@ def test_a_checkpoint_of_weights_alone_is_not_resumed(refuse: Refuse, folder: Pa
     )
 
 
-def test_a_tracker_that_is_not_installed(refuse: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["train", "sft"])
+@pytest.mark.parametrize(
+    ("name", "gone", "install"),
+    [
+        ("wandb", {"wandb"}, "wandb"),
+        ("trackio", {"trackio"}, "trackio"),
+        ("tensorboard", {"tensorboard", "tensorboardX"}, "tensorboard"),
+        ("mlflow", {"mlflow"}, "mlflow"),
+        ("dagshub", {"dagshub", "mlflow"}, "dagshub mlflow"),
+        ("azure_ml", {"azureml"}, "azureml-sdk"),
+        ("comet_ml", {"comet_ml"}, "comet-ml"),
+        ("flyte", {"flytekit"}, "flytekit"),
+    ],
+)
+def test_a_tracker_that_is_not_installed(
+    refuse: Refuse, monkeypatch: pytest.MonkeyPatch, command: str, name: str, gone: set[str], install: str
+) -> None:
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
-    assert refuse("train", "--report_to", "wandb") == (
-        "report_to: wandb is not installed; pip install wandb, or leave it out"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module, *a: None if module in gone else find(module, *a))
+    assert refuse(command, "--report_to", name) == (
+        f"report_to: {name} is not installed; pip install {install}, or leave it out"
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "sft"])
+def test_a_tracker_that_does_not_exist(refuse: Refuse, command: str) -> None:
+    assert refuse(command, "--report_to", "tensorbord") == (
+        "report_to: there is no tracker tensorbord (did you mean tensorboard?); there are azure_ml, clearml, "
+        "codecarbon, comet_ml, dagshub, dvclive, flyte, kubeflow, mlflow, neptune, swanlab, tensorboard, trackio, wandb"
     )
 
 

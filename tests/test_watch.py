@@ -136,21 +136,6 @@ def test_shares_come_together_again() -> None:
     assert unshare([items[rank::3] for rank in range(3)]) == items
 
 
-def test_tensorboard_gets_the_metrics(make_trainer: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
-    trainer = make_trainer(report_to="tensorboard")
-    trainer.train()
-    (folder,) = {path.parent for path in (tmp_path / "board").rglob("events*")}
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    first = lines_of(trainer)[0]
-    for name in ("reward/autonomous", "alpha", "entropy", "clipped_share/low", "seconds/sample"):
-        assert events.Scalars(f"train/{name}")[0].value == pytest.approx(first[name], rel=1e-6)
-        assert events.Scalars(f"train/{name}")[0].step == 1
-
-
 # --- warnings -----------------------------------------------------------------------------------------------
 
 

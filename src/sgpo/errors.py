@@ -59,7 +59,7 @@ class Refusals:
         with refusals.collected():
             check_model(config, tokenizer)
         with refusals.collected():
-            check_reporters(args.report_to)
+            check_trackers(args.report_to)
         refusals.refuse()
     """
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -29,9 +28,9 @@ from sgpo.training.methods import find_method
 from sgpo.training.rollouts import response_ids
 from sgpo.training.runs import run_of
 from sgpo.training.sizes import fitted_to_context, fitted_to_problems
+from sgpo.training.trackers import check_trackers
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
-REPORTERS = ("tensorboard", "wandb", "trackio")  # those whose package has the name
 
 
 UNREADABLE: Any = object()  # in place of something whose reading was refused already
@@ -80,7 +79,7 @@ def prepare(
         strategy = IntervalStrategy(args.eval_strategy).value
         refusals.add([f"eval_strategy {strategy} needs eval_problems; give some, or leave it out"])
     with refusals.collected():
-        check_reporters(args.report_to)
+        check_trackers(args.report_to)
     opened = open_model(model, tokenizer, args.pad_token, refusals)
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if (context := _context(args, opened)) is not None:
@@ -160,13 +159,6 @@ def trained_part(model: str | PreTrainedModel, peft_config: Any, opened: Opened,
 def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any], adapter: Any = None) -> None:
     """Raises ValueError for the checkpoint of another run."""
     check_same_run(checkpoint, run_of(args, data, adapter))
-
-
-def check_reporters(report_to: Sequence[str]) -> None:
-    """Raises ValueError for a tracker that is not installed; Trainer would find out once the weights are loaded."""
-    for name in report_to:
-        if name in REPORTERS and importlib.util.find_spec(name) is None:
-            raise ValueError(f"report_to: {name} is not installed; pip install {name}, or leave it out")
 
 
 @contextlib.contextmanager

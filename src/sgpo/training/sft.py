@@ -31,6 +31,7 @@ from sgpo.training.arguments import RunArguments, WarmupArguments
 from sgpo.training.precision import refusals_of_precision, weight_rows
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
 from sgpo.training.runs import RunTrainer
+from sgpo.training.trackers import check_trackers
 from sgpo.weights import load_policy
 
 
@@ -127,6 +128,8 @@ def _prepare(
     model: str, args: WarmupConfig, problems: Sequence[Problem] | None, peft_config: Any, refusals: Refusals
 ) -> tuple[Any, list[Problem], dict[str, Any], Any]:
     """The tokenizer, the problems to learn from, what data.json will hold, and the adapter that is trained."""
+    with refusals.collected():
+        check_trackers(args.report_to)
     opened, found, data = open_model(model, None, args.pad_token, refusals), [], {}
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if problems is not None:
