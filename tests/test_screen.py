@@ -14,7 +14,7 @@ from rich.console import Console
 from terminal import lines_on_screen, run_in_terminal
 
 from sgpo.miniworld.world import Sizes, create_world
-from sgpo.screen import Meter, counted, duration, own_warnings, rate
+from sgpo.screen import Meter, asks_for_everything, counted, duration, own_warnings, rate
 from sgpo.training.callbacks import RunProgress, evaluation_line
 from sgpo.training.sft import WarmupConfig
 
@@ -75,6 +75,21 @@ def test_which_warnings_are_shown(module: str, category: type[Warning], everythi
             warnings.warn_explicit("old", category, "file.py", 1, module=module)
     # catch_warnings inside catch_warnings: what is shown reaches the outer record.
     assert len(caught) == int(shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "everything"),
+    [
+        (["train", "--verbose"], True),
+        (["train", "--verbose", "--max_steps", "2"], True),
+        (["train", "--verbose=true"], True),
+        (["train", "--verbose", "false"], False),
+        (["train", "--verbose=False"], False),
+        (["train", "--output_dir", "verbose"], False),
+    ],
+)
+def test_what_asks_for_everything(arguments: list[str], everything: bool) -> None:
+    assert asks_for_everything(arguments) == everything
 
 
 def test_python_is_told_by_w(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,19 @@ def test_greedy_answers_are_those_of_transformers(world: Path, monkeypatch: pyte
     assert summary["benchmarks"]["dev"]["average"] == pytest.approx(sum(right) / COUNT)
 
 
+def test_completions_are_counted_while_they_are_sampled(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sgpo.training.vllm_sampling import ColocatedEngine
+
+    for name, value in vllm_cpu.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
+    seen: list[int] = []
+    monkeypatch.setattr("sgpo.screen.Meter.add", lambda meter, count, tokens=0: seen.append(count))
+    evaluated(world, "counted", "--k", "3", "--sampler", "vllm", "--vllm_max_model_length", "256")
+    assert sum(seen) == 3 * COUNT
+    assert len([count for count in seen if count]) > 3  # in one call of the engine
+
+
 def test_an_adapter_is_evaluated_as_with_transformers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     peft = pytest.importorskip("peft")
     import torch

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sgpo import __version__
 from sgpo.errors import ReportedError, usage_errors
-from sgpo.screen import own_warnings
+from sgpo.screen import asks_for_everything, own_warnings
 
 COMMANDS = {
     "quickstart": "the whole method on the embedded mini-world, in minutes",
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "plot": _plot,
     }
     try:
-        with own_warnings(everything="--verbose" in arguments):
+        with own_warnings(everything=asks_for_everything(arguments)):
             run[command](arguments[1:])
     except ReportedError as error:
         print(f"sgpo {command}: {error}", file=sys.stderr)

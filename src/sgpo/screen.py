@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +20,15 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 LIBRARIES = "transformers|datasets|torch|trl|accelerate|peft|huggingface_hub|tokenizers|vllm"
 LINE_SECONDS = 30.0  # between lines of progress where the output is no terminal
+
+
+def asks_for_everything(arguments: Sequence[str]) -> bool:
+    """Whether a command line says --verbose, before it is parsed: what parses it may warn."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    return any(
+        word == "--verbose" and following.lower() not in ("false", "no", "0")
+        for word, following in zip(words, [*words[1:], ""], strict=True)
+    )
 
 
 @contextmanager
