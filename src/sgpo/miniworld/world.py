@@ -7,8 +7,8 @@
     test_unseen.jsonl        a family without SFT or RL problems
 
 Held-out problems are told apart by a hash of their text (`documents.split_of`), so no seed can mix them with training
-or pretraining problems. Every row has the columns family, depth and, as controls, type_strategy (the rule alone) and
-shuffled_strategy (that of another problem).
+or pretraining problems. Every row has the columns family, depth, shuffled_strategy (that of another problem, a
+control) and type_strategy (the rule alone, much of which the base model cannot read: docs/miniworld.md, "Problems").
 """
 
 from __future__ import annotations
