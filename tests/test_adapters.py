@@ -224,6 +224,7 @@ def test_layers_that_are_trained_whole_need_a_base_in_float32(make_trainer: Make
         assert (trained != before).float().mean() > 0.5
 
 
+@pytest.mark.filterwarnings("error:The PEFT config")
 def test_the_start_names_the_adapter(make_trainer: Make, capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(peft_config=lora())
     trainer.train()

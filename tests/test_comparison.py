@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 from comparison_cases import ROWS, result
+from transformers import AutoModelForCausalLM
 
+from sgpo.adapters import chain_of
 from sgpo.cli import main
 from sgpo.command_runner import Command, Job
 from sgpo.comparison.collecting import evaluation_result
@@ -141,6 +143,13 @@ PLANS: dict[str, tuple[dict[str, Any], list[int], list[int], str]] = {
     "problems": ({"options": {"bad_rows": "drop"}}, [1], [], "has bad_rows: drop: methods are compared on the same"),
     "limit": ({"options": {"limit": 9}}, [1], [], "has limit: methods are compared on the same problems"),
     "evaluation": ({"evaluation": {"k": 0}}, [1], [], "k is 0; it must be at least 1"),
+    "adapter": ({"options": {"lora_r": 8}}, [1], [], r"method grpo .*: lora_r: no effect without use_peft"),
+    "layers": (
+        {"options": {"use_peft": True, "lora_target_modules": ["query"]}},
+        [1],
+        [],
+        r"method grpo .*: Target modules \{'query'\} not found in the base model",
+    ),
     "group": ({"evaluation": {"group_by": "famly"}}, [1], [], "group_by: there is no column 'famly'"),
 }
 
@@ -399,6 +408,39 @@ def test_table_only_runs_nothing(write_recipe: Write, tmp_path: Path, capsys: py
     assert main(["compare", "--recipe", str(write_recipe()), "--output", str(tmp_path / "out"), "--table-only"]) == 0
     assert "87.5 ± 17.7" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["results.jsonl", "table.md"]
+
+
+def test_an_adapter_is_compared_as_any_base_model(
+    write_recipe: Write, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warm-up goes on with the base's adapter, grpo with that of the warm-up, sgpo trains one on top of it."""
+    peft = pytest.importorskip("peft")
+    adapter, output = tmp_path / "adapter", tmp_path / "out"
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), peft.LoraConfig(r=2))
+    model.save_pretrained(adapter)
+    save_problems(problem_sets(seed=5, sizes=Sizes(**SIZES))["rl"], tmp_path / "rl.jsonl")
+    files = {name: str(tmp_path / "rl.jsonl") for name in ("problems", "sft_problems", "dev_problems")}
+    own = {"world": None, "base_models": [str(adapter)], "sets": {"own": str(tmp_path / "rl.jsonl")}, **files}
+    path = write_recipe(**own, methods=["grpo", "sgpo"], options={"max_steps": 2, "warmup_steps": 0})
+    sgpo = path.with_name("sgpo.yaml")
+    sgpo.write_text(sgpo.read_text() + "use_peft: true\nlora_r: 2\nlora_target_modules: all-linear\n")
+    sft = path.with_name("sft.yaml")
+    sft.write_text(yaml.safe_dump({**yaml.safe_load(sft.read_text()), "num_train_epochs": 1}))
+    plan = make_plan(read_recipe(str(path)), output, [1], [])
+    rows: list[Any] = []
+    for job in all_jobs(plan, plan.cells, rows.append, keep_models=True).values():
+        for command in job.commands:
+            assert main([*command.arguments, *([] if command.name == "eval" else ["--use_cpu", "true"])]) == 0
+    assert [(row["method"], row["configuration"]["base"]) for row in rows] == [
+        ("grpo", str(adapter)),
+        ("sgpo", str(adapter)),
+    ]
+    warmup = output / "adapter" / "sft"
+    assert chain_of(str(warmup)) == [str(warmup), str(checkpoint)]
+    runs = [output / "cells" / "adapter" / "seed-1" / name / "run" for name in ("grpo", "sgpo")]
+    assert chain_of(str(runs[0]))[1:] == [str(checkpoint)]
+    assert chain_of(str(runs[1]))[1:] == [str(warmup), str(checkpoint)]
+    assert rows[1]["configuration"]["method"]["use_peft"] is True
 
 
 # --- everything -----------------------------------------------------------------------------------------------

@@ -132,6 +132,17 @@ def test_frozen_parameters_keep_their_type_where_it_can_be_computed_with(autocas
     assert torch.equal(parameter, value.float())
 
 
+def test_a_launcher_asks_for_bfloat16_too(
+    make_trainer: Make, short_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")  # of accelerate launch --mixed_precision bf16
+    model = loaded(short_checkpoint)
+    model.model.embed_tokens.requires_grad_(False)
+    trainer = make_trainer(model)
+    assert trainer.model.model.embed_tokens.weight.dtype == torch.bfloat16
+    assert dict(weight_rows(trainer.model, trainer.args))["weights"].endswith("computed with in bfloat16 (bf16)")
+
+
 def test_a_model_without_trainable_parameters_is_refused(make_trainer: Make, checkpoint: Path) -> None:
     model = loaded(checkpoint)
     model.requires_grad_(False)

@@ -57,7 +57,9 @@ class Recorder(TrainerCallback):
         self.gradients.append(torch.cat([part.flatten() for part in parts]).clone())
 
 
-def make(checkpoint: str, folder: Path, *, scripted: bool = False, reward: Any = parity, **changes: Any) -> SGPOTrainer:
+def make(
+    checkpoint: str, folder: Path, *, scripted: bool = False, reward: Any = parity, adapter: Any = None, **changes: Any
+) -> SGPOTrainer:
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
     # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
     model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
@@ -76,7 +78,13 @@ def make(checkpoint: str, folder: Path, *, scripted: bool = False, reward: Any =
     config = SGPOConfig(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **values)
     sampler = FromPrompts() if scripted else None
     return SGPOTrainer(
-        model, config, train_dataset=PROBLEMS, eval_dataset=PROBLEMS[:3], reward_funcs=reward, sampler=sampler
+        model,
+        config,
+        train_dataset=PROBLEMS,
+        eval_dataset=PROBLEMS[:3],
+        reward_funcs=reward,
+        sampler=sampler,
+        peft_config=adapter,
     )
 
 
@@ -95,6 +103,18 @@ def union(checkpoint: str, folder: Path) -> None:
         evaluated = trainer.evaluate()
         results[problems] = (recorder.gradients, trainer.state.log_history, evaluated)
     save(results, folder)
+
+
+def adapter(checkpoint: str, folder: Path) -> None:
+    """Two updates of an adapter on given completions; the gradients."""
+    from peft import LoraConfig
+
+    config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian")
+    run, recorder = folder / f"run-{WORLD}", Recorder()
+    trainer = make(checkpoint, run, scripted=True, max_steps=2, adapter=config)
+    trainer.add_callback(recorder)
+    trainer.train()
+    save(recorder.gradients, folder)
 
 
 class Raise(TrainerCallback):
@@ -153,7 +173,7 @@ def sharding(checkpoint: str, folder: Path) -> None:
     make(checkpoint, folder / "run", fsdp="full_shard", fsdp_config={"fsdp_version": 2}).train()
 
 
-CASES = {case.__name__: case for case in (union, resumed, failing_reward, failing_update, sharding)}
+CASES = {case.__name__: case for case in (union, adapter, resumed, failing_reward, failing_update, sharding)}
 
 if __name__ == "__main__":
     try:

@@ -106,7 +106,7 @@ def adapter_from(args: AdapterArguments) -> Any:
     return get_peft_config(replace(args, lora_target_modules=_modules(args.lora_target_modules)))
 
 
-def _modules(given: list[str] | str | None) -> list[str] | str | None:
+def _modules(given: list[str] | str | None) -> Any:
     """PEFT takes a list as names, and a text as a regular expression or as all-linear."""
     names = [given] if isinstance(given, str) else given
     if names is not None and len(names) == 1 and not re.fullmatch(r"[\w.]+", names[0]):
@@ -237,7 +237,9 @@ def with_adapter(model: Any, peft_config: Any) -> Any:
     from peft import get_peft_model
     from torch import nn
 
-    wrapped = get_peft_model(model, copy.deepcopy(peft_config))
+    own = copy.deepcopy(peft_config)
+    own.base_model_name_or_path = None  # PEFT writes the name of the model that it is given
+    wrapped = get_peft_model(model, own)
     if model.config.get_text_config().tie_word_embeddings and type(wrapped.get_input_embeddings()) is not nn.Embedding:
         raise ValueError(
             "the adapter changes the embedding, which in this model is the head too: leave it out of target_modules "

@@ -35,9 +35,10 @@ def load_policy(model: Any, peft_config: Any, args: Any) -> Any:
     Args:
         model: a name, or a model, which is changed in place if it gets an adapter.
         peft_config: of a new adapter; without one an adapter's folder goes on being trained.
-        args: `TrainingArguments`; ``bf16`` decides the type of a frozen base, ``seed`` where the new adapter begins.
+        args: `TrainingArguments`; ``mixed_precision`` (by ``bf16``, or a launcher) decides the type of a frozen base,
+            ``seed`` where the new adapter begins.
     """
-    frozen = "bfloat16" if args.bf16 else "float32"
+    frozen = "bfloat16" if args.mixed_precision == "bf16" else "float32"
     if not isinstance(model, str):
         return model if peft_config is None else _with_new_adapter(model, peft_config, args.seed)
     if peft_config is not None:

@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sgpo.checkpoints import Opened, check_place, open_checkpoint
+from sgpo.adapters import adapter_from
+from sgpo.checkpoints import Opened, check_place, count_parameters, open_checkpoint
 from sgpo.command_runner import Command
 from sgpo.comparison.collecting import samples_of
 from sgpo.comparison.recipe import Method, Recipe
@@ -76,12 +77,15 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
     budgets: dict[str, dict[str, Any]] = {}
     with _unchanged_environment():
         for path in _warmups(recipe):
-            data, _ = _parse_sft(path)
-            _check_same_problems(path, data)
+            with _named(path.stem, path):
+                data, _ = _parse_sft(path)
+                _check_same_problems(path, data)
+                adapter_from(data)
         for method, path in _methods(recipe):
             with _named(f"method {method.name}", path):
                 data, args = _parse_train(recipe, path)
                 _check_same_problems(path, data, args)
+                adapter_from(data)
             samples = samples_of(args.method, args.num_autonomous, args.num_guided)
             budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
     return budgets
@@ -106,6 +110,7 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
             data, args = _parse_sft(path, problems)
             with _named(path.stem, path):
                 check_warmup(args, opened, read_problems(data))
+                count_parameters(opened.config, adapter_from(data))  # refuses an adapter that does not fit
         parsed = False
         for method, path in _methods(recipe):
             data, args = _parse_train(recipe, path, training)
@@ -115,6 +120,7 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
                 check_signatures(rewards, column_names(rows), TRAINING)
                 golds = not parsed and rewards.ask_verifier
                 check_training(args, opened, rows, golds=golds)
+                count_parameters(opened.config, adapter_from(data))
             parsed = parsed or golds
 
 

@@ -71,7 +71,7 @@ def _computes_with_two_types(model: Any) -> bool:
         return False
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     converted = {id(parameter) for layer in layers for parameter in layer.parameters()}
     return all(id(parameter) in converted for parameter in model.parameters() if parameter.requires_grad)
 
@@ -151,7 +151,7 @@ def _types(counts: dict[torch.dtype, int]) -> str:
 
 
 def _computing(found: Footprint, args: Any) -> str:
-    return "bfloat16 (bf16)" if args.bf16 else _types(found.frozen or found.trained)
+    return "bfloat16 (bf16)" if args.mixed_precision == "bf16" else _types(found.frozen or found.trained)
 
 
 def _name(dtype: torch.dtype) -> str:

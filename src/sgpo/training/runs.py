@@ -65,7 +65,7 @@ class RunTrainer(Trainer):
 
         Raises ValueError for a model without a trainable parameter.
         """
-        keep_masters(self.model, autocast=self.args.bf16)
+        keep_masters(self.model, autocast=self.args.mixed_precision != "no")
         if has_adapter(self.model) and self.args.gradient_checkpointing:
             self.model.enable_input_require_grads()  # or nothing before the first adapter would have a gradient
         self.data, self.base_model, self.adapter = data, base_model, adapter
