@@ -254,6 +254,29 @@ def test_the_known_answer_comes_only_after_the_update(parts: tuple[Any, Any, Any
     assert sampled() == answer
 
 
+def with_adapter(dtype: torch.dtype) -> Any:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=dtype)
+    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+
+
+def test_the_engine_samples_from_base_and_adapter(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of the merged model arrive, and the base stays what it was."""
+    sampler, _, tokenizer = parts
+    model = with_adapter(torch.float32)
+    add_head_task(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(sampler.engine, "model", model)
+    requests = both_groups(tokenizer)[:4]
+    found = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
+    assert max(found) < 1e-4
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with model.disable_adapter():
+        without = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
+    assert max(without) > 0.1  # the engine keeps the adapter, the training engine is without it
+
+
 def test_training_steps_sample_from_the_updated_weights(make_run: Callable[..., SGPOTrainer]) -> None:
     trainer = make_run()
     trainer.train()
@@ -263,6 +286,26 @@ def test_training_steps_sample_from_the_updated_weights(make_run: Callable[..., 
     assert len(seen) == 3
     assert max(seen) < 1e-5
     assert all(line["grad_norm"] > 0 for line in logs)
+
+
+def test_training_steps_sample_from_the_updated_adapter(make_config: Callable[..., SGPOConfig]) -> None:
+    peft = pytest.importorskip("peft")
+    config = make_config(
+        sampler="vllm",
+        vllm_max_model_length=256,
+        max_completion_length=LIMIT,
+        max_tokens_per_microbatch=4096,
+        learning_rate=1e-2,
+        max_steps=4,
+        importance_cap=2.0,
+    )
+    lora = peft.LoraConfig(r=4, target_modules="all-linear")
+    trainer = SGPOTrainer(str(BASE_MODEL), config, PROBLEMS, reward_funcs=even_length, peft_config=lora)
+    trainer.train()
+    seen = [line["sampler_mismatch"] for line in trainer.state.log_history if "sampler_mismatch" in line]
+    print("mismatch of each rollout batch", seen)
+    assert len(seen) == 2
+    assert max(seen) < 1e-5
 
 
 def test_without_synchronisation_the_mismatch_would_show(
@@ -350,49 +393,3 @@ def test_what_exceeds_the_engines_context_is_refused(parts: tuple[Any, Any, Any]
     sampler, _, tokenizer = parts
     with pytest.raises(ValueError, match=r"exceed vLLM's context of 256 tokens; raise vllm_max_model_length"):
         sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(256), seed=0)
-
-
-# --- an adapter ---------------------------------------------------------------------------------------------
-
-
-def with_adapter(dtype: torch.dtype) -> Any:
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=dtype)
-    return peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
-
-
-def test_the_engine_samples_from_base_and_adapter(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weights of the merged model arrive, and the base stays what it was."""
-    sampler, _, tokenizer = parts
-    model = with_adapter(torch.float32)
-    add_head_task(model)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr(sampler.engine, "model", model)
-    requests = both_groups(tokenizer)[:4]
-    found = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
-    assert max(found) < 1e-4
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with model.disable_adapter():
-        without = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
-    assert max(without) > 0.1  # the engine keeps the adapter, the training engine is without it
-
-
-def test_training_steps_sample_from_the_updated_adapter(make_config: Callable[..., SGPOConfig]) -> None:
-    peft = pytest.importorskip("peft")
-    config = make_config(
-        sampler="vllm",
-        vllm_max_model_length=256,
-        max_completion_length=LIMIT,
-        max_tokens_per_microbatch=4096,
-        learning_rate=1e-2,
-        max_steps=4,
-        importance_cap=2.0,
-    )
-    lora = peft.LoraConfig(r=4, target_modules="all-linear")
-    trainer = SGPOTrainer(str(BASE_MODEL), config, PROBLEMS, reward_funcs=even_length, peft_config=lora)
-    trainer.train()
-    seen = [line["sampler_mismatch"] for line in trainer.state.log_history if "sampler_mismatch" in line]
-    print("mismatch of each rollout batch", seen)
-    assert len(seen) == 2
-    assert max(seen) < 1e-5

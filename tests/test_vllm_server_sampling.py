@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import vllm_cpu
@@ -168,6 +169,17 @@ def test_training_steps_and_a_weight_that_does_not_fit(make_run: Callable[..., S
         patch.setattr(engine, "sync_weights", lambda: None)
         assert sampler.sample(requests[:1], greedy, seed=0)[0][0].completion_ids == before != answer
     assert sampler.sample(requests[:1], greedy, seed=0)[0][0].completion_ids == answer
+
+    # Base and adapter arrive under the names of the base.
+    torch.manual_seed(0)
+    lora = peft.LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    adapted = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(BASE_MODEL, dtype=torch.float32), lora)
+    short = SamplingConfig(16, 0.0)
+    ours = TransformersSampler.of(adapted, trainer.processing_class).sample(requests[:1], short, seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "model", adapted)
+        found_ids = sampler.sample(requests[:1], short, seed=0)[0][0].completion_ids
+    assert found_ids == ours[0][0].completion_ids != before[:16]
 
     # A weight that does not fit: the server says so, while TRL would wait for its worker for ever.
     engine._weight_metadata = None
