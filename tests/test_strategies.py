@@ -221,7 +221,7 @@ def test_bad_input_is_refused_in_one_line(
             ([*ours, "--columns", "prompt"], "columns takes field=name"),
             ([*ours, "--output", str(problems_file)], "is the file of the problems"),
             ([*ours, "--output", "x.csv"], "written as .parquet or .jsonl"),
-            ([*ours, "--output", str(problems_file / "x.parquet")], "File exists"),
+            ([*ours, "--output", str(problems_file / "x.parquet")], "problems.jsonl is no folder"),
             ([*ours, "--max-cost", "5"], "--max-cost needs --price-in and --price-out"),
             ([*ours, "--price-in", "5"], "belong together"),
             ([*ours, "--candidates", "0"], "candidates must be at least 1"),

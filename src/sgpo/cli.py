@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sgpo import __version__
 from sgpo.errors import ReportedError, usage_errors
+from sgpo.files import check_folder_writable
 from sgpo.screen import asks_for_everything, own_warnings
 
 COMMANDS = {
@@ -89,6 +90,8 @@ def _miniworld(argv: list[str]) -> None:
     create.add_argument("--base", type=Path, default=None, help="a base model in place of the shipped one")
     pretrain.add_argument("--steps", type=int, default=None, help="updates of 64 documents")
     options = parser.parse_args(argv)
+    with usage_errors():
+        check_folder_writable(options.output, "--output")
     if options.action == "create":
         from sgpo.miniworld.world import BASE_MODEL, create_world
 

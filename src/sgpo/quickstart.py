@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from sgpo.command_runner import Command, ending_signals, run_commands, serving
 from sgpo.errors import usage_errors
+from sgpo.files import check_folder_writable
 from sgpo.miniworld.world import BASE_MODEL, Sizes, create_world
 from sgpo.plots import Rows, read_metrics, training_plot
 from sgpo.quickstart_report import build_summary, print_example, print_next_steps, print_results
@@ -201,6 +202,7 @@ def check_packages() -> None:
 
 def check_folder(output: Path) -> None:
     """Refuse a folder with anything else than an earlier quickstart: all of it could be overwritten."""
+    check_folder_writable(output, "--output")
     if output.exists() and not (output / "commands.sh").exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"--output {output} holds something else than a quickstart; write a new folder's name")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.errors import UnfinishedError
+from sgpo.files import check_folder_writable, free_space
 from sgpo.resuming import UNFINISHED, checkpoints_of
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -55,12 +56,13 @@ def check_output_dir(folder: str | Path, *, overwrite: bool, resume: bool = Fals
         model: the model's name; a folder that is to be replaced must not hold it.
 
     Raises:
-        ValueError: a run that is neither resumed nor overwritten, both at once, or a model in the folder.
+        ValueError: a place that cannot be written, a run that is neither resumed nor overwritten, both at once, or a
+            model in the folder.
     """
     folder = Path(folder)
     if overwrite and resume:
         raise ValueError("overwrite and resume exclude each other: leave out one of them")
-    _check_is_folder(folder, "output_dir")
+    check_folder_writable(folder, "output_dir")
     found = results_in(folder)
     if overwrite and found and model and Path(model).resolve().is_relative_to(folder.resolve()):
         raise ValueError(
@@ -75,18 +77,16 @@ def check_output_dir(folder: str | Path, *, overwrite: bool, resume: bool = Fals
 
 
 def check_output_of_evaluation(folder: str | Path, *, overwrite: bool) -> None:
-    """Raises ValueError for a folder with a complete evaluation; a model's own folder is as good as any."""
-    _check_is_folder(Path(folder), "output")
+    """Raises ValueError for a folder with a complete evaluation, or one that cannot be written.
+
+    A model's own folder is as good as any.
+    """
+    check_folder_writable(Path(folder), "output")
     if (Path(folder) / "summary.json").is_file() and not overwrite:
         raise ValueError(
             f"output {folder} holds another evaluation (summary.json); write another output, or overwrite: true to "
             "replace it"
         )
-
-
-def _check_is_folder(folder: Path, option: str) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{option} {folder} is a file; write a folder's name")
 
 
 def clear(paths: list[Path]) -> None:
@@ -114,22 +114,18 @@ def check_space(folder: str | Path, parameters: int, checkpoints: int) -> None:
     """Refuse a run whose checkpoints, and the final weights beside them, will not fit on the device.
 
     Raises:
-        ValueError: less free space than they need together.
+        ValueError: less free space than they need together, or a place that cannot be written at all.
     """
+    check_folder_writable(Path(folder), "output_dir")
     each = parameters * (BYTES_OF_WEIGHT + BYTES_OF_OPTIMIZER)
     needed = checkpoints * each + parameters * BYTES_OF_WEIGHT
-    free = shutil.disk_usage(_existing(Path(folder))).free
-    if needed > free:
+    free = free_space(Path(folder))
+    if free is not None and needed > free:
         raise ValueError(
             f"no space left for output_dir {folder}: {checkpoints} x {readable_size(each)} of checkpoints and the "
             f"final weights need about {readable_size(needed)}, {readable_size(free)} are free; lower "
             "save_total_limit, save less often, or write an output_dir on another device"
         )
-
-
-def _existing(folder: Path) -> Path:
-    folder = folder.absolute()
-    return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 def readable_size(count: float) -> str:

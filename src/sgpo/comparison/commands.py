@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sgpo.errors import UnfinishedError, usage_errors
+from sgpo.files import check_folder_writable
 
 if TYPE_CHECKING:
     from sgpo.comparison.recipe import Recipe
@@ -22,6 +23,7 @@ def compare(argv: list[str]) -> None:
     from sgpo.comparison.table import write_table
 
     with usage_errors():
+        check_folder_writable(options.output, "--output")
         recipe = read_recipe(
             options.recipe,
             methods=options.methods,
@@ -91,6 +93,7 @@ def plot(argv: list[str]) -> None:
     with usage_errors():
         source = read_source(options.sources)
         output = options.output or (options.sources[0].parent if source.scored else Path("runs/plots"))
+        check_folder_writable(output, "--output")
         for path in draw_all(source, output, methods=options.methods, baseline=options.baseline):
             print(f"Written to {path} and {path.with_suffix('.svg')}")
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 
 from sgpo.errors import UnfinishedError, usage_errors
+from sgpo.files import check_file_writable
 from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.prompts import SYSTEM_PROMPT, strategy_prompts
 from sgpo.strategies import quality_command
@@ -198,6 +199,8 @@ def _refuse_missing_responses(problems: Sequence[Problem], source: str) -> None:
 
 
 def _connection(options: argparse.Namespace, judge: str) -> Connection:
+    if options.journal is not None:
+        check_file_writable(options.journal, "--journal", appended=True)
     return Connection(
         base_url=options.base_url,
         journal=options.journal or options.output[0].with_suffix(".journal.jsonl"),

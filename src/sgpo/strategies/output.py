@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgpo.files import check_writable, replacing
+from sgpo.files import check_file_writable, replacing
 from sgpo.strategies.outcome import Candidate, Outcome
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ def _further_columns(outcome: Outcome, models: Mapping[str, str]) -> dict[str, A
 
 
 def check_outputs(paths: Sequence[Path], source: str) -> None:
-    """Raise ``ValueError`` or ``OSError`` where the results could not be written later."""
+    """Raise ``ValueError`` where the results could not be written later."""
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise ValueError(f"{path}: results are written as {' or '.join(SUFFIXES)}, not {path.suffix!r}")
         if path.resolve() == Path(source).resolve():
             raise ValueError(f"{path} is the file of the problems: give the results another name")
-        check_writable(path)
+        check_file_writable(path, "--output")
 
 
 def save_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from sgpo.errors import UnfinishedError, usage_errors
-from sgpo.files import check_writable
+from sgpo.files import check_file_writable, replacing
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.strategies.quality import Judging, quality_report, rate_one, sample_of
 from sgpo.strategies.quality_report import quality_plot, quality_table
@@ -41,8 +41,8 @@ def quality(
         plot = options.plot or output.with_suffix(".png")
         if plot.suffix != ".png":
             raise ValueError(f"--plot {plot}: the picture is written as .png, not {plot.suffix!r}")
-        for path in (output, plot):
-            check_writable(path)
+        check_file_writable(output, "--output")
+        check_file_writable(plot, "--plot")
         connection = connect(options, how.model)
         problems = load_problems(options.problems, columns=columns_from_pairs(options.columns), limit=options.limit)
         chosen = sample_of(problems, options.sample, options.seed)
@@ -53,7 +53,9 @@ def quality(
         raise UnfinishedError(f"the judge rated no strategy; for example: {detail}")
     sample = {"size": options.sample, "seed": options.seed}
     report = {"model": how.model, "sample": sample, **quality_report(run.outcomes)}
-    output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    with replacing(output) as partial:
+        partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    plot.parent.mkdir(parents=True, exist_ok=True)
     quality_plot(report, plot)
     console = Console()
     console.print(quality_table(report))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from sgpo.errors import UsageError
+from sgpo.files import free_space
 from sgpo.problems import Problem
 from sgpo.strategies.client import ChatClient, Meter, Timeouts
 from sgpo.strategies.costs import Prices
@@ -149,8 +149,8 @@ async def _open_endpoint(connection: Connection) -> AsyncIterator[Endpoint]:
 
 
 def _check_free_space(path: Path) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if free < LEAST_FREE_SPACE:
+    free = free_space(path)
+    if free is not None and free < LEAST_FREE_SPACE:
         raise NotReadyError(f"the disk of {path.parent} is full ({free / 2**20:.0f} MiB free): make room first")
 
 

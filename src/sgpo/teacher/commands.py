@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from sgpo.errors import usage_errors
+from sgpo.files import check_file_writable
 from sgpo.teacher.faults import Faults
 
 INSTALL = "the teacher's server needs the packages starlette and uvicorn: pip install 'sgpo[teacher]'"
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> None:
             seed=options.fault_seed,
         )
         if options.log is not None:
-            options.log.open("a").close()  # what cannot be written is said before anybody asks
+            check_file_writable(options.log, "--log", appended=True)
         listening = open_socket(options.host, options.port)
     host, port = listening.getsockname()[:2]
     print(f"Serving at http://{host}:{port}/v1", flush=True)

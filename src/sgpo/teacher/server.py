@@ -132,6 +132,7 @@ def serve(listening: socket.socket, faults: Faults, log: Path | None) -> None:
     if log is None:
         _serve(listening, Teacher(faults))
         return
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8", buffering=1) as file:
         _serve(listening, Teacher(faults, file.write))
 
