@@ -352,7 +352,7 @@ def test_it_ends_when_asked_to_whatever_hangs(number: signal.Signals, tmp_path: 
         (["--dropped", "-1"], "dropped must be 0 or more; it is -1"),
         (["--garbled", "2"], "are shares of at most 1"),
         (["--port", "70000"], "write another --port, or 0 for a free one"),
-        (["--log", "/nowhere/x.jsonl"], "No such file or directory: '/nowhere/x.jsonl'"),
+        (["--log", "/dev/null/x.jsonl"], "--log /dev/null/x.jsonl cannot be written: /dev/null is no folder"),
     ],
 )
 def test_what_cannot_work_is_refused(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
