@@ -176,17 +176,20 @@ def test_equal_questions_after_a_failure_are_asked_once(tmp_path: Path) -> None:
     assert client.meter.usage == Usage(1, 100, 10, 0.0)
 
 
-def test_failures_are_not_journalled(tmp_path: Path) -> None:
+def test_failures_are_not_journalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of 10 to 20 ms, 20 to 40 ms, ... fit eight times at most into two seconds."""
+    monkeypatch.setattr("sgpo.strategies.client.FIRST_BACKOFF", 0.02)
+
     async def fails(client: ChatClient) -> str:
         with pytest.raises(FailedError) as caught:
             await client.ask(question())
         return str(caught.value)
 
     error, server, _ = ask(
-        lambda r: Reply(status=500, content="down"), tmp_path / "j", fails, timeouts=Timeouts(1.0, 1.0)
+        lambda r: Reply(status=500, content="down"), tmp_path / "j", fails, timeouts=Timeouts(2.0, 2.0)
     )
     assert error == "HTTP 500: down"
-    assert 2 <= len(server.requests) <= 4
+    assert 2 <= len(server.requests) <= 8
     error, server, _ = ask(lambda r: Reply(status=400, content="too long"), tmp_path / "j", fails)
     assert (error, len(server.requests)) == ("HTTP 400: too long", 1)
     assert ask(echo, tmp_path / "j", lambda client: client.ask(question()))[0][0].text == "q0.0"
