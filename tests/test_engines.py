@@ -128,11 +128,25 @@ def test_what_ends_in_time_was_done() -> None:
 
 def test_what_raises_is_said_with_its_cause() -> None:
     def action() -> None:
-        raise KeyError("model.norm.weight")
+        raise torch.OutOfMemoryError("2 GiB wanted")
 
-    with pytest.raises(EngineError, match=r"^vLLM: it failed: KeyError: 'model\.norm\.weight'$") as error:
+    with pytest.raises(EngineError, match=r"^vLLM: it failed: OutOfMemoryError: 2 GiB wanted$") as error:
         within("it", 5.0, action)
-    assert isinstance(error.value.__cause__, KeyError)
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+
+
+def test_a_bug_travels_from_its_thread_with_its_traceback() -> None:
+    def action() -> None:
+        {}["weight"]
+
+    with pytest.raises(KeyError, match="weight") as error:
+        within("it", 5.0, action)
+    assert error.traceback[-1].name == "action"
+    with pytest.raises(EngineError, match=r"^vLLM: it failed: KeyError: 'weight'$"):
+        within("it", 5.0, action, KeyError)
+    bug = TypeError("of a request")
+    with pytest.raises(TypeError, match="of a request"):
+        within("it", 30.0, lambda: threading.Event().wait(60) and None, failure=lambda: bug)
 
 
 def test_what_hangs_is_left_behind() -> None:
@@ -143,7 +157,7 @@ def test_what_hangs_is_left_behind() -> None:
 def test_a_failure_elsewhere_ends_what_hangs() -> None:
     cause = ConnectionError("the server is gone")
     with pytest.raises(EngineError, match=r"^vLLM: it failed: ConnectionError: the server is gone$") as error:
-        within("it", 30.0, lambda: threading.Event().wait(60) and None, lambda: cause)
+        within("it", 30.0, lambda: threading.Event().wait(60) and None, failure=lambda: cause)
     assert error.value.__cause__ is cause
 
 
@@ -155,3 +169,13 @@ def test_engine_errors_keep_their_cause_and_let_ctrl_c_through() -> None:
         raise MemoryError("full")
     with pytest.raises(StopHere), engine_errors("sampling"):
         raise StopHere
+
+
+@pytest.mark.parametrize("bug", [KeyError("text"), TypeError("None"), ValueError("zip"), AssertionError("?")])
+def test_a_bug_is_not_called_a_failure_of_the_engine(bug: Exception) -> None:
+    with pytest.raises(type(bug)) as error, engine_errors("sampling"):
+        raise bug
+    assert error.value is bug
+    said = f"vLLM failed while sampling: {type(bug).__name__}: {bug}"
+    with pytest.raises(EngineError, match=f"^{re.escape(said)}$"), engine_errors("sampling", type(bug)):
+        raise bug

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -368,8 +369,16 @@ def test_an_engine_that_ctrl_c_stopped_can_be_asked_again(
 def test_weights_that_do_not_fit_are_said_at_once(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, _, tokenizer = parts
     other = {"model.layers.0.mlp.up_proj.weight": torch.zeros(3, 5)}
-    monkeypatch.setattr(sampler.engine, "_iter_named_params", lambda: iter(other.items()))
-    with pytest.raises(EngineError, match="the weight synchronisation failed: ") as found:
+    monkeypatch.setattr(sampler.engine, "_iter_named_params", lambda: iter(other.items()))  # looked up at each call
+    said = "^vLLM: the weight synchronisation failed: vLLM failed while loading the weight {}: {}: "
+    with pytest.raises(EngineError, match=said.format("model.layers.0.mlp.up_proj.weight", "RuntimeError")) as found:
+        sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
+    print(found.value)
+    other = {"model.norm.weight": torch.zeros(3)}
+    with pytest.raises(EngineError, match=said.format("model.norm.weight", "AssertionError")) as found:
+        sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
+    other = {"model.layers.0.nothing": torch.zeros(3)}
+    with pytest.raises(EngineError, match=said.format("model.layers.0.nothing", "(KeyError|ValueError)")) as found:
         sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
     print(found.value)
     assert found.value.__cause__ is not None
@@ -387,6 +396,41 @@ def test_a_synchronisation_that_hangs_is_ended_by_the_time_limit(
     monkeypatch.setattr(sampler.engine, "sync_weights", threading.Event().wait)
     with pytest.raises(EngineError, match=r"the weight synchronisation took more than 0\.3 seconds \(vllm_sync_timeo"):
         sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
+
+
+def test_a_bug_is_not_called_a_failure_of_vllm(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from sgpo.training import vllm_sampling
+
+    sampler, _, tokenizer = parts
+    request = both_groups(tokenizer)[:1]
+
+    def broken() -> Iterator[Any]:
+        yield {}["weight"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampler.engine, "_iter_named_params", broken)
+        with pytest.raises(KeyError, match="weight") as caught:
+            sampler.sample(request, SamplingConfig(4), seed=0)
+    assert caught.traceback[-1].name == "broken"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vllm_sampling, "extract_logprobs", broken)
+        with pytest.raises(TypeError, match="broken"):
+            sampler.sample(request, SamplingConfig(4), seed=0)
+    assert len(sampler.sample(request, SamplingConfig(4), seed=0)[0]) == 8
+
+
+def test_a_model_that_vllm_refuses_is_said_and_an_option_that_it_lacks_is_a_bug(tmp_path: Path) -> None:
+    from sgpo.training.vllm_sampling import CheckpointEngine, ColocatedEngine
+
+    options = {"dtype": "float32", "gpu_memory_utilization": 0.3, "max_model_length": 64}
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "architectures": ["Nothing"]}')
+    with pytest.raises(EngineError, match=r"^vLLM failed while starting the engine: ") as found:
+        CheckpointEngine(str(tmp_path), **options)
+    print(found.value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ColocatedEngine, "OPTIONS", {"no_such_option": 1})
+        with pytest.raises(TypeError, match="no_such_option"):
+            CheckpointEngine(str(BASE_MODEL), **options)
 
 
 def test_what_exceeds_the_engines_context_is_refused(parts: tuple[Any, Any, Any]) -> None:

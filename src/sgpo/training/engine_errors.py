@@ -1,4 +1,8 @@
-"""Errors of a sampling engine: said with their cause, and waited for no longer than so many seconds."""
+"""Errors of a sampling engine: said with their cause, and waited for no longer than so many seconds.
+
+Only failures that an engine really has are said in this way, by their types. Any other exception is a bug, and travels
+with its traceback.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +14,40 @@ from contextlib import contextmanager
 import torch
 
 from sgpo.errors import EngineError
-from sgpo.training.interrupt import StopHere
+
+# Of torch (device memory, CUDA, collectives: all of them RuntimeErrors), of files and connections, and of memory.
+FAILURES: tuple[type[Exception], ...] = (EngineError, RuntimeError, OSError, MemoryError)
 
 Failure = Callable[[], BaseException | None]  # what has gone wrong so far elsewhere
 
 
 @contextmanager
-def engine_errors(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside an engine is said as that, with its cause."""
+def engine_errors(what: str, *further: type[Exception]) -> Iterator[None]:
+    """One of `FAILURES`, or of further types, becomes an EngineError that names its cause."""
     try:
         yield
-    except (EngineError, StopHere):  # StopHere is Ctrl-C
+    except EngineError:
         raise
-    except Exception as error:
+    except (*FAILURES, *further) as error:
         raise EngineError(f"vLLM failed while {what}: {_said(error)}") from error
 
 
-def within(what: str, seconds: float, action: Callable[[], None], failure: Failure = lambda: None) -> None:
+def within(
+    what: str,
+    seconds: float,
+    action: Callable[[], None],
+    *further: type[Exception],
+    failure: Failure = lambda: None,
+) -> None:
     """Run an action that may block for ever in a thread of its own, for so many seconds at most.
 
     Args:
+        further: types of failures beside `FAILURES`.
         failure: asked all the time; what it returns ends the wait, since the action may never come back from it.
 
-    Raises EngineError: the action raised, failed or took too long. Its thread is then left behind.
+    Raises:
+        EngineError: the action failed or took too long. Its thread is then left behind.
+        BaseException: whatever else the action raised, with its traceback.
     """
     raised: list[BaseException] = []
     device = torch.cuda.current_device() if torch.cuda.is_available() else None
@@ -42,7 +57,7 @@ def within(what: str, seconds: float, action: Callable[[], None], failure: Failu
             if device is not None:
                 torch.cuda.set_device(device)  # each thread has its own
             action()
-        except BaseException as error:
+        except BaseException as error:  # raised again below, where somebody waits for it
             raised.append(error)
 
     thread = threading.Thread(target=run, daemon=True)  # one that hangs does not keep the process alive
@@ -51,11 +66,13 @@ def within(what: str, seconds: float, action: Callable[[], None], failure: Failu
     while thread.is_alive() and not failure() and time.monotonic() < deadline:
         thread.join(0.1)
     cause = raised[0] if raised else failure()
-    if cause is not None:
+    if isinstance(cause, (*FAILURES, *further)):
         raise EngineError(f"vLLM: {what} failed: {_said(cause)}") from cause
+    if cause is not None:
+        raise cause
     if thread.is_alive():
         raise EngineError(f"vLLM: {what} took more than {seconds:g} seconds (vllm_sync_timeout)")
 
 
 def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}"

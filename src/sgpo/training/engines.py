@@ -123,7 +123,7 @@ def check_engine(args: Any) -> None:
     if args.sampler == "vllm" and args.world_size > 1:
         raise ValueError("sampler vllm runs in one process for now; start without a distributed launcher")
     if args.sampler == "vllm" and args.vllm_mode == "server":
-        from sgpo.training.vllm_sampling import check_server
+        from sgpo.training.vllm_client import check_server
 
         check_server(args.vllm_server_base_url, args.vllm_server_timeout, args.max_completion_length)
 

@@ -1,4 +1,6 @@
-"""Sampling with vLLM, in this process or on a server, through TRL's `trl.generation`: the only file that imports it.
+"""Sampling with vLLM, in this process or on a server, through TRL's `trl.generation`.
+
+Only this file and vllm_client.py import either.
 
 TRL holds the weights' way into the engine (names, PEFT, sharding, transport). Three things are different here.
 
@@ -8,7 +10,7 @@ TRL holds the weights' way into the engine (names, PEFT, sharding, transport). T
 - *Log-probabilities are those of the full vocabulary at temperature 1* (`logprobs_mode="raw_logprobs"`), as everywhere
   in this package; TRL asks for those of the distribution after temperature and top-p.
 - *Nothing waits for ever.* TRL's weight synchronisation blocks in a collective when the other side fails. Here it runs
-  beside a watch: a request that fails ends it at once, a time limit in any case.
+  beside a watch: a request of its own that fails ends it at once, a time limit in any case.
 
 Every vLLM request has a seed of its own, drawn from the seed of the call. Equal seeds give equal rollouts as far as the
 engine's arithmetic does not depend on what is batched together: it does on GPUs.
@@ -26,29 +28,29 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-import requests
-from requests.adapters import HTTPAdapter
 from tqdm import tqdm
-from trl.generation.vllm_client import VLLMClient
 from trl.generation.vllm_generation import VLLMGeneration, extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
 from vllm import LLM, SamplingParams
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from sgpo.adapters import has_adapter
 from sgpo.errors import EngineError
 from sgpo.tokenizers import end_token_ids
 from sgpo.training.adapter_weights import merged_parameters
-from sgpo.training.engine_errors import engine_errors, within
+from sgpo.training.engine_errors import Failure, engine_errors, within
 from sgpo.training.interrupt import StopHere
 from sgpo.training.rollouts import Rollout
 from sgpo.training.sampling import SampleRequest, SamplingConfig, Watch
+from sgpo.training.vllm_client import Client
 
-CONNECT_SECONDS = 10.0
+VLLM_FAILURES = (EngineDeadError, EngineGenerateError, VLLMValidationError)
+# vLLM refuses models, options and a device without room by these. From it alone: nothing of ours runs within its start.
+START_FAILURES = (*VLLM_FAILURES, ValueError, AssertionError)
+# A weight whose name or shape the engine does not have.
+LOAD_FAILURES = (ValueError, KeyError, AssertionError)
 LAUNCHER_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-START_SERVER = (
-    "start it with: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode raw_logprobs "
-    """--weight-transfer-config '{"backend": "nccl"}'"""
-)
 
 Completion = tuple[list[int], list[float]]  # token ids, and the log-probability of each
 
@@ -57,6 +59,10 @@ class Engine(Protocol):
     """A running vLLM whose weights can be replaced."""
 
     max_model_len: int  # tokens of prompt and completion
+
+    def begin_sync(self) -> Failure:
+        """To be called before `sync_weights`; what it returns tells of a failure from which that may not come back."""
+        ...
 
     def sync_weights(self) -> None:
         """Give the engine the weights of the model in training, and drop keys and values of the old ones."""
@@ -88,7 +94,7 @@ class VLLMSampler:
 
         Raises EngineError if it does not start.
         """
-        with engine_errors("starting the engine"):
+        with engine_errors("starting the engine", *VLLM_FAILURES):
             if args.vllm_mode == "colocate":
                 engine: Engine = ColocatedEngine(args, model, tokenizer, accelerator, dtype)
             else:
@@ -106,14 +112,16 @@ class VLLMSampler:
             EngineError: the weight synchronisation or the engine failed; the cause is named.
         """
         self._check(requests, sampling)
-        within("the weight synchronisation", self.sync_timeout, self.engine.sync_weights, self._failure)
+        failure = self.engine.begin_sync()
+        sync = self.engine.sync_weights
+        within("the weight synchronisation", self.sync_timeout, sync, *VLLM_FAILURES, failure=failure)
         # At temperature 0 vLLM takes n = 1 only, and further completions would be equal.
         copies = [1 if sampling.temperature else request.count for request in requests]
         drawn = random.Random(seed)
         seeds = [own if (own := request.seed) is not None else drawn.getrandbits(60) for request in requests]
         asked = [SampleRequest(r.prompt_ids, r.count // n) for r, n in zip(requests, copies, strict=True)]
         options = [self._options(each.count, sampling, own) for each, own in zip(asked, seeds, strict=True)]
-        with engine_errors("sampling"):
+        with engine_errors("sampling", *VLLM_FAILURES):
             completions = self.engine.complete(asked, options, watch)
         groups = [
             [_rollout(*completion, self.eos_token_ids, sampling.max_new_tokens) for completion in group] * n
@@ -123,9 +131,6 @@ class VLLMSampler:
             if len(group) != request.count:
                 raise EngineError(f"vLLM returned {len(group)} completions of a prompt in place of {request.count}")
         return groups
-
-    def _failure(self) -> BaseException | None:
-        return getattr(self.engine, "failure", None)
 
     def _check(self, requests: Sequence[SampleRequest], sampling: SamplingConfig) -> None:
         longest = max((len(request.prompt_ids) for request in requests), default=0)
@@ -205,8 +210,15 @@ class ColocatedEngine(_Generation):
             )
         self._llm_weights_sleeping = False
 
+    def begin_sync(self) -> Failure:
+        return no_failure
+
     def sync_weights(self) -> None:
-        super().sync_weights()
+        """As in TRL, but a weight that the engine cannot take is named."""
+        load = self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights
+        for name, weight in self._iter_named_params():
+            with engine_errors(f"loading the weight {name}", *LOAD_FAILURES):
+                load([(name, weight)])
         if not self.llm.reset_prefix_cache():
             raise EngineError("keys and values of the old weights could not be dropped")
 
@@ -227,9 +239,11 @@ class CheckpointEngine:
     """
 
     def __init__(self, model: str, *, dtype: str, gpu_memory_utilization: float, max_model_length: int | None) -> None:
-        with engine_errors("starting the engine"):
-            self.llm = _start(model, dtype, gpu_memory_utilization, max_model_length)
+        self.llm = _start(model, dtype, gpu_memory_utilization, max_model_length)
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
+
+    def begin_sync(self) -> Failure:
+        return no_failure
 
     def sync_weights(self) -> None:
         """There are no others to come."""
@@ -241,18 +255,23 @@ class CheckpointEngine:
 
 
 def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: int | None, **options: Any) -> Any:
-    """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters."""
-    return LLM(
-        model=model,
-        dtype=dtype,
-        gpu_memory_utilization=gpu_memory_utilization,
-        max_model_len=max_length,
-        logprobs_mode="raw_logprobs",
-        enable_prefix_caching=True,
-        generation_config="vllm",
-        **options,
-        **ColocatedEngine.OPTIONS,
-    )
+    """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters. Raises EngineError."""
+    with engine_errors("starting the engine", *START_FAILURES):
+        return LLM(
+            model=model,
+            dtype=dtype,
+            gpu_memory_utilization=gpu_memory_utilization,
+            max_model_len=max_length,
+            logprobs_mode="raw_logprobs",
+            enable_prefix_caching=True,
+            generation_config="vllm",
+            **options,
+            **ColocatedEngine.OPTIONS,
+        )
+
+
+def no_failure() -> None:
+    """Of an engine in this process: its errors are raised where it was called."""
 
 
 class _WatchedBar(tqdm):
@@ -335,16 +354,16 @@ class ServerEngine(_Generation):
         client = Client(self.server_base_url, self.group_port, self.server_timeout, self._sync_timeout)
         self.vllm_client = client
         device = self.accelerator.device
-        within("joining the server", self._sync_timeout, lambda: client.init_communicator(device), lambda: self.failure)
+        failure = self.begin_sync()
+        within("joining the server", self._sync_timeout, lambda: client.init_communicator(device), failure=failure)
 
-    @property
-    def failure(self) -> BaseException | None:
-        """The request that failed last; TRL's own thread may still be waiting for the worker that failed."""
-        return self.vllm_client.failure
+    def begin_sync(self) -> Failure:
+        """The failed request of this synchronisation; TRL's own thread may still be waiting for the worker that failed.
 
-    def sync_weights(self) -> None:
-        self.vllm_client.failure = None
-        super().sync_weights()
+        Each has a list of its own: a request that an earlier call left behind may fail meanwhile.
+        """
+        failures = self.vllm_client.failures = list[BaseException]()
+        return lambda: failures[0] if failures else None
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
@@ -367,52 +386,3 @@ class ServerEngine(_Generation):
         finally:
             client.read_timeout = self._sync_timeout
             executor.shutdown(wait=False, cancel_futures=True)  # after a failure the rest is not waited for
-
-
-class Client(VLLMClient):
-    """TRL's client, which waits and repeats for minutes; this one fails at once, and remembers why."""
-
-    def __init__(self, base_url: str, group_port: int, connection_timeout: float, read_timeout: float) -> None:
-        self.failure: BaseException | None = None
-        self.read_timeout = read_timeout
-        super().__init__(base_url, group_port=group_port, connection_timeout=connection_timeout)
-        for scheme in ("http://", "https://"):
-            self.session.mount(scheme, HTTPAdapter(max_retries=0, pool_maxsize=256))
-
-    def _post(self, url: str, **kwargs: Any) -> dict[str, Any]:
-        try:
-            answer = super()._post(url, timeout=(CONNECT_SECONDS, self.read_timeout), **kwargs)
-            if url.endswith("/reset_prefix_cache") and not answer["success"]:
-                raise EngineError("keys and values of the old weights could not be dropped")
-        except Exception as error:
-            self.failure = error
-            raise
-        return answer
-
-
-def check_server(base_url: str, timeout: float, max_completion_length: int) -> None:
-    """Refuse a server that is not there, or not one that can be trained with.
-
-    Args:
-        timeout: seconds to wait until it is up.
-
-    Raises ValueError with what to start it with.
-    """
-    try:
-        config = VLLMClient(base_url, connection_timeout=timeout).get_server_info()
-    except (requests.RequestException, OSError, RuntimeError) as error:
-        raise ValueError(f"vllm_server_base_url {base_url}: {error}; {START_SERVER}") from error
-    if config["weight_transfer_config"] is None:
-        raise ValueError(f"the vLLM server at {base_url} cannot receive weights; {START_SERVER}")
-    mode = config["model_config"]["logprobs_mode"]
-    if mode != "raw_logprobs":
-        raise ValueError(
-            f"the vLLM server at {base_url} returns {mode}, and the losses need raw_logprobs, those of the full "
-            f"vocabulary; {START_SERVER}"
-        )
-    length = config["model_config"]["max_model_len"]
-    if max_completion_length >= length:
-        raise ValueError(
-            f"max_completion_length ({max_completion_length}) leaves no room for a prompt in the context of "
-            f"{length} tokens of the vLLM server at {base_url}; lower it, or raise the server's --max-model-len"
-        )
