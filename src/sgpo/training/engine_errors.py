@@ -66,9 +66,9 @@ def within(
     while thread.is_alive() and not failure() and time.monotonic() < deadline:
         thread.join(0.1)
     cause = raised[0] if raised else failure()
-    if isinstance(cause, (*FAILURES, *further)):
-        raise EngineError(f"vLLM: {what} failed: {_said(cause)}") from cause
     if cause is not None:
+        if isinstance(cause, (*FAILURES, *further)):
+            raise EngineError(f"vLLM: {what} failed: {_said(cause)}") from cause
         raise cause
     if thread.is_alive():
         raise EngineError(f"vLLM: {what} took more than {seconds:g} seconds (vllm_sync_timeout)")
