@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, SchedulerType
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
@@ -81,7 +81,13 @@ def refuse(folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
             "--help all lists "
             "what is known",
         ),
-        (["--num_guided", "2.5"], "argument --num_guided/--num-guided: invalid int value: '2.5'"),
+        (["--num_guided", "2.5"], "num_guided is '2.5'; it must be a whole number"),
+        (["--top_p", "x"], "top_p is 'x'; it must be a number"),
+        (["--train_autonomous", "maybe"], "train_autonomous is 'maybe'; it must be true or false"),
+        (["--save_strategy", "often"], "save_strategy is 'often'; choose one of no, steps, epoch, best"),
+        (["--eval_strategy", "often"], "eval_strategy is 'often'; choose one of no, steps, epoch"),
+        (["--limit"], "--limit needs a value"),
+        (["--columns"], "--columns needs a value, or several"),
         (["--num_guided", "0"], "num_guided must be at least 1 for sgpo; without guided completions use method: grpo"),
         (
             ["--num_autonomous", "1"],
@@ -210,7 +216,7 @@ def test_training_refuses(refuse: Refuse, folder: Path, tokenizer: Any, changes:
             "eval_strategy: no\n",
             "eval_strategy: YAML reads no, off or false without quotes as False; write it in quotes",
         ),
-        ("num_guided: 2.5\n", "argument --num_guided/--num-guided: invalid int value: '2.5'"),
+        ("num_guided: 2.5\n", "num_guided is '2.5'; it must be a whole number"),
         (
             "env:\n  SGPO_OF_A_TEST: 1\n",
             "my.yaml sets variables of the environment (env), which libraries read before any file is: leave env "
@@ -236,6 +242,11 @@ def test_broken_yaml_is_refused(refuse: Refuse, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "changes", "message"),
     [
+        (
+            "sft",
+            ["--lr_scheduler_type", "step"],
+            f"lr_scheduler_type is 'step'; choose one of {', '.join(each.value for each in SchedulerType)}",
+        ),
         ("sft", ["--validation_share", "1"], "validation_share is 1.0; it must be between 0 and 1"),
         ("sft", ["--bad_rows", "x"], "bad_rows is 'x'; choose one of refuse, drop"),
         ("eval", ["--k", "0"], "k is 0; it must be at least 1, and 1 with temperature 0, where all samples are equal"),
@@ -472,7 +483,7 @@ def test_models_that_are_not_there(refuse: Refuse, folder: Path, checkpoint: Pat
         "runs/nothing": f"there is no folder runs/nothing to take the model from (looked in {folder})",
         "./nothing": f"there is no folder ./nothing to take the model from (looked in {folder})",
         "runs/bare": "model runs/bare has no config.json, so it is no checkpoint that transformers can load",
-        "runs": "model runs has no tokenizer; save one there with tokenizer.save_pretrained('runs')",
+        "runs": "model runs has no tokenizer; copy there the tokenizer's files of the model that it was made from",
         "problems.jsonl": "model problems.jsonl is a file; write the folder that holds it, or a model's name on "
         "the Hub",
     }
@@ -507,8 +518,8 @@ def test_tokenizers_are_refused(refuse: Refuse, folder: Path, checkpoint: Path, 
         return name
 
     assert refuse(command, model=changed("template", chat_template=None)) == (
-        "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template and "
-        "save the tokenizer beside the model"
+        "the tokenizer has no chat template; train an instruction-tuned checkpoint, or put a "
+        "chat_template.jinja beside the model"
     )
     assert refuse(command, model=changed("pad", pad_token=None)) == (
         "the tokenizer has no pad token; set pad_token to a token that no text contains, such as '<|pad|>'"

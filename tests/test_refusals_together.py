@@ -183,8 +183,8 @@ def test_data_rewards_tokenizer_and_folder_are_refused_together(
         "dev.jsonl, line 1: expected one JSON object with the columns of a problem, not []",
         f"there is no file r.py to take a reward function from (looked in {tmp_path})",
         "report_to: wandb is not installed; pip install wandb, or leave it out",
-        "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template and "
-        "save the tokenizer beside the model",
+        "the tokenizer has no chat template; train an instruction-tuned checkpoint, or put a "
+        "chat_template.jinja beside the model",
         "the tokenizer has no pad token; set pad_token to a token that no text contains, such as '<|pad|>'",
         f"the tokenizer has token ids up to {highest}, the model's embedding only 300 rows; take the model's own "
         "tokenizer, or enlarge the model with model.resize_token_embeddings",

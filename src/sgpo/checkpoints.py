@@ -119,7 +119,9 @@ def _check_folder(folder: Path, *, with_tokenizer: bool) -> None:
         hint = f"; its newest checkpoint is {within[-1]}" if within else ""
         raise ValueError(f"model {folder} has no config.json, so it is no checkpoint that transformers can load{hint}")
     if with_tokenizer and not _has_tokenizer(folder):
-        raise ValueError(f"model {folder} has no tokenizer; save one there with tokenizer.save_pretrained('{folder}')")
+        raise ValueError(
+            f"model {folder} has no tokenizer; copy there the tokenizer's files of the model that it was made from"
+        )
 
 
 def check_model(config: Any, tokenizer: Any, pad_token: str | None = None) -> None:

@@ -39,11 +39,11 @@ def check_tokenizer(tokenizer: Any, pad_token: str | None = None) -> None:
 def _refusals(tokenizer: Any, pad_token: str | None) -> Iterator[str]:
     if tokenizer.chat_template is None:
         yield (
-            "the tokenizer has no chat template; train an instruction-tuned checkpoint, or set tokenizer.chat_template "
-            "and save the tokenizer beside the model"
+            "the tokenizer has no chat template; train an instruction-tuned checkpoint, or put a chat_template.jinja "
+            "beside the model"
         )
     if tokenizer.eos_token_id is None:
-        yield "the tokenizer has no eos_token: nothing would end a completion; set tokenizer.eos_token"
+        yield "the tokenizer has no eos_token: nothing would end a completion; name one in tokenizer_config.json"
     if pad_token is not None and pad_token not in tokenizer.get_vocab():
         yield f"pad_token {pad_token!r} is not in the tokenizer's vocabulary; take a token that is"
     elif tokenizer.pad_token_id is None:

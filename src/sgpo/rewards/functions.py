@@ -24,7 +24,9 @@ def math_reward(
     Raises ``ValueError`` when the lengths differ or a gold answer cannot be parsed.
     """
     if not isinstance(after_think, bool):
-        raise ValueError("math_reward's after_think is True or False; give the data's column of that name another one")
+        raise ValueError(
+            "math_reward's after_think must be true or false; give the data's column of that name another one"
+        )
     if len(completions) != len(answer):
         raise ValueError(f"math_reward got {len(completions)} completions but {len(answer)} answers")
     pairs = [(completion_text(completion), gold) for completion, gold in zip(completions, answer, strict=True)]

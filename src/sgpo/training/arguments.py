@@ -7,8 +7,9 @@ which groups a command has. Fields that `transformers.TrainingArguments` has too
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.prompts import SYSTEM_PROMPT
@@ -139,7 +140,7 @@ class SamplingArguments:
 
     problems_per_rollout: int = field(
         default=Default(128),
-        metadata={"help": "Problems in a rollout batch; unwritten: all problems where there are fewer."},
+        metadata={"help": "Problems in a rollout batch; unset: or all there are."},
     )
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
@@ -189,11 +190,11 @@ class EvaluationArguments:
     """The evaluation during training, and what is shown of a run."""
 
     eval_strategy: str | None = field(
-        default=None, metadata={"help": "When avg@k is measured: steps, epoch or no; unwritten: once, at the end."}
+        default=None, metadata={"help": "When avg@k is measured: steps, epoch, no; unset: at the end."}
     )
     eval_at_end: bool | None = field(
         default=None,
-        metadata={"help": "Whether avg@k is measured after the last update; unwritten: if eval_strategy is unwritten."},
+        metadata={"help": "Measure avg@k at the end; unset: if eval_strategy is."},
     )
     eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
     eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})
@@ -262,3 +263,13 @@ class WarmupArguments:
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The older name of activation_checkpointing."}
     )
+
+
+def refusals_of_choices(args: Any, choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Values of `args` that are none of the choices; the first takes their place, so that the rest can be checked."""
+    for name, known in choices.items():
+        value = getattr(args, name)
+        if value not in known:
+            setattr(args, name, known[0])
+            shown = ", ".join(str(getattr(each, "value", each)) for each in known)
+            yield f"{name} is {value!r}; choose one of {shown}"

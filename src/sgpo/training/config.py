@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transformers import TrainingArguments
+from transformers import SchedulerType, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
 from sgpo.training.arguments import (
@@ -20,11 +21,14 @@ from sgpo.training.arguments import (
     RunArguments,
     SamplingArguments,
     UpdateArguments,
+    refusals_of_choices,
 )
 from sgpo.training.engines import EngineArguments
 from sgpo.training.method_arguments import MethodArguments
 from sgpo.training.methods import find_method, foreign_options
 from sgpo.training.precision import refusals_of_precision
+
+CHOICES = {"eval_strategy": [*IntervalStrategy], "lr_scheduler_type": [*SchedulerType]}
 
 
 @dataclass
@@ -64,6 +68,7 @@ class SGPOConfig(
         if self.eval_at_end is None:
             self.eval_at_end = self.eval_strategy is None
         self.eval_strategy = self.eval_strategy or "no"
+        refusals.add(refusals_of_choices(self, CHOICES))
         if self.metric_for_best_model is None and (self.save_strategy == "best" or self.load_best_model_at_end):
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
         with refusals.collected():

@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
+from transformers import SchedulerType
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
 from sgpo.checkpoints import Opened, say_loading
@@ -27,12 +29,18 @@ from sgpo.problems.inspection import (
     too_long,
 )
 from sgpo.prompts import response_messages, student_messages
-from sgpo.training.arguments import RunArguments, WarmupArguments
+from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
 from sgpo.training.precision import refusals_of_precision, weight_rows
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
 from sgpo.training.runs import RunTrainer
 from sgpo.training.trackers import check_trackers
 from sgpo.weights import load_policy
+
+CHOICES = {
+    "eval_strategy": [*IntervalStrategy],
+    "save_strategy": [*SaveStrategy],
+    "lr_scheduler_type": [*SchedulerType],
+}
 
 
 @dataclass
@@ -55,6 +63,7 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
         if not 0 < self.validation_share < 1:
             refusals.add([f"validation_share is {self.validation_share}; it must be between 0 and 1"])
         refusals.add(refusals_of_precision(self))
+        refusals.add(refusals_of_choices(self, CHOICES))
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
