@@ -140,7 +140,7 @@ class SamplingArguments:
 
     problems_per_rollout: int = field(
         default=Default(128),
-        metadata={"help": "Problems in a rollout batch; unset: or all there are."},
+        metadata={"help": "Problems in a rollout batch; unset: all, where there are fewer."},
     )
     updates_per_rollout: int = field(default=2, metadata={"help": "Updates for each rollout batch, each on its part."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature."})
@@ -189,12 +189,10 @@ class UpdateArguments:
 class EvaluationArguments:
     """The evaluation during training, and what is shown of a run."""
 
-    eval_strategy: str | None = field(
-        default=None, metadata={"help": "When avg@k is measured: steps, epoch, no; unset: at the end."}
-    )
+    eval_strategy: str | None = field(default=None, metadata={"help": "When: steps, epoch or no; unset: at the end."})
     eval_at_end: bool | None = field(
         default=None,
-        metadata={"help": "Measure avg@k at the end; unset: if eval_strategy is."},
+        metadata={"help": "Also after the last update."},
     )
     eval_samples: int = field(default=4, metadata={"help": "k of avg@k on the evaluation problems."})
     eval_temperature: float = field(default=0.6, metadata={"help": "Sampling temperature of the evaluation."})

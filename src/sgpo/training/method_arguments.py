@@ -23,7 +23,7 @@ class MethodArguments:
     )
     max_completion_length: int = field(
         default=Default(16384),
-        metadata={"help": "Tokens of a completion; unset: or half of the model's context."},
+        metadata={"help": "Tokens of a completion; unset: half the context, if less."},
     )
     eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
     eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
