@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
 from sgpo.configuration import NOT_SAVED
 from sgpo.problems import Problem, save_problems
+from sgpo.training.arguments import TrainArguments
 from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
 PROBLEMS = [Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), "\\boxed{0}", "Steps: (a) add") for n in range(8)]
@@ -32,8 +34,8 @@ def test_training_writes_its_configuration(
     run, problems = tmp_path / "run", tmp_path / "problems.jsonl"
     save_problems(PROBLEMS, problems)
     assert (run / "config.yaml").read_text().splitlines()[:2] == [
-        "# Written by a run in Python, whose problems and reward functions have no name here.",
-        "# A command takes this file with --problems FILE, and with --rewards where the reward is not math_reward.",
+        "# Written by a run in Python, whose problems, reward functions and adapter have no name here. A command takes",
+        "# this file with --problems FILE, with --rewards where the reward is not math_reward, and with --use_peft.",
     ]
     saved = configuration(run)
     assert (saved["model"], saved["num_autonomous"], saved["max_steps"]) == (str(checkpoint), 3, 2)
@@ -43,10 +45,8 @@ def test_training_writes_its_configuration(
     assert main([*again, "--output_dir", str(tmp_path / "again")]) == 0
     of_command = configuration(tmp_path / "again")
     different = {name for name in of_command if of_command[name] != saved.get(name, "absent")}
-    assert different - {"output_dir", "logging_dir"} == {
-        *("problems", "columns", "limit", "split", "revision", "rewards", "reward_weights"),
-        *("eval_problems", "eval_split", "eval_revision"),
-    }
+    of_the_command = {each.name for each in dataclasses.fields(TrainArguments)} - {"model"} - NOT_SAVED
+    assert different - {"output_dir", "logging_dir"} == of_the_command
     lines = [json.loads((folder / "metrics.jsonl").read_text().splitlines()[0]) for folder in (run, tmp_path / "again")]
     assert lines[0]["loss"] == lines[1]["loss"]
     assert main(["plot", str(run), str(tmp_path / "again"), "--output", str(tmp_path / "pictures")]) == 0

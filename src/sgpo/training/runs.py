@@ -40,8 +40,9 @@ def run_of(args: Any, data: dict[str, Any], adapter: Any = None) -> dict[str, An
     }
 
 
-FROM_PYTHON = """Written by a run in Python, whose problems and reward functions have no name here.
-A command takes this file with --problems FILE, and with --rewards where the reward is not math_reward.
+FROM_PYTHON = """\
+Written by a run in Python, whose problems, reward functions and adapter have no name here. A command takes
+this file with --problems FILE, with --rewards where the reward is not math_reward, and with --use_peft.
 """
 UNNAMED_ADAPTER = "The adapter that was trained has settings for which there are no options.\n"
 
