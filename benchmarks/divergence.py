@@ -24,8 +24,8 @@ import torch
 from common import PeakMemory, finish, write_report
 from torch import Tensor
 
-from sgpo.training.objectives import token_divergence
-from sgpo.training.projection import Head, divergence_loss
+from sgpo.engine.projection import Head, divergence_loss
+from sgpo.methods.terms import token_divergence
 
 
 def plain(hidden: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:

@@ -24,14 +24,14 @@ import time
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 from chat_server import ChatServer, Reply, Request
 
+from sgpo.chat.client import ChatClient, Question
+from sgpo.chat.journal import Entry, Journal
+from sgpo.chat.session import open_client
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.strategies import Connection, Extraction, extract_strategies
-from sgpo.strategies.client import ChatClient, Question
-from sgpo.strategies.journal import Entry, Journal
-from sgpo.strategies.session import open_client
 
 LATENCY = 0.05  # seconds
 STRATEGY = """Problem type: counting arrangements with a restriction
@@ -95,8 +95,8 @@ async def _bare(connection: Connection, requests: int) -> int:
 
 
 async def _extraction(connection: Connection, requests: int) -> int:
+    from sgpo.chat.session import run_all
     from sgpo.strategies.extract import extract_one
-    from sgpo.strategies.running import run_all
 
     how = Extraction(model="strong")
     async with open_client(connection, ["strong"]) as client:
@@ -131,8 +131,8 @@ async def _fill(path: Path, problems: list[Problem], how: Extraction) -> None:
 
     class Direct:
         async def chat(self, body: dict, timeout: float) -> object:
-            from sgpo.strategies.endpoint import Choice
-            from sgpo.strategies.endpoint import Reply as Answered
+            from sgpo.chat.endpoint import Choice
+            from sgpo.chat.endpoint import Reply as Answered
 
             reply = script(Request(body, 0, {}))
             return Answered(tuple(Choice(text, "A thought. " * 50, "stop") for text in reply.texts), 3000, 900)

@@ -18,13 +18,14 @@ from common import write_report
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.methods.records import response_ids
+from sgpo.methods.terms import token_divergence, token_logprobs
 from sgpo.miniworld.families import ARITHMETIC
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
-from sgpo.training.objectives import token_divergence, token_logprobs
-from sgpo.training.rollouts import response_ids
-from sgpo.training.sampling import SamplingConfig, TransformersSampler
+from sgpo.sampling.records import SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 
 Token = dict[str, Any]
 

@@ -20,7 +20,8 @@ from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.miniworld.families import valid_computations
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem
-from sgpo.training.sampling import SamplingConfig, TransformersSampler
+from sgpo.sampling.records import SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 
 STRATEGIES = {"guided": "strategy", "shuffled": "shuffled_strategy"}
 

@@ -32,7 +32,8 @@ from common import finish, write_report
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
+from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 
 EOS, PAD, VOCABULARY = 1, 0, 512
 AUTONOMOUS, GUIDED = 8, 4  # completions of the prompt without and with the strategy

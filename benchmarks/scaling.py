@@ -33,13 +33,15 @@ import torch
 from common import PeakMemory, finish, write_report
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from sgpo.engine.batching import BatchLayout
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
+from sgpo.methods.arguments import MethodArguments
+from sgpo.methods.records import ProblemRollouts
+from sgpo.methods.registry import METHODS
+from sgpo.methods.terms import Thresholds
 from sgpo.problems import Problem
-from sgpo.training.batching import BatchLayout
-from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
-from sgpo.training.methods import METHODS, MethodArguments
-from sgpo.training.objectives import Thresholds
-from sgpo.training.rollouts import ProblemRollouts, Rollout
-from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
+from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 
 VOCABULARY, PROMPT, STRATEGY = 2048, 48, 48
 NEVER = VOCABULARY + 1  # an end-of-sequence token that is never drawn

@@ -34,7 +34,8 @@ from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import Problem
 from sgpo.prompts import student_messages
 from sgpo.rewards import math_reward
-from sgpo.training.sampling import SampleRequest, SamplingConfig, TransformersSampler
+from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 
 AUTONOMOUS, GUIDED = 8, 4
 SAMPLES = AUTONOMOUS + GUIDED

@@ -17,11 +17,11 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from sgpo.domains.mathematics.leaks import find_leaks
+from sgpo.domains.mathematics.numbers import mentions, plain
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem
-from sgpo.strategies.checks import Limits, find_leaks, structure_flaw
-from sgpo.strategies.numbers import mentions, plain
-from sgpo.strategies.record import Strategy, parse_strategy
+from sgpo.strategies.record import Limits, Strategy, parse_strategy, structure_flaw
 
 DATA = Path(__file__).parent / "data" / "competition_strategies.jsonl"
 WORDINGS = (

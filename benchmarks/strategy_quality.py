@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.command_runner import ENVIRONMENT, Command, serving
+from sgpo.miniworld.quickstart.run import LEAST_SCORE
+from sgpo.miniworld.teacher import MODEL
+from sgpo.miniworld.teacher.candidates import KINDS
+from sgpo.miniworld.teacher.questions import read_request
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import save_problems
-from sgpo.quickstart import LEAST_SCORE
 from sgpo.strategies.quality import GRADES, grade
-from sgpo.teacher import MODEL
-from sgpo.teacher.candidates import KINDS
-from sgpo.teacher.questions import read_request
 
 FLAGS = ("answer", "intermediate", "computation")
 

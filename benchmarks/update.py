@@ -25,11 +25,12 @@ from common import finish, write_report
 from datasets import Dataset
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from sgpo.engine.batching import BatchLayout
+from sgpo.engine.update import accumulate_gradients, add_head_task
+from sgpo.methods.records import TrainingSequence
+from sgpo.methods.terms import Thresholds
+from sgpo.methods.weights import group_advantages
 from sgpo.miniworld.tokenizer import build_tokenizer
-from sgpo.training.batching import BatchLayout
-from sgpo.training.loss import accumulate_gradients, add_head_task
-from sgpo.training.objectives import Thresholds, group_advantages
-from sgpo.training.rollouts import TrainingSequence
 
 GROUP = 12
 VOCABULARY = 2048

@@ -11,9 +11,8 @@ import torch
 
 from sgpo.miniworld.pretrain import build_model, save
 from sgpo.miniworld.tokenizer import build_tokenizer
+from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 from sgpo.training.config import SGPOConfig
-from sgpo.training.rollouts import Rollout
-from sgpo.training.sampling import SampleRequest, SamplingConfig
 
 # A shell that starts the tests in the background has SIGINT ignored; the tests of Ctrl-C need it, here and in children.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from places import ROOT
 
-from sgpo.training.methods import METHODS
+from sgpo.methods.registry import METHODS
 
-ROOT = Path(__file__).parents[1]
 PLACES = ("src", "docs", "benchmarks", "examples", "tests", "constraints")
 KINDS = {".py", ".md", ".yaml", ".txt"}
 WRITTEN = {"table.md"}  # by a command

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 import sgpo
+from sgpo.chat.journal import JournalWriteError, NoJournalError
+from sgpo.chat.session import NotReadyError
 from sgpo.cli import main
 from sgpo.command_runner import CommandFailed
-from sgpo.errors import EngineError, UnfinishedError, UsageError, usage_errors
-from sgpo.run_folder import NoSpaceError
-from sgpo.strategies.journal import JournalWriteError, NoJournalError
-from sgpo.strategies.session import NotReadyError
-from sgpo.training.not_finite import NotFiniteError
-from sgpo.training.processes import ProcessError
+from sgpo.distributed import ProcessError
+from sgpo.engine.not_finite import NotFiniteError
+from sgpo.errors import EngineError, NoSpaceError, UnfinishedError, UsageError, usage_errors
 
 
 def test_nothing_else_decides_on_the_exit_status() -> None:
@@ -58,13 +57,13 @@ def test_every_reported_error_has_its_exit_status_also_while_input_is_read(
         with usage_errors():
             raise error
 
-    monkeypatch.setattr("sgpo.commands.train", fails)
+    monkeypatch.setattr("sgpo.cli.train.train", fails)
     assert main(["train"]) == status
     assert capsys.readouterr().err == f"sgpo train: {message}\n"
 
 
 def test_a_bug_travels_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgpo.commands.train", lambda argv: {}["alpha"])
+    monkeypatch.setattr("sgpo.cli.train.train", lambda argv: {}["alpha"])
     with pytest.raises(KeyError, match="alpha"):
         main(["train"])
 
@@ -73,6 +72,6 @@ def test_ctrl_c_gives_exit_status_130(monkeypatch: pytest.MonkeyPatch, capsys: p
     def stopped(argv: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sgpo.commands.evaluate", stopped)
+    monkeypatch.setattr("sgpo.cli.evaluate.main", stopped)
     assert main(["eval"]) == 130
     assert capsys.readouterr().err == "\nsgpo eval: stopped by Ctrl-C\n"

@@ -15,14 +15,14 @@ import datasets
 import pytest
 from huggingface_hub import constants
 
-from sgpo.checkpoints import open_checkpoint
 from sgpo.cli import main
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import find_set
 from sgpo.evaluation.models import Model
 from sgpo.hub import commit_of, hub_or_cache, out_of_reach
+from sgpo.models.checkpoint import open_checkpoint
+from sgpo.models.weights import load_weights
 from sgpo.problems import load_problems
-from sgpo.weights import load_weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"

@@ -19,7 +19,7 @@ from sgpo.comparison.results import append_result
 from sgpo.files import check_file_writable, check_folder_writable, free_space, replacing
 from sgpo.miniworld.world import BASE_MODEL
 from sgpo.problems import Problem, save_problems
-from sgpo.run_folder import check_space
+from sgpo.runs.folder import check_space
 
 PROBLEMS = [Problem(f"p{n}", f"Compute {n}+3", str(n + 3), "\\boxed{0}", "Steps: (a) add") for n in range(8)]
 NOWHERE = {
@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were loaded"))
     for name in ("miniworld.pretrain.build_model", "comparison.plan.make_plan", "comparison.pictures.draw_all"):
         monkeypatch.setattr(f"sgpo.{name}", lambda *a, name=name, **k: pytest.fail(f"{name} was called"))
-    monkeypatch.setattr("sgpo.teacher.server.serve", lambda *a: pytest.fail("it serves"))
+    monkeypatch.setattr("sgpo.miniworld.teacher.server.serve", lambda *a: pytest.fail("it serves"))
     save_problems(PROBLEMS, "problems.jsonl")
     (tmp_path / "file").write_text("")
     append_result(tmp_path / "results.jsonl", ROWS[0])
@@ -115,7 +115,7 @@ def test_what_only_its_owner_may_write_is_refused(folder: Path, monkeypatch: pyt
 def test_free_space_is_unknown_where_nothing_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_space(Path("/proc/x/y")) is None
     assert (free_space(folder / "new") or 0) > 0
-    monkeypatch.setattr("sgpo.run_folder.check_folder_writable", lambda *a: None)
+    monkeypatch.setattr("sgpo.runs.folder.check_folder_writable", lambda *a: None)
     check_space("/proc/x", 10**12, 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=100, free=0))
     with pytest.raises(ValueError, match="no space left for output_dir new: 1 x "):

@@ -5,16 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from functools import cache
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from sgpo.comparison.results import Row, read_results
 from sgpo.comparison.summary import Line, summarise
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from miniworld_claims import BESIDE, CLAIMS, gains, table  # noqa: E402
+from miniworld_claims import BESIDE, CLAIMS, gains, table
 
 PAGE = (ROOT / "docs" / "results-miniworld.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

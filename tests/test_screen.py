@@ -15,7 +15,7 @@ from terminal import lines_on_screen, run_in_terminal
 
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.screen import Meter, asks_for_everything, counted, duration, own_warnings, rate
-from sgpo.training.callbacks import RunProgress, evaluation_line
+from sgpo.training.progress import RunProgress, evaluation_line
 from sgpo.training.sft import WarmupConfig
 
 FOREIGN = re.compile(

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
 from sgpo.problems import Problem, save_problems
-from sgpo.training.sizes import Default, as_written, fitted_to_context, fitted_to_problems
+from sgpo.sizes import Default, as_written, fitted_to_context, fitted_to_problems
 
 PROBLEMS = [Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), "\\boxed{0}", "Steps: (a) add") for n in range(13)]
 

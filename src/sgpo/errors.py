@@ -90,3 +90,15 @@ class Refusals:
             raise RefusalsError(messages)
         if messages:
             raise self._errors[0]
+
+
+class StopHere(Exception):  # noqa: N818 - no error; it never leaves the trainer
+    """Raised where training may stop: all updates so far are those of complete rollout batches."""
+
+
+class NoSpaceError(UnfinishedError, OSError):
+    """The device ran full while a run was writing."""
+
+    def __str__(self) -> str:
+        """The message alone, without the number."""
+        return str(self.strerror)

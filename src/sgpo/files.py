@@ -88,3 +88,8 @@ def _existing(path: Path) -> Path:
 
 def _partial(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
+
+
+def readable_size(count: float) -> str:
+    """Bytes as a text."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

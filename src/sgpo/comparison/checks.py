@@ -10,8 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sgpo.adapters import adapter_from
-from sgpo.checkpoints import Opened, check_place, count_parameters, open_checkpoint
 from sgpo.command_runner import Command
 from sgpo.comparison.collecting import samples_of
 from sgpo.comparison.recipe import Method, Recipe
@@ -19,7 +17,9 @@ from sgpo.configuration import parse, read_config
 from sgpo.errors import Refusals
 from sgpo.evaluation.benchmarks import check_set
 from sgpo.miniworld.world import evaluation_sets
-from sgpo.options import EVAL, SFT, TRAIN, Check
+from sgpo.models.adapters import adapter_from
+from sgpo.models.checkpoint import Opened, check_place, count_parameters, open_checkpoint
+from sgpo.options.groups import EVAL, SFT, TRAIN, Check
 from sgpo.problems.loading import is_file_of_problems
 from sgpo.rewards import check_signatures, choose_rewards, column_names
 
@@ -100,7 +100,7 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
     Raises:
         ValueError: too few problems, responses, strategies or tokens of the context; and whose recipe asks for them.
     """
-    from sgpo.commands import read_problems, read_rewards
+    from sgpo.training.arguments import read_problems, read_rewards
     from sgpo.training.preflight import TRAINING, check_training, said_once
     from sgpo.training.sft import check_warmup
 
@@ -140,9 +140,9 @@ def _parse_sft(path: Path, problems: str = "problems") -> Any:
 
 
 def _parse_train(recipe: Recipe, path: Path, problems: str = "problems") -> Any:
+    from sgpo.sizes import as_written
     from sgpo.training.arguments import TrainArguments
     from sgpo.training.config import SGPOConfig
-    from sgpo.training.sizes import as_written
 
     data, args = parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))
     return data, as_written(args)  # one size for all base models, whatever their contexts

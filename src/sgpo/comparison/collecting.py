@@ -12,7 +12,7 @@ from typing import Any
 from sgpo import __version__
 from sgpo.comparison.results import COUNTERS, PHASES
 from sgpo.errors import UsageError
-from sgpo.plots import Rows, read_metrics
+from sgpo.reports.dynamics import Rows, read_metrics
 
 POINTS = 200  # of a curve, at most
 DIGITS = 4  # significant ones of what is measured
@@ -36,8 +36,9 @@ CURVES = (
 
 def samples_of(method: str, num_autonomous: int, num_guided: int) -> int:
     """Completions that a method samples of a problem that has all that it may ask for."""
+    from sgpo.methods.arguments import MethodArguments
+    from sgpo.methods.registry import find_method
     from sgpo.problems import Problem
-    from sgpo.training.methods import MethodArguments, find_method
 
     complete = Problem("", "?", "0", response="?", strategy="?")
     arguments = MethodArguments(method=method, num_autonomous=num_autonomous, num_guided=num_guided)

@@ -23,9 +23,9 @@ from sgpo.comparison.results import Row
 from sgpo.errors import UsageError
 from sgpo.evaluation.output import JOURNAL, SUMMARY
 from sgpo.files import replacing
-from sgpo.resuming import checkpoints_of
-from sgpo.run_folder import WEIGHTS, clear, evaluation_in
-from sgpo.training.sizes import FITTED
+from sgpo.runs.checkpoints import checkpoints_of
+from sgpo.runs.folder import WEIGHTS, clear, evaluation_in
+from sgpo.sizes import FITTED
 
 ALWAYS = {"disable_tqdm": True}
 

@@ -13,7 +13,7 @@ from typing import Any
 from sgpo.comparison.results import Row, methods_of
 from sgpo.comparison.summary import Line, SetSummary, summarise
 from sgpo.comparison.trajectories import Source, band
-from sgpo.plots import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
+from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
 
 # Okabe and Ito's palette without its yellow, which is faint on white; distinct under every common colour blindness.
 GREEN, PURPLE, AMBER, GREY = "#009E73", "#CC79A7", "#E69F00", "#7f7f7f"

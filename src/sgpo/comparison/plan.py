@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sgpo.checkpoints import open_checkpoint
 from sgpo.command_runner import Command
 from sgpo.comparison.checks import check_methods, check_training_data
 from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe
@@ -17,9 +16,10 @@ from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
 from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world, evaluation_sets
+from sgpo.models.checkpoint import open_checkpoint
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.problems.inspection import describe
-from sgpo.resuming import FREE, FREE_PREFIXES
+from sgpo.runs.resume import FREE, FREE_PREFIXES
 
 OF_A_CELL = {"model", "problems", "eval_problems", "output_dir", "seed"}  # that the comparison decides
 SFT_SEED = 0

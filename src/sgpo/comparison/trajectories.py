@@ -12,7 +12,7 @@ import yaml
 
 from sgpo.comparison.collecting import samples_of, training_result
 from sgpo.comparison.results import Row, read_results
-from sgpo.plots import smoothed
+from sgpo.reports.style import smoothed
 
 Columns = Mapping[str, Sequence[float | None]]
 

@@ -93,7 +93,7 @@ def check_arguments(args: EvalArguments) -> None:
         check_bad_rows_option(args.bad_rows)
     refusals.add(_refusals(args))
     if args.sampler == "vllm":
-        from sgpo.training.engines import check_vllm, refusals_of_vllm_values
+        from sgpo.sampling.engines import check_vllm, refusals_of_vllm_values
 
         refusals.add(refusals_of_vllm_values(args, "temperature"))
         with refusals.collected():

@@ -15,12 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from sgpo.chat.journal import Entry, Journal, keys_of
 from sgpo.errors import UnfinishedError
 from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed, sample_completions
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts
-from sgpo.strategies.journal import Entry, Journal, keys_of
-from sgpo.training.sampling import Sampler, SamplingConfig
+from sgpo.sampling.records import Sampler, SamplingConfig
 
 
 class Progress(Protocol):

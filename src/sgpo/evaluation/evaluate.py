@@ -15,15 +15,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from sgpo.distributed import unshare
 from sgpo.evaluation.statistics import draws_of_pass, majority, pass_at, standard_error
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, Messages, encode_prompts, guided_messages, student_messages
 from sgpo.rewards import VERIFIER, Batch, Rewards, check_signatures, column_names, reward_columns
 from sgpo.rewards import score as score_rewards
-from sgpo.training.metrics import add_rewards, logged_metrics
-from sgpo.training.processes import unshare
-from sgpo.training.rollouts import decode
-from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig, Watch
+from sgpo.rewards.metrics import add_rewards, logged_metrics
+from sgpo.sampling.records import Sampler, SampleRequest, SamplingConfig, Watch, decode
 from sgpo.verification import Status, Verdict, count_verdicts, normalise, verify_many
 
 

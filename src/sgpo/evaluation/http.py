@@ -13,14 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sgpo.chat.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
+from sgpo.chat.session import Connection, check_connection, end_early, run_session
 from sgpo.errors import UnfinishedError
 from sgpo.evaluation.engines import Asked, Progress
 from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import Messages
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
-from sgpo.strategies.running import end_early
-from sgpo.strategies.session import Connection, check_connection, run_session
 
 VERSION = "eval 1"  # of how samples are asked for; part of the journal's keys
 REPEATABLE = "what the server makes of the seed; servers that batch requests rarely repeat themselves exactly"

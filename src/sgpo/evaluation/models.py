@@ -11,18 +11,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sgpo.adapters import ADAPTER_CONFIG, adapter_file, chain_of
-from sgpo.checkpoints import check_model, context_length, open_checkpoint, say_loading
 from sgpo.evaluation.arguments import EvalArguments, extra_body
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
 from sgpo.hub import commit_of
-from sgpo.run_folder import WEIGHTS
+from sgpo.models.adapters import ADAPTER_CONFIG, adapter_file, chain_of
+from sgpo.models.checkpoint import check_model, context_length, open_checkpoint, say_loading
+from sgpo.models.weights import load_weights
+from sgpo.runs.folder import WEIGHTS
 from sgpo.tokenizers import end_token_ids
-from sgpo.weights import load_weights
 
 if TYPE_CHECKING:
-    from sgpo.training.sampling import Sampler
+    from sgpo.sampling.records import Sampler
 
 REPEATABLE = (
     "each sample has random numbers of its own, whatever is sampled beside it; logits of another batch shape or device "
@@ -73,7 +73,7 @@ class Model:
     def _transformers(self, args: EvalArguments) -> Sampler:
         import torch
 
-        from sgpo.training.sampling import TransformersSampler
+        from sgpo.sampling.transformers import TransformersSampler
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # In a short type an adapter would be rounded away in part; beside its base it stays what was trained.
@@ -81,7 +81,8 @@ class Model:
         return TransformersSampler.of(model, self.tokenizer, args.tokens_at_once)
 
     def _vllm(self, args: EvalArguments) -> Sampler:
-        from sgpo.training.vllm_sampling import CheckpointEngine, VLLMSampler
+        from sgpo.sampling.vllm import VLLMSampler
+        from sgpo.sampling.vllm_engines import CheckpointEngine
 
         with self._full_model(args.dtype) as name:
             engine = CheckpointEngine(
@@ -107,9 +108,9 @@ class Model:
 
 def http_engine(args: EvalArguments) -> HttpEngine:
     """Raises ValueError for an address, key or number that cannot work, or without the package openai."""
-    from sgpo.strategies.client import Timeouts
-    from sgpo.strategies.endpoint import checked_address, key_from_environment, require_openai
-    from sgpo.strategies.session import Connection
+    from sgpo.chat.client import Timeouts
+    from sgpo.chat.endpoint import checked_address, key_from_environment, require_openai
+    from sgpo.chat.session import Connection
 
     require_openai()
     assert args.base_url is not None

@@ -21,7 +21,7 @@ from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.statistics import standard_error
 from sgpo.files import replacing
 from sgpo.problems.inspection import describe
-from sgpo.run_folder import clear, evaluation_in
+from sgpo.runs.folder import clear, evaluation_in
 
 if TYPE_CHECKING:
     from sgpo.evaluation.evaluate import Evaluation

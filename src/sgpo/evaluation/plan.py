@@ -16,8 +16,8 @@ from sgpo.evaluation.models import Model, http_engine
 from sgpo.evaluation.report import partly_guided
 from sgpo.problems import Problem
 from sgpo.problems.inspection import STRUCTURE, describe, inspect, too_long, unparsed_golds
+from sgpo.sampling.records import SamplingConfig
 from sgpo.tokenizers import PromptLengths
-from sgpo.training.sampling import SamplingConfig
 
 
 @dataclass(frozen=True)

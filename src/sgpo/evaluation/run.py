@@ -20,7 +20,7 @@ from sgpo.evaluation.evaluate import Evaluation, score
 from sgpo.evaluation.output import JOURNAL, begin_output, save_results
 from sgpo.evaluation.plan import Plan, Result
 from sgpo.evaluation.report import print_results
-from sgpo.run_folder import explained_lack_of_space
+from sgpo.runs.folder import explained_lack_of_space
 from sgpo.screen import counted
 
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sgpo.loading import load_object
+from sgpo.user_code import load_object
 from sgpo.verification import verify_many
 
 RewardFunction = Callable[..., Sequence[float | None]]

@@ -14,13 +14,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from sgpo.chat.costs import Prices
+from sgpo.chat.session import Connection, Run, run_session
 from sgpo.problems import Problem
-from sgpo.strategies.costs import Prices
-from sgpo.strategies.extract import Extraction, extract_one
-from sgpo.strategies.outcome import Candidate, Outcome
+from sgpo.strategies.extract import Candidate, Extraction, Outcome, extract_one
 from sgpo.strategies.output import save_rows, strategy_rows
 from sgpo.strategies.record import Strategy, parse_strategy
-from sgpo.strategies.session import Connection, Run, run_session
 from sgpo.strategies.solve import Solved, Solving, solve_one
 
 __all__ = [

@@ -7,18 +7,19 @@ A candidate that a check flags is never kept, whatever a judge would say of it.
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+from sgpo.chat.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
+from sgpo.chat.costs import Usage
+from sgpo.domains.mathematics.leaks import find_leaks
 from sgpo.problems import Problem
 from sgpo.prompts import Messages, StrategyPrompts, repair_messages
-from sgpo.strategies.checks import Limits, find_leaks, structure_flaw
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
-from sgpo.strategies.costs import Usage
-from sgpo.strategies.outcome import Candidate, Outcome
-from sgpo.strategies.record import StrategyFormatError, parse_strategy
-from sgpo.strategies.scoring import ScoreFormatError, parse_scores
+from sgpo.strategies.record import Limits, Strategy, StrategyFormatError, parse_strategy, structure_flaw
 
 
 @dataclass(frozen=True)
@@ -190,3 +191,80 @@ def _why(candidates: Sequence[Candidate]) -> tuple[str, str]:
     kinds = list(REASONS)
     furthest = max(flags, key=lambda flag: kinds.index(flag.partition(":")[0]))
     return REASONS[furthest.partition(":")[0]], furthest
+
+
+Status = Literal["kept", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One sample of the extract prompt.
+
+    ``flags`` says what is wrong with it, as ``kind: detail``; without flags it may be kept. ``score`` is the judge's,
+    0 to 1. ``text`` is what the model wrote, the repaired text if it was ``repaired``.
+
+    Example: ``Candidate("Problem type: ...", Strategy(...), flags=("answer: 12",), repaired=False, score=None)``
+    """
+
+    text: str
+    strategy: Strategy | None = None
+    flags: tuple[str, ...] = ()
+    repaired: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one problem, and what it cost, earlier runs included.
+
+    ``reason`` is one of a few fixed texts, so that reasons can be counted; ``detail`` is the last error.
+
+    Example: ``Outcome(problem, "kept", strategy=Strategy(...), score=0.9, candidates=(...), usage=Usage(2, ...))``
+    """
+
+    problem: Problem
+    status: Status
+    reason: str | None = None
+    detail: str | None = None
+    strategy: Strategy | None = None
+    score: float | None = None
+    candidates: tuple[Candidate, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+class ScoreFormatError(ValueError):
+    """An answer without usable scores; the message says what is wrong, for the one who wrote it."""
+
+
+_SCORES = re.compile(r"\[[^\[\]]*\]")
+
+
+def parse_scores(text: str, count: int, of: str = "candidates") -> list[float]:
+    """Return ``count`` scores, each from 0 to 1: of the last list of numbers in the text. Raises ``ScoreFormatError``.
+
+    ``of`` says what is scored, for the message of the error.
+
+    The list may stand in JSON, in a code fence or after an explanation.
+    """
+    lists = [numbers for found in _SCORES.findall(text) if (numbers := _numbers(found)) is not None]
+    if not lists:
+        raise ScoreFormatError('there is no list of scores; write one line like {"scores": [0.85, 0.4]}')
+    scores = lists[-1]
+    if len(scores) != count:
+        raise ScoreFormatError(f"there are {len(scores)} scores for {count} {of}")
+    for score in scores:
+        if not 0 <= score <= 1:
+            raise ScoreFormatError(f"the score {score:g} is not between 0 and 1")
+    return scores
+
+
+def _numbers(text: str) -> list[float] | None:
+    try:
+        values: Any = json.loads(text)
+    except ValueError:
+        return None
+    if not values or not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values
+    ):
+        return None
+    return [float(value) for value in values]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgpo.files import check_file_writable, replacing
-from sgpo.strategies.outcome import Candidate, Outcome
+from sgpo.strategies.extract import Candidate, Outcome
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -17,11 +17,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sgpo.chat.client import Answer, ChatClient, FailedError, Question, check_extra_body
+from sgpo.chat.costs import Usage
 from sgpo.problems import Problem
 from sgpo.prompts import QUALITY_VERSION, Messages, quality_messages, repair_messages
-from sgpo.strategies.client import Answer, ChatClient, FailedError, Question, check_extra_body
-from sgpo.strategies.costs import Usage
-from sgpo.strategies.scoring import ScoreFormatError, parse_scores
+from sgpo.strategies.extract import ScoreFormatError, parse_scores
 
 CRITERIA = ("problem_type", "strategy", "steps", "nothing_told")
 GRADES = ("High", "Medium", "Low")

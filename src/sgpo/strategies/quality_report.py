@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from sgpo.plots import BLUE, INK, MUTED, ORANGE, SKY, STYLE
+from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE
 from sgpo.strategies.quality import CRITERIA, MEDIUM
 
 NAMES = {

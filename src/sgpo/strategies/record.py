@@ -129,3 +129,22 @@ def _validated(steps: tuple[str, ...]) -> tuple[str, ...]:
         if later:
             raise StrategyFormatError(f"the steps are not lettered in order: ({later[0]}) stands inside another step")
     return steps
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a strategy may be. Example: ``Limits(characters=1500, steps=12)``"""
+
+    characters: int = 1500
+    steps: int = 12
+
+
+def structure_flaw(strategy: Strategy, limits: Limits) -> str | None:
+    """What is wrong with the form of a strategy, None if nothing is."""
+    if not strategy.steps:
+        return "there are no steps"
+    if len(strategy.steps) > limits.steps:
+        return f"{len(strategy.steps)} steps, more than {limits.steps}"
+    if len(strategy.text) > limits.characters:
+        return f"{len(strategy.text)} characters, more than {limits.characters}"
+    return None

@@ -15,10 +15,10 @@ from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
+from sgpo.chat.client import ChatClient
+from sgpo.chat.costs import Usage
+from sgpo.chat.session import Run
 from sgpo.screen import LINE_SECONDS, amount, duration
-from sgpo.strategies.client import ChatClient
-from sgpo.strategies.costs import Usage
-from sgpo.strategies.session import Run
 
 ERRORS_SHOWN = 3  # of those by which requests failed, the most frequent
 WINDOW = 300.0  # seconds over which the rate, and the time left, are measured

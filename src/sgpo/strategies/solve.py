@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sgpo.chat.client import ChatClient, FailedError, Question, check_extra_body
+from sgpo.chat.costs import Usage
 from sgpo.problems import Problem
 from sgpo.problems.inspection import unparsed_golds
 from sgpo.prompts import SYSTEM_PROMPT, student_messages
-from sgpo.strategies.client import ChatClient, FailedError, Question, check_extra_body
-from sgpo.strategies.costs import Usage
 from sgpo.verification import verify
 
 

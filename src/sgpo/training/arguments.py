@@ -1,19 +1,22 @@
 """The options of `sgpo train` and `sgpo sft`, one dataclass for each group of their help.
 
-Nothing here imports torch or transformers, so that a typo is refused and `--help` answered at once; `sgpo.options` says
-which groups a command has. Fields that `transformers.TrainingArguments` has too stand here for another default.
+Nothing here imports torch or transformers, so that a typo is refused and `--help` answered at once.
+`sgpo.options.groups` says which groups a command has. Fields that `transformers.TrainingArguments` has too stand here
+for another default.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
+from sgpo.models.arguments import AdapterArguments
+from sgpo.problems import Problem, columns_from_pairs, load_problems
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.prompts import SYSTEM_PROMPT
-from sgpo.training.sizes import Default
+from sgpo.rewards import RewardFunction, load_reward, math_reward
+from sgpo.sizes import Default
 
 
 @dataclass
@@ -65,40 +68,6 @@ class RewardArguments:
         metadata={"help": "package.module:function or file.py:function; default: Math-Verify on the answer."},
     )
     reward_weights: list[float] = field(default_factory=list, metadata={"help": "One for each reward; default: 1."})
-
-
-@dataclass
-class AdapterArguments:
-    """Train an adapter beside frozen weights (LoRA); names and defaults are those of TRL's `ModelConfig`."""
-
-    use_peft: bool = field(default=False, metadata={"help": "Train a new LoRA adapter."})
-    lora_r: int = field(default=16, metadata={"help": "Rank of the adapter."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale: lora_alpha / lora_r."})
-    lora_dropout: float = field(default=0.05, metadata={"help": "Of the adapter, in sft alone."})
-    lora_target_modules: list[str] | None = field(
-        default=None,
-        metadata={"help": "Names, one expression, or all-linear."},
-    )
-    lora_target_parameters: list[str] | None = field(default=None, metadata={"help": "Names of adapted parameters."})
-    lora_modules_to_save: list[str] | None = field(default=None, metadata={"help": "Layers that are trained whole."})
-    use_rslora: bool = field(default=False, metadata={"help": "Scale: with sqrt(lora_r)."})
-    use_dora: bool = field(default=False, metadata={"help": "Train magnitudes too: DoRA."})
-
-    lora_task_type: ClassVar = "CAUSAL_LM"
-
-    def check_adapter_arguments(self) -> None:
-        """Raises ValueError for an option without ``use_peft``, or a value out of range."""
-        own = [each for each in dataclasses.fields(AdapterArguments) if each.name != "use_peft"]
-        changed = [each.name for each in own if getattr(self, each.name) != each.default]
-        if changed and not self.use_peft:
-            raise ValueError(
-                f"{', '.join(changed)}: no effect without use_peft; add use_peft: true, or leave {changed[0]} out"
-            )
-        for name in ("lora_r", "lora_alpha"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout is {self.lora_dropout}; it must be at least 0 and below 1")
 
 
 @dataclass
@@ -271,3 +240,24 @@ def refusals_of_choices(args: Any, choices: Mapping[str, Sequence[str]]) -> Iter
             setattr(args, name, known[0])
             shown = ", ".join(str(getattr(each, "value", each)) for each in known)
             yield f"{name} is {value!r}; choose one of {shown}"
+
+
+def read_problems(data: DataArguments) -> list[Problem]:
+    """All rows; which of them cannot be used is decided together with the model."""
+    return _read(data, data.problems, data.split, data.revision, data.limit)
+
+
+def read_eval_problems(data: TrainArguments) -> list[Problem] | None:
+    if not data.eval_problems:
+        return None
+    return _read(data, data.eval_problems, data.eval_split, data.eval_revision, data.limit)
+
+
+def _read(data: DataArguments, source: str, split: str, revision: str | None, limit: int | None) -> list[Problem]:
+    columns = columns_from_pairs(data.columns) or None
+    return load_problems(source, split=split, revision=revision, columns=columns, limit=limit, bad_rows="keep")
+
+
+def read_rewards(data: RewardArguments) -> list[RewardFunction]:
+    """The functions that are named; none stand for the verifier's."""
+    return [load_reward(name) for name in data.rewards] or [math_reward]

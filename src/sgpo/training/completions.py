@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from sgpo import distributed
 from sgpo.files import replacing
-from sgpo.training import processes
-from sgpo.training.methods import Assembly
-from sgpo.training.rollouts import ProblemRollouts, Rollout, decode
+from sgpo.methods.records import Assembly, ProblemRollouts
+from sgpo.sampling.records import Rollout, decode
 
 FOLDER = "completions"
 SHOWN_PROBLEMS = 2
@@ -43,8 +43,8 @@ def keep(
         for update, (groups, assembly) in enumerate(zip(parts, assemblies, strict=True))
         for row in completion_rows(groups, assembly, tokenizer, step=step, update=update)
     ]
-    rows = [row for part in processes.gather(own) for row in part]
-    if processes.rank() == 0:
+    rows = [row for part in distributed.gather(own) for row in part]
+    if distributed.rank() == 0:
         show(rows, step, save(rows, output_dir, step))
 
 

@@ -14,6 +14,10 @@ from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
+from sgpo.methods.arguments import MethodArguments
+from sgpo.methods.registry import find_method, foreign_options
+from sgpo.models.precision import refusals_of_precision
+from sgpo.sampling.engines import EngineArguments
 from sgpo.training.arguments import (
     CorrectnessArguments,
     EvaluationArguments,
@@ -23,10 +27,6 @@ from sgpo.training.arguments import (
     UpdateArguments,
     refusals_of_choices,
 )
-from sgpo.training.engines import EngineArguments
-from sgpo.training.method_arguments import MethodArguments
-from sgpo.training.methods import find_method, foreign_options
-from sgpo.training.precision import refusals_of_precision
 
 CHOICES = {"eval_strategy": [*IntervalStrategy], "lr_scheduler_type": [*SchedulerType]}
 

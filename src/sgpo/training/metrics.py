@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-from sgpo.training.means import Means
-from sgpo.training.methods import Assembly
-from sgpo.training.rollouts import ProblemRollouts, Rollout, TrainingSequence
+from sgpo import distributed
+from sgpo.means import Means
+from sgpo.methods.records import Assembly, ProblemRollouts, TrainingSequence
+from sgpo.rewards.metrics import add_rewards
+from sgpo.sampling.records import Rollout
 from sgpo.verification import STATUSES, VerdictCounts
-
-# What stands before the first slash of every name in docs/metrics.md; the prefixes are those of evaluations and totals.
-OF_SAMPLES = ("reward", "rewards", "pass_rate", "length", "truncated", "surprisal", "zero_variance_share", "verdicts")
-OF_METHODS = ("target_share", "alpha", "alpha_with_target", "imitated_share", "imitated_surprisal")
-OF_DIVERGENCE = ("divergence", "divergence_masked_share")
-OF_UPDATES = ("loss", "grad_norm", "skipped_updates", "learning_rate", "epoch", "step", "entropy", "clipped_share")
-OF_TIME = ("sampler_mismatch", "seconds", "tokens_per_second", "total_flos")
-OWN_NAMES = {*OF_SAMPLES, *OF_METHODS, *OF_DIVERGENCE, *OF_UPDATES, *OF_TIME}
-OWN_PREFIXES = ("eval_", "train_")
 
 
 def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Means:
@@ -44,26 +39,6 @@ def _add_rollouts(means: Means, group: str, rollouts: Sequence[Rollout]) -> None
     means.add(f"truncated/{group}", [rollout.truncated for rollout in rollouts])
 
 
-def add_rewards(means: Means, rewards: Sequence[Mapping[str, float | None]]) -> None:
-    """Mean and spread of each reward function over the completions to which it applies; TRL's names."""
-    for name in dict.fromkeys(name for each in rewards for name in each):
-        means.add_spread(f"rewards/{name}", [value for each in rewards if (value := each.get(name)) is not None])
-
-
-def logged_metrics(logged: Mapping[str, Sequence[float]]) -> Means:
-    """The mean of what reward functions gave to log_metric under each name.
-
-    Raises:
-        ValueError: a name under which something else is logged.
-    """
-    means = Means()
-    for name, values in logged.items():
-        if name.partition("/")[0] in OWN_NAMES or name.startswith(OWN_PREFIXES):
-            raise ValueError(f"log_metric: {name!r} is a name of sgpo's own metrics; a reward function needs another")
-        means.add(name, values)
-    return means
-
-
 def sampler_mismatch(rows: Sequence[TrainingSequence]) -> Means:
     """Mean absolute difference between the sampler's log-probabilities and those that training recomputed, nats."""
     means = Means()
@@ -77,3 +52,51 @@ def sampler_mismatch(rows: Sequence[TrainingSequence]) -> Means:
 def verdict_metrics(counts: VerdictCounts) -> Means:
     """The share of each of the verifier's verdicts."""
     return Means({f"verdicts/{status}": (float(counts[status]), counts.total) for status in STATUSES})
+
+
+class Logbook:
+    """Collects until a line is written.
+
+    Example: ``with book.timed("sample"): ...; book.record(means); book.take() == {"seconds/sample": 1.5, ...}``
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        self.occasions: list[Means] = []
+        self.seconds: dict[str, list[float]] = {}
+        self.tokens: dict[str, int] = {}
+
+    def record(self, means: Means) -> None:
+        """What was measured on one occasion. Every process records the same occasions, each its part."""
+        self.occasions.append(means)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds.setdefault(phase, []).append(time.perf_counter() - start)
+
+    def count_tokens(self, phase: str, number: int) -> None:
+        """Tokens that this process worked on in a phase."""
+        self.tokens[phase] = self.tokens.get(phase, 0) + number
+
+    def take(self) -> dict[str, float]:
+        """The mean of each name over its occasions, and forget them. All processes take together.
+
+        Seconds are those of the slowest process; tokens a second those of all processes together.
+        """
+        found = distributed.gather((self.occasions, self.seconds, self.tokens))
+        self.clear()
+        lines: dict[str, list[float]] = {}
+        for parts in zip(*(occasions for occasions, _, _ in found), strict=True):
+            for name, value in Means.joined(parts).values().items():
+                lines.setdefault(name, []).append(value)
+        values = {name: sum(some) / len(some) for name, some in lines.items()}
+        for phase in found[0][1]:
+            slowest = [max(some) for some in zip(*(seconds[phase] for _, seconds, _ in found), strict=True)]
+            values[f"seconds/{phase}"] = sum(slowest) / len(slowest)
+            if tokens := sum(of_process.get(phase, 0) for _, _, of_process in found):
+                values[f"tokens_per_second/{phase}"] = tokens / max(sum(slowest), 1e-9)
+        return values

@@ -14,7 +14,7 @@ import trl
 from huggingface_hub import ModelCardData
 
 from sgpo import __version__
-from sgpo.adapters import describe, has_adapter, is_adapter
+from sgpo.models.adapters import describe, has_adapter, is_adapter
 
 PAPER = "https://huggingface.co/papers/2606.24064"
 SHOWN = ("learning_rate", "lr_scheduler_type", "seed")
@@ -72,7 +72,7 @@ def _usage(name: str, adapter: Any) -> str:
     if base is not None and is_adapter(base):
         return (
             "## Use\n\nThe base is an adapter itself. This merges the chain into one model:\n\n```python\n"
-            f'from sgpo.weights import load_weights\n\nmodel = load_weights("{name}")\n```\n\n'
+            f'from sgpo.models.weights import load_weights\n\nmodel = load_weights("{name}")\n```\n\n'
             "The model was trained with the system turn below and expects it."
         )
     needs = "" if adapter is None else "This needs the package peft, and loads the base model too.\n\n"

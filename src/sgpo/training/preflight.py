@@ -13,21 +13,21 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo.adapters import adapter_of, has_adapter
-from sgpo.checkpoints import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.errors import Refusals
+from sgpo.methods.records import response_ids
+from sgpo.methods.registry import find_method
+from sgpo.models.adapters import adapter_of, has_adapter
+from sgpo.models.checkpoint import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.inspection import STRUCTURE, BadRowsError, Check, describe, inspect, too_long, unparsed_golds
-from sgpo.resuming import check_same_run
 from sgpo.rewards import RewardFunction, Rewards, check_signatures, choose_rewards, column_names
-from sgpo.run_folder import check_space
+from sgpo.runs.folder import check_space
+from sgpo.runs.resume import check_same_run
+from sgpo.sizes import fitted_to_context, fitted_to_problems
 from sgpo.tokenizers import PromptLengths
+from sgpo.training.batches import RolloutBatchSampler
 from sgpo.training.config import SGPOConfig
-from sgpo.training.data import RolloutBatchSampler
-from sgpo.training.methods import find_method
-from sgpo.training.rollouts import response_ids
-from sgpo.training.runs import run_of
-from sgpo.training.sizes import fitted_to_context, fitted_to_problems
+from sgpo.training.run import run_of
 from sgpo.training.trackers import check_trackers
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"

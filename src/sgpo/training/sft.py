@@ -17,24 +17,17 @@ from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.checkpoints import Opened, say_loading
 from sgpo.errors import Refusals
+from sgpo.models.checkpoint import Opened, say_loading
+from sgpo.models.precision import refusals_of_precision, weight_rows
+from sgpo.models.weights import load_policy
 from sgpo.problems import Problem
-from sgpo.problems.inspection import (
-    Check,
-    duplicate_responses,
-    empty_fields,
-    inspect,
-    missing_responses,
-    too_long,
-)
+from sgpo.problems.inspection import Check, duplicate_responses, empty_fields, inspect, missing_responses, too_long
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
-from sgpo.training.precision import refusals_of_precision, weight_rows
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
-from sgpo.training.runs import RunTrainer
+from sgpo.training.run import RunTrainer
 from sgpo.training.trackers import check_trackers
-from sgpo.weights import load_policy
 
 CHOICES = {
     "eval_strategy": [*IntervalStrategy],

@@ -19,38 +19,33 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from sgpo import distributed
+from sgpo.engine import not_finite
+from sgpo.engine.batching import BatchLayout, rows_are_packed
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
 from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.means import Means
+from sgpo.methods.records import ProblemRollouts, TrainingSequence, check_sequences, expert_rollout, with_importance
+from sgpo.methods.registry import find_method
+from sgpo.methods.terms import Thresholds
+from sgpo.models.weights import load_policy
 from sgpo.problems import Problem, problems_from
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import RewardFunction, column_names, math_reward, score
+from sgpo.rewards.metrics import logged_metrics
+from sgpo.rewards.rollouts import reward_batch, with_scores
+from sgpo.sampling.engines import check_engine, make_sampler
+from sgpo.sampling.records import Sampler, SampleRequest, SamplingConfig, decode
 from sgpo.tokenizers import pad_token_id
-from sgpo.training import completions, not_finite, processes
+from sgpo.training import completions
 from sgpo.training.alarms import Alarms
-from sgpo.training.batching import BatchLayout, rows_are_packed
-from sgpo.training.callbacks import EvaluateAtEnd
 from sgpo.training.config import SGPOConfig
-from sgpo.training.engines import check_engine, make_sampler
-from sgpo.training.logbook import Logbook
-from sgpo.training.loss import accumulate_gradients, add_head_task, completion_logprobs
-from sgpo.training.means import Means
-from sgpo.training.methods import check_sequences, find_method
-from sgpo.training.metrics import group_metrics, logged_metrics, sampler_mismatch, verdict_metrics
-from sgpo.training.objectives import Thresholds
+from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch, verdict_metrics
 from sgpo.training.preflight import batch_sampler, prepare, said_once
-from sgpo.training.rollouts import (
-    ProblemRollouts,
-    TrainingSequence,
-    decode,
-    expert_rollout,
-    reward_batch,
-    with_importance,
-    with_scores,
-)
-from sgpo.training.runs import RunTrainer
-from sgpo.training.sampling import Sampler, SampleRequest, SamplingConfig
-from sgpo.training.start import print_start
+from sgpo.training.progress import EvaluateAtEnd
+from sgpo.training.run import RunTrainer
+from sgpo.training.start_table import print_start
 from sgpo.verification import count_verdicts
-from sgpo.weights import load_policy
 
 
 class SGPOTrainer(RunTrainer):
@@ -59,7 +54,7 @@ class SGPOTrainer(RunTrainer):
     Args:
         model: a model, or the name or folder of a checkpoint.
         args: the configuration; its ``method`` decides what is sampled and optimised. It is left as it is: `self.args`
-            has the sizes that fit the problems and the model, see `sgpo.training.sizes`. Default: ``SGPOConfig`` with
+            has the sizes that fit the problems and the model, see `sgpo.sizes`. Default: ``SGPOConfig`` with
             the output folder ``MODEL-SGPO``.
         train_dataset: problems: a list of `Problem`, or a data set with the columns prompt, answer and strategy.
         eval_dataset: problems for avg@k without strategies, at the end unless ``args.eval_strategy`` is written.
@@ -141,7 +136,7 @@ class SGPOTrainer(RunTrainer):
         """One update: the first of a rollout batch samples, verifies and assembles for those after it too."""
         update = self.state.global_step % self.args.updates_per_rollout
         if update == 0:
-            with processes.gathered(model), processes.together():
+            with distributed.gathered(model), distributed.together():
                 with self.logbook.timed("sample"), self.interrupt.may_leave():
                     groups = self._sample(self._own_share(inputs))
                 with self.logbook.timed("verify"):
@@ -157,7 +152,7 @@ class SGPOTrainer(RunTrainer):
     def _own_share(self, problems: Sequence[Problem]) -> list[Problem]:
         """This process's part of the problems of each update."""
         size = self.args.problems_per_update
-        return [p for start in range(0, len(problems), size) for p in processes.share(problems[start : start + size])]
+        return [p for start in range(0, len(problems), size) for p in distributed.share(problems[start : start + size])]
 
     def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
         """Both groups of all problems in one call of the engine."""
@@ -216,7 +211,7 @@ class SGPOTrainer(RunTrainer):
     def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
         if self.args.fsdp:
-            processes.check_sharded(model)
+            distributed.check_sharded(model)
         self._model_of_update, self._sequences_of_update = model, sequences
         found = accumulate_gradients(
             model,
@@ -249,7 +244,7 @@ class SGPOTrainer(RunTrainer):
     def _sampling_seed(self) -> int:
         """Follows from the seed, the number of the rollout batch and the process alone."""
         rollout_batch = self.state.global_step // self.args.updates_per_rollout
-        return (self.args.seed * 1_000_003 + rollout_batch) * processes.count() + processes.rank()
+        return (self.args.seed * 1_000_003 + rollout_batch) * distributed.count() + distributed.rank()
 
     def _check_finite(self, what: str, value: float | Tensor) -> None:
         """Stops, in all processes, before a gradient that is not a number reaches the weights."""
@@ -294,15 +289,15 @@ class SGPOTrainer(RunTrainer):
         problems = problems_from(eval_dataset) if eval_dataset is not None else self.eval_dataset
         if problems is None:
             raise ValueError("evaluation needs an eval_dataset")
-        if len(problems) < processes.count():
+        if len(problems) < distributed.count():
             raise ValueError(
-                f"{len(problems)} evaluation problems are fewer than the {processes.count()} processes; give more"
+                f"{len(problems)} evaluation problems are fewer than the {distributed.count()} processes; give more"
             )
-        with processes.gathered(self.model_wrapped), processes.together():
+        with distributed.gathered(self.model_wrapped), distributed.together():
             own = evaluate(
                 self.sampler,
                 self.processing_class,
-                processes.share(problems),
+                distributed.share(problems),
                 SamplingConfig(self.args.max_completion_length, self.args.eval_temperature, self.args.eval_top_p),
                 k=self.args.eval_samples,
                 seed=self.args.seed,  # samples follow from the problem's text: the same with any number of processes
@@ -311,7 +306,7 @@ class SGPOTrainer(RunTrainer):
                 columns=column_names(problems),
                 trainer_state=self.state,
             )
-        result = Evaluation.joined(processes.gather(own))
+        result = Evaluation.joined(distributed.gather(own))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in result.metrics().items()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -1,0 +1,220 @@
+"""Several processes as one run: what they tell each other, and how an error in one ends them all.
+
+Every process samples, verifies and assembles its own share of the problems of each update. What each token weighs was
+fixed with the number of problems of *all* processes, so the gradient of the run is the sum of theirs.
+"""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
+
+from sgpo.errors import StopHere, UnfinishedError
+
+T = TypeVar("T")
+PATIENCE_SECONDS = 10.0  # for the report of a process that failed, when the connection to it broke
+
+
+class ProcessError(UnfinishedError):
+    """Another process of the run failed; the message is its error."""
+
+
+# ---------------------------------------------------------------------- who there is
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if count() > 1 else 0
+
+
+def share(items: Sequence[T]) -> list[T]:
+    """This process's part: every n-th, so that the parts differ by one item at most."""
+    return list(items[rank() :: count()])
+
+
+# ---------------------------------------------------------------------- what they tell each other
+
+
+def gather(value: T) -> list[T]:
+    """The value of each process, by rank. All of them have to call it."""
+    if count() == 1:
+        return [value]
+    values: list[Any] = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def unshare(parts: Sequence[Sequence[T]]) -> list[T]:
+    """The items of which `share` gave each process a part, in their order."""
+    longest = max(map(len, parts), default=0)
+    return [part[place] for place in range(longest) for part in parts if place < len(part)]
+
+
+def total(number: int) -> int:
+    """The sum over all processes."""
+    return sum(gather(number))
+
+
+def most(counts: Mapping[str, int]) -> dict[str, int]:
+    """For each name the largest count of any process."""
+    found: dict[str, int] = {}
+    for of_process in gather(dict(counts)):
+        for name, number in of_process.items():
+            found[name] = max(number, found.get(name, 0))
+    return found
+
+
+# ---------------------------------------------------------------------- an error in one ends them all
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What every process does on its own; if one fails or stops, all of them do, here.
+
+    Nothing inside may wait for other processes.
+
+    Raises:
+        ProcessError: another process failed.
+        StopHere: another process was asked to stop.
+    """
+    if count() == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    said = gather(None if error is None else "" if isinstance(error, StopHere) else _report(error))
+    failed = [(number, text) for number, text in enumerate(said) if text]
+    if error is not None and (not failed or not isinstance(error, StopHere)):
+        raise error
+    if failed:
+        raise _process_error(*failed[0])
+    if "" in said:
+        raise StopHere
+
+
+@contextmanager
+def failing_together(folder: str | Path) -> Iterator[None]:
+    """What processes do in step with each other; an error in one becomes the error of those that waited for it.
+
+    The process that failed leaves its report in ``folder``, where those whose connection to it breaks look for it. A
+    process that raises here has to end.
+    """
+    if count() == 1:
+        yield
+        return
+    mine = Path(folder) / f"failed-process-{rank()}.txt"
+    mine.unlink(missing_ok=True)
+    dist.barrier()
+    try:
+        yield
+    except (UnfinishedError, StopHere):  # all processes have it
+        raise
+    except Exception as error:
+        if _is_lost_connection(error) and (failed := _report_of_another(mine)) is not None:
+            raise _process_error(*failed) from error
+        mine.parent.mkdir(parents=True, exist_ok=True)
+        mine.write_text(_report(error) + "\n" + "".join(traceback.format_exception(error)))
+        raise
+
+
+def _report(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _process_error(number: int, report: str) -> ProcessError:
+    return ProcessError(f"process {number} failed, which ends the run: {report}")
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    return isinstance(error, dist.DistError) or (
+        type(error) is RuntimeError and any(name in str(error).lower() for name in ("gloo", "nccl", "connection"))
+    )
+
+
+def _report_of_another(mine: Path) -> tuple[int, str] | None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for path in mine.parent.glob("failed-process-*.txt"):
+            if path != mine and (text := path.read_text()):
+                return int(path.stem.rpartition("-")[2]), text.partition("\n")[0]
+        time.sleep(0.1)
+    return None
+
+
+# ---------------------------------------------------------------------- gradients
+
+
+def averages_gradients(model: nn.Module) -> bool:
+    """Whether the wrapper takes the mean of the gradients over the processes.
+
+    Raises:
+        ValueError: several processes, and a model that is not wrapped for them.
+    """
+    if isinstance(model, DistributedDataParallel | FSDPModule):
+        return True
+    if count() > 1:
+        raise ValueError(
+            f"there are {count()} processes, but the model is a bare {type(model).__name__}: wrap it in "
+            "DistributedDataParallel, or shard it with fully_shard"
+        )
+    return False
+
+
+def check_sharded(model: nn.Module) -> None:
+    """For those who asked for a sharded model. Raises ValueError for another one: accelerate says nothing."""
+    if not is_sharded(model):
+        raise ValueError(
+            f"fsdp was asked for, but the model is a {type(model).__name__}: accelerate shards with version 2 "
+            "(fsdp_config: {fsdp_version: 2}) and on accelerators only; set that, or leave fsdp out"
+        )
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return isinstance(model, FSDPModule)
+
+
+def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+    """Around a micro-batch: the processes of a replicated model exchange gradients once, in the last one.
+
+    Those of a sharded model do it in every one, or each would have to hold the gradients of the whole model.
+    """
+    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+@contextmanager
+def gathered(model: Any) -> Iterator[None]:
+    """All parameters of a sharded model in every process, so that a forward pass waits for no other one.
+
+    Afterwards each module does with its parameters what it did before, such as to reshard them after a forward pass.
+    """
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    states: list[Any] = [module._get_fsdp_state() for module in shards]
+    for state in states:
+        state._lazy_init()  # in which the root, the first, decides for itself, unless it was told
+    groups = [group for state in states for group in state._fsdp_param_groups]
+    before = [group.post_forward_mesh_info for group in groups]  # torch has no public way to read it
+    for module in shards:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            module.reshard()
+        for group, mesh in zip(groups, before, strict=True):
+            group.post_forward_mesh_info = mesh

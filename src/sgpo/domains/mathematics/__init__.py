@@ -1,0 +1,1 @@
+"""Mathematics: answers that Math-Verify compares."""

@@ -1,0 +1,1 @@
+"""From rows to gradients, usable without the trainer."""

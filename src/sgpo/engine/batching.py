@@ -1,0 +1,195 @@
+"""Training sequences to micro-batches under a token budget.
+
+The loss is a sum over tokens whose weights were fixed when the batch was assembled, so how rows are cut into
+micro-batches changes neither the loss nor its gradient. Rows are therefore sorted by length, to pad little, and rows
+without any weight are left out. Two layouts of the rows p (prompt) and c (completion):
+
+    padded    input_ids [N, L]     p p c c c          packed    input_ids [1, sum L]     p p c c c p c p p p c c
+                                   p c . . .                    position_ids             0 1 2 3 4 0 1 0 1 2 3 4
+                                   p p p c c
+
+Packed rows have no padding; they need an attention that keeps them apart by their positions (FlashAttention, flex
+attention; sdpa builds a block-diagonal mask). What is known of completion tokens is flat in both, [T] over all rows,
+and ``predictors`` says where in the flattened hidden states each token is predicted: one place before it. The last
+token of a row predicts nothing and is not in the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgpo.methods.records import TrainingSequence
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """The rows under one of their prompts.
+
+    Example: ``model.base_model(**inputs.arguments).last_hidden_state.flatten(0, 1)[inputs.predictors]``  -> [T, H]
+    """
+
+    arguments: dict[str, Tensor]  # input_ids, position_ids [N, L], and attention_mask [N, L] unless packed
+    predictors: Tensor  # [T] places in the flattened [N * L]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Rows of one loss term.
+
+    Example: ``collate(rows, pad_token_id=0, device="cpu")``
+    """
+
+    term: str  # a key of sgpo.methods.terms.TERMS
+    policy: ModelInputs  # under the unguided prompt
+    teacher: ModelInputs | None  # under the prompt of the fixed side; None for a term without that side
+    completion_ids: Tensor  # [T]
+    weights: Tensor  # [T]
+    old_logprobs: Tensor | None  # [T]; None where pi_old is the present policy
+    entropy_bonus: Tensor | None  # [T]; None where there is none
+
+
+@dataclass(frozen=True)
+class BatchLayout:
+    """How sequences become micro-batches.
+
+    Example: ``BatchLayout(max_tokens=16_384, pad_token_id=0)``
+    """
+
+    max_tokens: int  # of a forward pass, padding included
+    pad_token_id: int
+    packed: bool = False  # without padding, for attention that keeps packed rows apart
+
+
+def rows_are_packed(model: Any, asked: bool | None) -> bool:
+    """Whether micro-batches go without padding: where the attention keeps packed rows apart at no cost, or as asked."""
+    if asked is not None:
+        return asked
+    return any(name in model.config._attn_implementation for name in ("flash", "flex"))
+
+
+def split_by_token_budget(
+    sequences: Sequence[TrainingSequence], max_tokens: int, *, packed: bool = False
+) -> list[list[TrainingSequence]]:
+    """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
+
+    Rows of a term with and without old log-probabilities are apart too. A row longer than the budget is a micro-batch
+    of its own. A row that weighs nothing is left out: it adds exactly nothing to the loss or to its gradient.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive, not {max_tokens}")
+    alike: dict[tuple[str, bool], list[TrainingSequence]] = {}
+    for sequence in sequences:
+        if sequence.contributes:
+            alike.setdefault((sequence.term, sequence.old_logprobs is None), []).append(sequence)
+    micro_batches = []
+    for rows in alike.values():
+        # Longest first: a budget too large for the memory fails at once rather than late in the step.
+        micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
+    return micro_batches
+
+
+def _fill(rows: list[TrainingSequence], max_tokens: int, packed: bool) -> list[list[TrainingSequence]]:
+    micro_batches: list[list[TrainingSequence]] = []
+    tokens = 0
+    for row in rows:
+        length = _row_length(row)
+        # Sorted, so the first row of a padded micro-batch is its widest.
+        more = length if packed else _row_length(micro_batches[-1][0]) if micro_batches else 0
+        if micro_batches and tokens + more <= max_tokens:
+            micro_batches[-1].append(row)
+            tokens += more
+        else:
+            micro_batches.append([row])
+            tokens = length
+    return micro_batches
+
+
+def _row_length(row: TrainingSequence) -> int:
+    """With the longer of the two prompts: both sides are computed, and the larger one must fit."""
+    return max(len(row.prompt_ids), len(row.teacher_prompt_ids or ())) + len(row.completion_ids)
+
+
+def collate(
+    sequences: Sequence[TrainingSequence],
+    pad_token_id: int,
+    device: torch.device | str,
+    *,
+    packed: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> MicroBatch:
+    """Rows of one term as tensors in one of the layouts above; ``dtype`` is for weights and old log-probabilities."""
+    _check(sequences)
+
+    def flat(values: Any, kind: torch.dtype) -> Tensor:
+        return torch.tensor(list(chain.from_iterable(values)), dtype=kind, device=device)
+
+    def side(prompts: Sequence[list[int]]) -> ModelInputs:
+        return _model_inputs(prompts, [row.completion_ids for row in sequences], pad_token_id, device, packed)
+
+    teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
+    old_logprobs: list[Any] = [row.old_logprobs for row in sequences]
+    bonuses = ([row.entropy_bonus] * len(row.completion_ids) for row in sequences)
+    return MicroBatch(
+        term=sequences[0].term,
+        policy=side([row.prompt_ids for row in sequences]),
+        teacher=side(teacher_prompts) if teacher_prompts else None,
+        completion_ids=flat((row.completion_ids for row in sequences), torch.long),
+        weights=flat((row.weights for row in sequences), dtype),
+        old_logprobs=None if None in old_logprobs else flat(old_logprobs, dtype),
+        entropy_bonus=flat(bonuses, dtype) if any(row.entropy_bonus for row in sequences) else None,
+    )
+
+
+def _check(sequences: Sequence[TrainingSequence]) -> None:
+    kinds = {(row.term, row.teacher_prompt_ids is not None, row.old_logprobs is not None) for row in sequences}
+    if len(kinds) != 1:
+        raise ValueError(
+            "a micro-batch holds rows of one term, all with a teacher prompt or all without, all with old "
+            f"log-probabilities or all without; these are (term, has the one, has the other): {sorted(kinds)}"
+        )
+    for row in sequences:
+        lengths = (
+            len(row.completion_ids),
+            len(row.weights),
+            len(row.completion_ids if row.old_logprobs is None else row.old_logprobs),
+        )
+        if len(set(lengths)) != 1:
+            raise ValueError(f"completion tokens, weights and old log-probabilities differ in number: {lengths}")
+        if not row.prompt_ids or (row.teacher_prompt_ids is not None and not row.teacher_prompt_ids):
+            raise ValueError("a prompt is empty: nothing would predict the first token of the completion")
+
+
+def _model_inputs(
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    pad_token_id: int,
+    device: torch.device | str,
+    packed: bool,
+) -> ModelInputs:
+    rows = [torch.tensor([*prompt, *completion[:-1]]) for prompt, completion in zip(prompts, completions, strict=True)]
+    positions = [torch.arange(len(row)) for row in rows]
+    if packed:
+        starts = torch.tensor([0, *map(len, rows[:-1])]).cumsum(0).tolist()
+        arguments = {"input_ids": torch.cat(rows)[None], "position_ids": torch.cat(positions)[None]}
+    else:
+        width = max(map(len, rows))
+        starts = list(range(0, len(rows) * width, width))
+        mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        arguments = {
+            "input_ids": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad_token_id),
+            "attention_mask": mask,
+            "position_ids": torch.nn.utils.rnn.pad_sequence(positions, batch_first=True),
+        }
+    predictors = torch.cat(
+        [
+            torch.arange(len(completion)) + start + len(prompt) - 1
+            for start, prompt, completion in zip(starts, prompts, completions, strict=True)
+        ]
+    )
+    return ModelInputs({name: tensor.to(device) for name, tensor in arguments.items()}, predictors.to(device))

@@ -1,0 +1,1 @@
+"""`sgpo quickstart`: the whole method on the mini-world, in minutes."""

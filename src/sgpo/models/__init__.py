@@ -1,0 +1,1 @@
+"""Models: what a checkpoint holds, its weights, adapters, floating types, passes without dropout."""

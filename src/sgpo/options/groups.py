@@ -1,0 +1,212 @@
+"""What the commands with a configuration take, known before torch and transformers are imported.
+
+So a typo is refused at once (`check_beforehand`), and `--help` shows our own options first (`sgpo.options.help`).
+What is checked here is checked again, with all values, once the classes themselves are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field
+from functools import partial
+from typing import Any
+
+from sgpo.configuration import check_keys, read_given
+from sgpo.configuration.source_fields import init_fields
+from sgpo.errors import Refusals
+from sgpo.evaluation.arguments import EvalArguments
+from sgpo.evaluation.benchmarks import check_set, split_names
+from sgpo.methods.arguments import MethodArguments
+from sgpo.miniworld.world import evaluation_sets
+from sgpo.models.arguments import AdapterArguments
+from sgpo.models.checkpoint import check_place
+from sgpo.problems.loading import is_file_of_problems
+from sgpo.sampling.engines import EngineArguments
+from sgpo.training.arguments import (
+    CorrectnessArguments,
+    DataArguments,
+    EvaluationArguments,
+    EvaluationDataArguments,
+    FixedArguments,
+    ResumeArguments,
+    RewardArguments,
+    RunArguments,
+    SamplingArguments,
+    ScreenArguments,
+    UpdateArguments,
+    WarmupArguments,
+)
+
+Values = Mapping[str, Sequence[str]]  # of each key, as texts
+Check = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Example: ``Options("eval", {"options": (EvalArguments,)}, files_of_evaluation)``"""
+
+    command: str
+    groups: Mapping[str, tuple[type, ...]]  # title -> dataclasses, whose fields stand under it in --help
+    checks_of_files: Callable[[Values], Iterator[Check]]  # each raises ValueError or OSError for what is not there
+    other: tuple[str, str] | None = None  # module and name of another package's dataclass, whose fields are taken too
+    usual: Mapping[str, str] = field(default_factory=dict)  # of those, the ones that --help shows, with their help
+    fixed: tuple[type, ...] = ()  # dataclasses whose fields only --help all shows
+
+    @property
+    def own(self) -> list[dataclasses.Field[Any]]:
+        """The fields of our own dataclasses."""
+        kinds = [*(kind for group in self.groups.values() for kind in group), *self.fixed]
+        return [each for kind in kinds for each in dataclasses.fields(kind)]
+
+    def known(self) -> frozenset[str] | None:
+        """All keys; None where the source of the other package's class cannot be read."""
+        others = init_fields(*self.other) if self.other else frozenset()
+        return None if others is None else others | {each.name for each in self.own}
+
+    def check_keys(self, keys: Iterable[str], where: str) -> None:
+        """Raises ValueError for keys of a configuration that are unknown, as far as that can be told."""
+        known = self.known()
+        if known is not None:
+            check_keys(keys, known, where, self.command)
+
+
+def check_beforehand(options: Options, argv: Sequence[str]) -> None:
+    """Refuse what is plainly wrong: an unknown key, or a file that is not there.
+
+    Raises:
+        ValueError: such a key, or a configuration, model or data that cannot be.
+        OSError: a file that is not there.
+    """
+    given, refusals = read_given(options.command, argv), Refusals()
+    known = options.known()
+    if known is not None:
+        names = [name for name in given.options if not _denies(name, known)]
+        with refusals.collected():
+            check_keys(names, _as_options(known), "the command line", options.command)
+    with refusals.collected():
+        options.check_keys(given.values, str(given.path))
+    values = {name: _texts(value) for name, value in given.values.items() if value is not None}
+    values |= _on_command_line(given.arguments)
+    with refusals.collected():
+        _check_required(options, values)
+    for check in options.checks_of_files(values):
+        with refusals.collected():
+            check()
+    refusals.refuse()
+
+
+def _check_required(options: Options, values: Values) -> None:
+    required = [each for each in options.own if MISSING is each.default and MISSING is each.default_factory]
+    if missing := [each.name for each in required if each.name not in values]:
+        shown = " and ".join(f"--{name}" for name in missing)
+        raise ValueError(f"{shown} must be given, here or as a key of the file that --config names")
+
+
+def _as_options(keys: frozenset[str]) -> list[str]:
+    return sorted({option for key in keys for option in (f"--{key}", f"--{key.replace('_', '-')}")} | {"--help"})
+
+
+def _denies(option: str, known: frozenset[str]) -> bool:
+    """Whether it is `--no_KEY`, which switches a key off."""
+    name = option.removeprefix("--").replace("-", "_")
+    return name not in known and name.startswith("no_") and name.removeprefix("no_") in known
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list) else [value])]
+
+
+def _on_command_line(arguments: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each option; of one that stands twice the last."""
+    found: dict[str, list[str]] = {}
+    values: list[str] = []
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.removeprefix("--").partition("=")
+            values = found[name.replace("-", "_")] = [value] if equals else []
+        else:
+            values.append(argument)
+    return found
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def files_of_training(values: Values) -> Iterator[Check]:
+    """The problems and the model of sft and train."""
+    for name in ("problems", "eval_problems"):
+        for source in values.get(name, []):
+            yield partial(is_file_of_problems, source)
+    for model in values.get("model", []):
+        yield partial(check_place, model)
+
+
+def files_of_evaluation(values: Values) -> Iterator[Check]:
+    """The sets and the model of eval."""
+    folder = next(iter(values.get("data_dir", [])), None)
+    for name in split_names(values.get("benchmarks", [])):
+        yield partial(check_set, name, folder, evaluation_sets())
+    for source in values.get("problems", []):
+        yield partial(is_file_of_problems, source)
+    if "http" not in values.get("sampler", []):  # there the model is a name that the server knows
+        for model in values.get("model", []):
+            yield partial(check_place, model)
+
+
+_USUAL = {
+    "output_dir": "Folder of the run: checkpoints, metrics, final weights.",
+    "max_steps": "Updates in all; goes before num_train_epochs.",
+    "seed": "Of data order, sampling and training.",
+    "weight_decay": "Of AdamW.",
+    "max_grad_norm": "Gradients are clipped to this norm.",
+    "save_steps": "Updates between two checkpoints, with save_strategy steps.",
+    "report_to": "Trackers: tensorboard, wandb, trackio, or none.",
+    "run_name": "The run's name at the trackers.",
+    "use_cpu": "Although there may be a GPU.",
+}
+
+TRAIN = Options(
+    "train",
+    {
+        "model and problems": (DataArguments,),
+        "method": (MethodArguments,),
+        "reward": (RewardArguments, CorrectnessArguments),
+        "sampling": (SamplingArguments,),
+        "sampling engine": (EngineArguments,),
+        "update": (UpdateArguments,),
+        "adapter": (AdapterArguments,),
+        "evaluation and logging": (EvaluationDataArguments, EvaluationArguments),
+        "run": (RunArguments, ResumeArguments, ScreenArguments),
+    },
+    files_of_training,
+    other=("transformers", "TrainingArguments"),
+    usual={
+        **_USUAL,
+        "warmup_steps": "Updates of rising rate; below 1: a share of all.",
+        "bf16": "bfloat16 mixed precision.",
+        "activation_checkpointing": "Less memory, more time.",
+        "save_strategy": "When checkpoints are written: steps, epoch, best or no.",
+        "save_total_limit": "Checkpoints that are kept.",
+        "eval_steps": "Updates between two evaluations, with eval_strategy steps.",
+        "load_best_model_at_end": "End with the best checkpoint.",
+    },
+    fixed=(FixedArguments,),
+)
+SFT = Options(
+    "sft",
+    {
+        "model and problems": (DataArguments,),
+        "warm-up": (WarmupArguments,),
+        "adapter": (AdapterArguments,),
+        "run": (RunArguments, ResumeArguments, ScreenArguments),
+    },
+    files_of_training,
+    other=("trl", "SFTConfig"),
+    usual={
+        **_USUAL,
+        "gradient_accumulation_steps": "Passes that an update adds up.",
+        "pad_token": "The token that pads, if the tokenizer has none.",
+    },
+)
+EVAL = Options("eval", {"options": (EvalArguments,)}, files_of_evaluation)

@@ -1,0 +1,1 @@
+"""Completions of the policy in training or of a checkpoint: with transformers or vLLM."""

@@ -1,0 +1,153 @@
+"""Which engine samples during training: its options, what of them is refused, and the sampler they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sgpo.errors import Refusals
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from sgpo.sampling.records import Sampler
+
+SAMPLERS = ("transformers", "vllm")
+MODES = ("colocate", "server")
+DTYPES = ("float32", "bfloat16", "float16")
+VLLM_TEMPERATURE = 2.0  # what it validates
+OPTIONS_OF = {
+    "colocate": ["vllm_dtype", "vllm_gpu_memory_utilization", "vllm_max_model_length"],
+    "server": ["vllm_server_base_url", "vllm_server_timeout", "vllm_group_port", "vllm_sample_timeout"],
+}
+
+
+@dataclass
+class EngineArguments:
+    """Options of the sampling engine; those of vLLM have TRL's names where TRL has the option."""
+
+    sampler: str = field(default="transformers", metadata={"help": "What samples: transformers, or vllm."})
+    vllm_mode: str = field(
+        default="colocate",
+        metadata={"help": "vLLM in this process on this device ('colocate'), or a running vLLM 'server'."},
+    )
+    vllm_dtype: str | None = field(
+        default=None,
+        metadata={"help": "Floating type of a colocated engine; default: bfloat16 with bf16, else float32."},
+    )
+    vllm_gpu_memory_utilization: float = field(
+        default=0.3, metadata={"help": "Share of the device's memory that a colocated engine takes."}
+    )
+    vllm_max_model_length: int | None = field(
+        default=None,
+        metadata={"help": "Longest prompt and completion of a colocated engine; default: the model's context."},
+    )
+    vllm_server_base_url: str = field(default="http://localhost:8000", metadata={"help": "Where the server is."})
+    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for the server to be up."})
+    vllm_group_port: int = field(default=51216, metadata={"help": "Port here for sending the weights to a server."})
+    vllm_sync_timeout: float = field(
+        default=300.0, metadata={"help": "Seconds after which a weight synchronisation has failed."}
+    )
+    vllm_sample_timeout: float = field(
+        default=3600.0, metadata={"help": "Seconds that a server may take to answer one prompt."}
+    )
+
+    def check_engine_arguments(self) -> None:
+        """Raises ValueError for what no engine can be made from, all of it in one."""
+        refusals = Refusals()
+        refusals.add(self._refusals_of_engine())
+        if self.sampler == "vllm":
+            refusals.add(refusals_of_vllm_values(self, "temperature", "eval_temperature"))
+            with refusals.collected():
+                check_vllm(self.vllm_mode)
+        refusals.refuse()
+
+    def _refusals_of_engine(self) -> Iterator[str]:
+        choices = {"sampler": SAMPLERS, "vllm_mode": MODES, "vllm_dtype": (None, *DTYPES)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                named = ", ".join(value for value in allowed if value)
+                yield f"{name} is {getattr(self, name)!r}; choose one of {named}"
+        for name in ("vllm_server_timeout", "vllm_sync_timeout", "vllm_sample_timeout"):
+            if not getattr(self, name) > 0:
+                yield f"{name} is {getattr(self, name)}; it must be a positive number of seconds"
+        yield from self._refusals_of_unused()
+
+    def _refusals_of_unused(self) -> Iterator[str]:
+        """An option of an engine that does not run would be ignored in silence."""
+        defaults = {each.name: each.default for each in dataclasses.fields(EngineArguments)}
+        unused = {"sampler: vllm": [name for name in defaults if name.startswith("vllm_")]}
+        if self.sampler == "vllm":
+            unused = {f"vllm_mode: {mode}": OPTIONS_OF[mode] for mode in MODES if mode != self.vllm_mode}
+        for remedy, names in unused.items():
+            if changed := [name for name in names if getattr(self, name) != defaults[name]]:
+                yield f"{', '.join(changed)}: no effect without {remedy}; write that too, or leave {changed[0]} out"
+
+
+def check_vllm(mode: str) -> None:
+    """Raises ValueError where vLLM is not installed, or cannot run in that mode."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ValueError(
+            "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "
+            "sampler: transformers"
+        )
+    import torch
+
+    if mode == "server" and not torch.cuda.is_available():
+        raise ValueError(
+            "vllm_mode server sends the weights through NCCL, which needs a CUDA device here, and there is none; use "
+            "sampler: transformers"
+        )
+
+
+def refusals_of_vllm_values(args: Any, *temperatures: str) -> Iterator[str]:
+    """What vLLM would refuse once it has started."""
+    share = args.vllm_gpu_memory_utilization
+    if not 0 < share <= 1:
+        yield f"vllm_gpu_memory_utilization is {share}; it must be above 0 and at most 1"
+    for name in temperatures:
+        if getattr(args, name) > VLLM_TEMPERATURE:
+            yield f"{name} is {getattr(args, name)}; vLLM takes {VLLM_TEMPERATURE} at most"
+
+
+def check_engine(args: Any) -> None:
+    """Refuse an engine that cannot be used, before weights are loaded; `args` hold `EngineArguments`.
+
+    Raises:
+        ValueError: several processes with vLLM; a server that is not reached in time, or that was started with other
+            options than are needed.
+    """
+    if args.sampler == "vllm" and args.world_size > 1:
+        raise ValueError("sampler vllm runs in one process for now; start without a distributed launcher")
+    if args.sampler == "vllm" and args.vllm_mode == "server":
+        from sgpo.sampling.vllm_client import check_server
+
+        check_server(args.vllm_server_base_url, args.vllm_server_timeout, args.max_completion_length)
+
+
+def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator) -> Sampler:
+    """The sampler that `args` (with `EngineArguments`) ask for; it samples from `model` as it is at each call.
+
+    Raises:
+        ValueError: a model in memory that vLLM cannot find on disk, or whose weights it cannot be given.
+        EngineError: the engine did not start.
+    """
+    if args.sampler == "transformers":
+        from sgpo.sampling.transformers import TransformersSampler
+
+        return TransformersSampler.of(model, tokenizer, args.sampler_batch_tokens)
+    if getattr(model, "is_quantized", False):
+        raise ValueError("vLLM cannot be given the weights of a quantized model: use sampler: transformers")
+    if args.vllm_mode == "colocate" and not model.name_or_path:
+        raise ValueError("vLLM reads the model's configuration from its folder: give the model as a folder or Hub name")
+    from sgpo.sampling.vllm import VLLMSampler
+
+    return VLLMSampler.of(args, model, tokenizer, accelerator, engine_dtype(args))
+
+
+def engine_dtype(args: Any) -> str:
+    """The floating type of a colocated engine: that of the training's forward passes, unless it is given."""
+    return args.vllm_dtype or ("bfloat16" if args.bf16 else "float32")

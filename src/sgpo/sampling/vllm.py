@@ -1,0 +1,161 @@
+"""Sampling with vLLM, in this process or on a server, through TRL's `trl.generation`.
+
+Only this file and vllm_client.py import either.
+
+TRL holds the weights' way into the engine (names, PEFT, sharding, transport). Three things are different here.
+
+- *Both groups in one engine call.* TRL takes one number of completions for all prompts, vLLM one for each: every
+  `SampleRequest` becomes one vLLM request with its own n, and all of them are handed over before any is waited for. So
+  the engine batches both groups together, and its prefix cache computes each prompt once.
+- *Log-probabilities are those of the full vocabulary at temperature 1* (`logprobs_mode="raw_logprobs"`), as everywhere
+  in this package; TRL asks for those of the distribution after temperature and top-p.
+- *Nothing waits for ever.* TRL's weight synchronisation blocks in a collective when the other side fails. Here it runs
+  beside a watch: a request of its own that fails ends it at once, a time limit in any case.
+
+Every vLLM request has a seed of its own, drawn from the seed of the call. Equal seeds give equal rollouts as far as the
+engine's arithmetic does not depend on what is batched together: it does on GPUs.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tqdm import tqdm
+from trl.generation.vllm_generation import VLLMGeneration
+
+from sgpo.errors import EngineError
+from sgpo.models.adapters import has_adapter
+from sgpo.models.merged import merged_parameters
+from sgpo.sampling.engine_errors import engine_errors, within
+from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
+from sgpo.sampling.vllm_engines import VLLM_FAILURES, ColocatedEngine, Engine, ServerEngine
+from sgpo.tokenizers import end_token_ids
+
+
+class VLLMSampler:
+    """A `Sampler` on vLLM. The weights are sent to the engine before each call.
+
+    Args:
+        engine: where it runs.
+        eos_token_ids: the tokens that end a completion; those that vLLM would add are not used.
+        sync_timeout: seconds that a weight synchronisation may take.
+    """
+
+    def __init__(self, engine: Engine, eos_token_ids: Sequence[int], sync_timeout: float = 300.0) -> None:
+        self.engine = engine
+        self.eos_token_ids = list(eos_token_ids)
+        self.sync_timeout = sync_timeout
+
+    @classmethod
+    def of(cls, args: Any, model: Any, tokenizer: Any, accelerator: Any, dtype: str) -> VLLMSampler:
+        """Start the engine that `args` (with `EngineArguments`) ask for; a server has a floating type of its own.
+
+        Raises EngineError if it does not start.
+        """
+        with engine_errors("starting the engine", *VLLM_FAILURES):
+            if args.vllm_mode == "colocate":
+                engine: Engine = ColocatedEngine(args, model, tokenizer, accelerator, dtype)
+            else:
+                engine = ServerEngine(args, model, tokenizer, accelerator)
+        return cls(engine, end_token_ids(model, tokenizer), args.vllm_sync_timeout)
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
+    ) -> list[list[Rollout]]:
+        """Sample all requests in one call of the engine, from the model's present weights; watched prompt by prompt.
+
+        Raises:
+            ValueError: a prompt with max_new_tokens exceeds the engine's context.
+            FloatingPointError: the engine returned log-probabilities that are not finite.
+            EngineError: the weight synchronisation or the engine failed; the cause is named.
+        """
+        self._check(requests, sampling)
+        failure = self.engine.begin_sync()
+        sync = self.engine.sync_weights
+        within("the weight synchronisation", self.sync_timeout, sync, *VLLM_FAILURES, failure=failure)
+        # At temperature 0 vLLM takes n = 1 only, and further completions would be equal.
+        copies = [1 if sampling.temperature else request.count for request in requests]
+        drawn = random.Random(seed)
+        seeds = [own if (own := request.seed) is not None else drawn.getrandbits(60) for request in requests]
+        asked = [SampleRequest(r.prompt_ids, r.count // n) for r, n in zip(requests, copies, strict=True)]
+        options = [self._options(each.count, sampling, own) for each, own in zip(asked, seeds, strict=True)]
+        with engine_errors("sampling", *VLLM_FAILURES):
+            completions = self.engine.complete(asked, options, watch)
+        groups = [
+            [_rollout(*completion, self.eos_token_ids, sampling.max_new_tokens) for completion in group] * n
+            for group, n in zip(completions, copies, strict=True)
+        ]
+        for request, group in zip(requests, groups, strict=True):
+            if len(group) != request.count:
+                raise EngineError(f"vLLM returned {len(group)} completions of a prompt in place of {request.count}")
+        return groups
+
+    def _check(self, requests: Sequence[SampleRequest], sampling: SamplingConfig) -> None:
+        longest = max((len(request.prompt_ids) for request in requests), default=0)
+        if longest + sampling.max_new_tokens > self.engine.max_model_len:
+            raise ValueError(
+                f"{longest} prompt tokens + {sampling.max_new_tokens} new ones exceed vLLM's context of "
+                f"{self.engine.max_model_len} tokens; raise vllm_max_model_length (server: --max-model-len), or lower "
+                "max_completion_length"
+            )
+
+    def _options(self, n: int, sampling: SamplingConfig, seed: int) -> dict[str, Any]:
+        """All that draws tokens is said, or a server takes it from the model's generation configuration."""
+        return {
+            "n": n,
+            "seed": seed,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "max_tokens": sampling.max_new_tokens,
+            "logprobs": 0,  # of the token that was drawn, and no other
+            "ignore_eos": True,  # the engine's own; ours are the stop tokens
+            "stop_token_ids": self.eos_token_ids,
+        }
+
+
+def _rollout(ids: list[int], logprobs: list[float], eos_token_ids: Sequence[int], max_new_tokens: int) -> Rollout:
+    truncated = not ids or ids[-1] not in eos_token_ids
+    if len(logprobs) != len(ids) or (truncated and len(ids) != max_new_tokens):
+        raise EngineError(
+            f"vLLM broke off a completion: {len(ids)} of {max_new_tokens} tokens, {len(logprobs)} log-probabilities, "
+            "and no end token"
+        )
+    if not all(map(math.isfinite, logprobs)):
+        raise FloatingPointError("the engine's log-probabilities are not finite; look for NaN in the model's weights")
+    return Rollout(completion_ids=ids, sampler_logprobs=logprobs, truncated=truncated)
+
+
+# ---------------------------------------------------------------------- an engine in this process
+
+
+class _Generation(VLLMGeneration):
+    """TRL's, which merges an adapter into the model for each synchronisation, and takes it out again."""
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
+        return merged_parameters(self.model) if has_adapter(self.model) else super()._iter_named_params()
+
+
+def no_failure() -> None:
+    """Of an engine in this process: its errors are raised where it was called."""
+
+
+class _WatchedBar(tqdm):
+    """vLLM counts on a progress bar which completions of a call have ended; this one is not drawn."""
+
+    def __init__(self, *arguments: Any, watch: Watch, **keywords: Any) -> None:
+        self._watch = watch
+        super().__init__(*arguments, **{**keywords, "file": io.StringIO()})
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._watch(int(n or 0), 0)
+        return super().update(n)
+
+
+# ---------------------------------------------------------------------- an engine on a server

@@ -1,0 +1,106 @@
+"""What a run is about to do, in one table at its start."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers.trainer_utils import IntervalStrategy
+
+from sgpo.methods.registry import find_method
+from sgpo.models.precision import weight_rows
+from sgpo.problems import Problem
+from sgpo.training.config import SGPOConfig
+
+
+def print_start(
+    args: SGPOConfig,
+    problems: list[Problem],
+    longest_prompt: int,
+    max_steps: int,
+    first_step: int,
+    model: Any,
+    evaluated: bool,
+    console: Console | None = None,
+) -> None:
+    """The table of `start_rows`, and below them those of the model's weights."""
+    table = Table(title=f"{args.method}: {args.output_dir}", title_justify="left", show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, text in [
+        *start_rows(args, problems, longest_prompt, max_steps, first_step, evaluated),
+        *weight_rows(model, args),
+    ]:
+        table.add_row(name, text)
+    (console or Console()).print(table)
+
+
+def start_rows(
+    args: SGPOConfig, problems: list[Problem], longest_prompt: int, max_steps: int, first_step: int, evaluated: bool
+) -> list[tuple[str, str]]:
+    """Numbers are of all processes together unless they say otherwise; tokens of completions are upper bounds.
+
+    Args:
+        evaluated: whether there are evaluation problems.
+    """
+    method, count = find_method(args.method), args.problems_per_rollout
+    sizes = [method.group_sizes(problem, args) for problem in problems]
+    both = sorted(set(sizes), reverse=True)
+    completions = [sum(size) for size in sizes]
+    most = count * max(completions)
+    row = longest_prompt + args.max_completion_length
+    rows_a_pass = max(1, args.max_tokens_per_microbatch // row)
+    # Of each problem of a process its autonomous group, its targets, and the expert's response.
+    of_process = math.ceil(args.problems_per_update / args.world_size)
+    most_guided = max(guided for _, guided in both)
+    targets = most_guided if args.target_selection == "all" else min(1, most_guided)
+    counts = (max(auto for auto, _ in both), targets, int("response" in method.uses))
+    terms = [of_process * number for number in counts]
+    passes = sum(math.ceil(sequences / rows_a_pass) for sequences in terms)
+    rollouts = (max_steps - first_step) // args.updates_per_rollout
+    each = " in each process" if args.world_size > 1 else ""
+    return [
+        ("problems", f"{len(problems):,}; {count} a rollout batch, {args.problems_per_update} an update"),
+        ("samples a problem", " or ".join(f"{auto} autonomous + {guided} guided" for auto, guided in both)),
+        ("samples a rollout batch", f"{most:,}; up to {most * args.max_completion_length:,} tokens"),
+        ("updates", _updates(args, max_steps, first_step, rollouts)),
+        (
+            "micro-batches an update",
+            f"at most {passes}{each}: together they hold up to {sum(terms)} sequences of up to {row:,} tokens, "
+            f"and each has room for {args.max_tokens_per_microbatch:,}",
+        ),
+        ("processes", f"{args.world_size}, on {args.device}"),
+        ("checkpoints", _checkpoints(args)),
+        ("evaluation", _evaluation(args, evaluated)),
+        ("completions", f"every {args.completions_steps} updates" if args.completions_steps else "not kept"),
+        ("metrics", ", ".join(["metrics.jsonl", *(name for name in args.report_to if name != "none")])),
+    ]
+
+
+def _updates(args: SGPOConfig, max_steps: int, first_step: int, rollouts: int) -> str:
+    after = f" after the first {first_step}" if first_step else ""
+    return f"{max_steps - first_step:,}{after}, {args.updates_per_rollout} for each of {rollouts:,} rollout batches"
+
+
+def _every(strategy: str, steps: Any) -> str:
+    if strategy == "steps":
+        return f"a share of {steps:g} of all updates" if steps < 1 else f"every {steps:g} updates"
+    return {"no": "never", "epoch": "after each epoch", "best": "after each evaluation that is the best so far"}[
+        strategy
+    ]
+
+
+def _evaluation(args: SGPOConfig, evaluated: bool) -> str:
+    if not evaluated:
+        return "never, without eval_problems"
+    if args.eval_strategy == "no" and args.eval_at_end:
+        return "after the last update"
+    return _every(IntervalStrategy(args.eval_strategy).value, args.eval_steps)
+
+
+def _checkpoints(args: SGPOConfig) -> str:
+    limit = args.save_total_limit
+    kept = "" if limit is None or args.save_strategy == "no" else f", the newest {limit} kept"
+    return f"{_every(args.save_strategy.value, args.save_steps)}{kept}; after Ctrl-C"

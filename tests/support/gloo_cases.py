@@ -1,0 +1,234 @@
+"""What two processes do in test_processes.py: `python gloo_cases.py CASE FOLDER`, once a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from engine_cases import LAYOUT, THRESHOLDS, make_model, sequences_for
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from sgpo import distributed
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
+from sgpo.methods.records import TrainingSequence
+from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
+
+Rows = list[TrainingSequence]
+RANK = int(os.environ.get("RANK", 0))
+SPLITS = (
+    "alternating",
+    "unequal",
+    "target in one",
+    "nothing to learn in one",
+    "no rows in one",
+    "no rows at all",
+)
+
+
+def start() -> None:
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+
+
+def splits(rows: Rows) -> dict[str, tuple[Rows, Rows]]:
+    """The rows of each process."""
+    distilled = [row for row in rows if row.term == "distillation"]
+    others = [row for row in rows if row.term != "distillation"]
+    assert len(distilled) > 1
+    assert len(others) > 4
+    return {
+        "alternating": (rows[::2], rows[1::2]),
+        "unequal": ([*others[:1], *distilled], others[1:]),
+        "target in one": ([*others[::2], *distilled], others[1::2]),
+        "nothing to learn in one": (rows, [weightless(row) for row in rows]),
+        "no rows in one": ([], rows),
+        "no rows at all": ([], []),
+    }
+
+
+def weightless(row: TrainingSequence) -> TrainingSequence:
+    return TrainingSequence("surrogate", row.prompt_ids, row.completion_ids, [0.0] * len(row.completion_ids))
+
+
+def replicate(model: Any) -> Any:
+    return DistributedDataParallel(model, broadcast_buffers=False)
+
+
+def shard_root(model: Any) -> Any:
+    fully_shard(model)
+    return model
+
+
+def shard_layers(model: Any) -> Any:
+    for layer in model.model.layers:
+        fully_shard(layer)
+    fully_shard(model)
+    return model
+
+
+def shard_checkpointed(model: Any) -> Any:
+    """With layers that run again in the backward pass, and dropout that must not."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    return shard_layers(model).train()
+
+
+def shard_as_accelerate(model: Any) -> Any:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
+    )
+    accelerator = SimpleNamespace(
+        state=SimpleNamespace(fsdp_plugin=plugin),
+        device=torch.device("cpu"),
+        mixed_precision="no",
+        is_main_process=True,
+    )
+    model = fsdp2_prepare_model(accelerator, model)
+    assert all(isinstance(layer, FSDPModule) for layer in model.model.layers)
+    assert isinstance(model.get_output_embeddings(), FSDPModule)
+    return model
+
+
+WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "replicated": ("qwen2", replicate),
+    "sharded root, tied": ("qwen2", shard_root),
+    "sharded layers": ("llama", shard_layers),
+    "sharded layers, checkpointed": ("llama", shard_checkpointed),
+    "accelerate, tied": ("qwen2", shard_as_accelerate),
+    "accelerate": ("llama", shard_as_accelerate),
+}
+
+
+def full_gradients(model: Any) -> dict[str, torch.Tensor]:
+    """By name; every process has to call it."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        if gradient is not None:
+            whole = gradient.full_tensor() if isinstance(gradient, DTensor) else gradient
+            found[name.removeprefix("module.")] = whole.clone()
+    return found
+
+
+def gradients(folder: Path) -> None:
+    """For each wrapper and split the gradients of two processes, and those of one on all rows."""
+    expected = {}
+    for name in ("qwen2", "llama"):
+        model = make_model(name)
+        add_head_task(model)
+        rows = sequences_for(model)
+        found = accumulate_gradients(model, rows, LAYOUT, THRESHOLDS)
+        expected[name] = (rows, found, full_gradients(model))
+    start()
+    results: dict[str, Any] = {}
+    for wrapper, (name, wrap) in WRAPPERS.items():
+        rows, alone, reference = expected[name]
+        for split, parts in splits(rows).items():
+            model = make_model(name)
+            add_head_task(model)
+            model = wrap(model)
+            found = accumulate_gradients(model, parts[RANK], LAYOUT, THRESHOLDS)
+            results[f"{wrapper}: {split}"] = {
+                "found": tuple(found),
+                "alone": tuple(alone),
+                "gradients": full_gradients(model),
+                "expected": reference,
+            }
+    torch.save(results, folder / f"{RANK}.pt")
+
+
+def resharding(model: Any) -> list[bool | None]:
+    """For root and layers whether they reshard after a forward pass; None: into smaller groups of processes."""
+    found: list[bool | None] = []
+    for module in (model, *model.model.layers):
+        (group,) = module._get_fsdp_state()._fsdp_param_groups
+        after = group.post_forward_mesh_info
+        found.append(False if after is None else True if after is group.mesh_info else None)
+    return found
+
+
+def gathering(folder: Path) -> None:
+    """What each module does after a forward pass, before and after its parameters were gathered."""
+    start()
+    results = {}
+    for name, root in {"not given": None, "true": True, "false": False}.items():
+        for sampled in (True, False):
+            model = make_model_with_task("llama")
+            for layer, after in zip(model.model.layers, (True, False), strict=True):
+                fully_shard(layer, reshard_after_forward=after)
+            fully_shard(model, reshard_after_forward=root)
+            with distributed.gathered(model):
+                if sampled and RANK == 0:
+                    TransformersSampler(model, [7], 0).sample([SampleRequest([1, 2], 1)], SamplingConfig(3), seed=0)
+            accumulate_gradients(model, sequences_for(make_model_with_task("llama")), LAYOUT, THRESHOLDS)
+            results[f"root {name}, {'sampled' if sampled else 'idle'}"] = resharding(model)
+    # Some of the processes may be a group for it, if there are more than two: what was there comes back as it was.
+    model = make_model_with_task("llama")
+    fully_shard(model, reshard_after_forward=False)
+    (group,) = model._get_fsdp_state()._fsdp_param_groups
+    group.post_forward_mesh_info = marker = object()
+    with distributed.gathered(model):
+        assert group.post_forward_mesh_info is None
+    results["smaller group"] = group.post_forward_mesh_info is marker
+    torch.save(results, folder / f"{RANK}.pt")
+
+
+def sharded(folder: Path) -> None:
+    """Refusals, scoring and sampling with sharded models."""
+    bare = make_model("llama").eval()
+    add_head_task(bare)
+    pairs = [([1, 2, 3], [4, 5]), ([6, 7], [8, 9, 10, 11])]
+    expected = completion_logprobs(bare, pairs, LAYOUT)
+    requests = [SampleRequest([1, 2, 3], 2), SampleRequest([4, 5], 1)]
+    config = SamplingConfig(12)
+    samples = TransformersSampler(bare, [7, 8, 9], 0).sample(requests, config, seed=3)
+    start()
+    model = shard_as_accelerate(bare)
+    found_logprobs = completion_logprobs(model, pairs if RANK else [], LAYOUT)  # the other process has none
+    with distributed.gathered(model):
+        own = requests if RANK else requests[:1]
+        found = TransformersSampler(model, [7, 8, 9], 0).sample(own, config, seed=3)
+    if RANK:
+        for values, others in zip(found_logprobs, expected, strict=True):
+            assert max(abs(a - b) for a, b in zip(values, others, strict=True)) < 1e-5
+        assert [[r.completion_ids for r in g] for g in found] == [[r.completion_ids for r in g] for g in samples]
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    rows = sequences_for(make_model_with_task("llama"))
+    # After sampling, training goes on as before.
+    accumulate_gradients(model, rows, LAYOUT, THRESHOLDS)
+    said = {}
+    for name in ("alone", "bare"):
+        broken = make_model_with_task("llama")
+        if name == "alone":
+            fully_shard(broken.lm_head)
+            fully_shard(broken)
+        try:
+            accumulate_gradients(broken, rows, LAYOUT, THRESHOLDS)
+        except ValueError as error:
+            said[name] = str(error)
+    torch.save({"said": said, "gradients": full_gradients(model)}, folder / f"{RANK}.pt")
+
+
+def make_model_with_task(name: str) -> Any:
+    model = make_model(name)
+    add_head_task(model)
+    return model
+
+
+CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded}
+
+if __name__ == "__main__":
+    CASES[sys.argv[1]](Path(sys.argv[2]))
+    dist.destroy_process_group()

@@ -1,0 +1,94 @@
+"""`SGPOTrainer` in two processes (gloo)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from places import SUPPORT
+from processes import launch
+
+SCRIPT = str(SUPPORT / "trainer_cases.py")
+
+
+def run(case: str, checkpoint: Path, folder: Path, processes: int = 2) -> list[tuple[int, str]]:
+    return launch([SCRIPT, case, str(checkpoint), str(folder)], processes)
+
+
+def timeless(line: dict[str, Any]) -> dict[str, Any]:
+    times = ("seconds/", "tokens_per_second/", "train_")
+    return {name: value for name, value in line.items() if not name.startswith(times)}
+
+
+def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        for status, output in run("union", checkpoint, tmp_path, processes):
+            assert status == 0, output
+    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    for of_process in both:
+        for problems, (gradients, history, evaluated) in of_process.items():
+            expected_gradients, expected_history, expected_evaluation = alone[problems]
+            for step, (found, expected) in enumerate(zip(gradients, expected_gradients, strict=True)):
+                assert expected.norm() > 1e-3
+                # The second policy is after an AdamW step, which rounds where a gradient is nearly 0.
+                tolerance = 1e-6 if step == 0 else 1e-4
+                assert (found - expected).double().norm() <= tolerance * expected.double().norm()
+            for line, expected in zip(history, expected_history, strict=True):
+                assert timeless(line) == pytest.approx(timeless(expected), rel=1e-4, abs=1e-6)
+            assert evaluated == pytest.approx(expected_evaluation)
+    rows = (tmp_path / "run-10-2" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2, 2]  # updates, evaluation, totals, evaluation
+    names = sorted(path.name for path in (tmp_path / "run-10-2").iterdir())
+    assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl"]
+
+
+def test_two_processes_train_an_adapter_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    for processes in (1, 2):
+        for status, output in run("adapter", checkpoint, tmp_path, processes):
+            assert status == 0, output
+    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    for of_process in both:
+        for step, (found, expected) in enumerate(zip(of_process, alone, strict=True)):
+            assert expected.norm() > 1e-3
+            tolerance = 1e-6 if step == 0 else 1e-4
+            assert (found - expected).double().norm() <= tolerance * expected.double().norm()
+
+
+@pytest.mark.integration
+def test_stopped_and_resumed(checkpoint: Path, tmp_path: Path) -> None:
+    for status, output in run("resumed", checkpoint, tmp_path):
+        assert status == 0, output
+    for rank in range(2):
+        said = torch.load(tmp_path / f"2-{rank}.pt", weights_only=False)
+        assert said == f"stopped by Ctrl-C after 4 of 8 updates; the checkpoint is {tmp_path}/halves/checkpoint-4"
+    lines = [
+        [timeless(json.loads(row)) for row in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("straight", "halves")
+    ]
+    assert lines[0][:-1] == lines[1][:-1]
+    assert len(lines[0]) == 10  # 8 updates, the evaluation at the end, totals
+    files = json.loads((tmp_path / "halves" / "checkpoint-4" / "checkpoint.json").read_text())["files"]
+    assert {"rng_state_0.pth", "rng_state_1.pth", "optimizer.pt", "model.safetensors"} <= set(files)
+
+
+@pytest.mark.parametrize(
+    ("case", "error"),
+    [("failing_reward", "KeyError: 'level'"), ("failing_update", "MemoryError: no room for the update")],
+)
+def test_an_error_in_one_process_ends_both(checkpoint: Path, tmp_path: Path, case: str, error: str) -> None:
+    """In a phase of its own, and where the other one waits for it. The launcher's time limit is that of a hang."""
+    (status, output), (status_of_failed, output_of_failed) = run(case, checkpoint, tmp_path)
+    assert (status, status_of_failed) == (3, 1), output + output_of_failed
+    assert f"[rank1]: {error}" in output_of_failed
+    assert output.strip().splitlines()[-1] == f"ProcessError: process 1 failed, which ends the run: {error}"
+
+
+@pytest.mark.integration
+def test_a_model_that_accelerate_did_not_shard_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    for status, output in run("sharding", checkpoint, tmp_path):
+        assert status != 0
+        assert "fsdp was asked for, but the model is a DistributedDataParallel" in output
