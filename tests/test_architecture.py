@@ -56,10 +56,20 @@ def test_folders_that_import_each_other_are_named(package: Path, monkeypatch: py
     ]
 
 
+def test_modules_that_load_each_other_are_named(package: Path) -> None:
+    (package / "low" / "two.py").write_text(f"from {NAME}.low.one import value\n")
+    (package / "low" / "one.py").write_text(f"def run():\n    from {NAME}.low.two import value\n")
+    assert architecture.broken_rules() == []
+    (package / "low" / "one.py").write_text(f"from {NAME}.low import two\n")
+    assert architecture.broken_rules() == [
+        f"{NAME}.low.one and {NAME}.low.two load each other, directly or over other modules"
+    ]
+
+
 def test_a_shared_module_that_needs_its_user_is_named(package: Path) -> None:
     (package / "shared.py").write_text(f"from {NAME}.high import one\n")
     assert architecture.broken_rules() == []
-    (package / "high" / "one.py").write_text(f"from {NAME}.shared import something\n")
+    (package / "high" / "one.py").write_text(f"def run():\n    from {NAME}.shared import something\n")
     assert architecture.broken_rules() == ["shared.py imports high/, and is imported by high/"]
 
 

@@ -137,6 +137,14 @@ class ProblemSet:
     of: Sequence[Problem] | None = None
 
 
+def partly_guided(problems: ProblemSet) -> str | None:
+    """What a guided evaluation has left out of a set; None if nothing."""
+    if problems.of is None:
+        return None
+    counts = f"{len(problems.problems)} of {len(problems.of)}"
+    return f"{problems.name}: guided evaluation of the {counts} problems that have a strategy; the others are left out."
+
+
 def split_names(names: Sequence[str]) -> list[str]:
     """The names of a list in which commas separate too."""
     return [part for name in names for part in name.split(",") if part]

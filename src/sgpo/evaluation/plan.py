@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
-from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets
+from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, partly_guided
 from sgpo.evaluation.engines import Asked, Engine
 from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
-from sgpo.evaluation.report import partly_guided
 from sgpo.problems import Problem
 from sgpo.problems.inspection import STRUCTURE, describe, inspect, too_long, unparsed_golds
 from sgpo.sampling.records import SamplingConfig

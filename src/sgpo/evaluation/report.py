@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sgpo.evaluation.arguments import EvalArguments
-from sgpo.evaluation.benchmarks import ProblemSet
+from sgpo.evaluation.benchmarks import partly_guided
 
 if TYPE_CHECKING:
     from sgpo.evaluation.plan import Result
@@ -32,14 +32,6 @@ def print_results(args: EvalArguments, results: Sequence[Result], repeatable: st
             console.print(line, markup=False)
     for warning in warnings(results):
         console.print(warning, style="bold yellow", markup=False)
-
-
-def partly_guided(problems: ProblemSet) -> str | None:
-    """What a guided evaluation has left out of a set; None if nothing."""
-    if problems.of is None:
-        return None
-    counts = f"{len(problems.problems)} of {len(problems.of)}"
-    return f"{problems.name}: guided evaluation of the {counts} problems that have a strategy; the others are left out."
 
 
 def console_for_tables() -> Console:

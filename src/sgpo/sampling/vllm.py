@@ -1,6 +1,6 @@
 """Sampling with vLLM, in this process or on a server, through TRL's `trl.generation`.
 
-Only this file and vllm_client.py import either.
+This file, vllm_engines.py and vllm_client.py alone import either.
 
 TRL holds the weights' way into the engine (names, PEFT, sharding, transport). Three things are different here.
 
@@ -18,18 +18,12 @@ engine's arithmetic does not depend on what is batched together: it does on GPUs
 
 from __future__ import annotations
 
-import io
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tqdm import tqdm
-from trl.generation.vllm_generation import VLLMGeneration
-
 from sgpo.errors import EngineError
-from sgpo.models.adapters import has_adapter
-from sgpo.models.merged import merged_parameters
 from sgpo.sampling.engine_errors import engine_errors, within
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
 from sgpo.sampling.vllm_engines import VLLM_FAILURES, ColocatedEngine, Engine, ServerEngine
@@ -133,29 +127,3 @@ def _rollout(ids: list[int], logprobs: list[float], eos_token_ids: Sequence[int]
 
 
 # ---------------------------------------------------------------------- an engine in this process
-
-
-class _Generation(VLLMGeneration):
-    """TRL's, which merges an adapter into the model for each synchronisation, and takes it out again."""
-
-    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
-        return merged_parameters(self.model) if has_adapter(self.model) else super()._iter_named_params()
-
-
-def no_failure() -> None:
-    """Of an engine in this process: its errors are raised where it was called."""
-
-
-class _WatchedBar(tqdm):
-    """vLLM counts on a progress bar which completions of a call have ended; this one is not drawn."""
-
-    def __init__(self, *arguments: Any, watch: Watch, **keywords: Any) -> None:
-        self._watch = watch
-        super().__init__(*arguments, **{**keywords, "file": io.StringIO()})
-
-    def update(self, n: float | None = 1) -> bool | None:
-        self._watch(int(n or 0), 0)
-        return super().update(n)
-
-
-# ---------------------------------------------------------------------- an engine on a server

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -10,16 +11,18 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from trl.generation.vllm_generation import extract_logprobs
+from tqdm import tqdm
+from trl.generation.vllm_generation import VLLMGeneration, extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from sgpo.errors import EngineError, StopHere
+from sgpo.models.adapters import has_adapter
+from sgpo.models.merged import merged_parameters
 from sgpo.sampling.engine_errors import Failure, engine_errors, within
 from sgpo.sampling.records import SampleRequest, Watch
-from sgpo.sampling.vllm import _Generation, _WatchedBar, no_failure
 from sgpo.sampling.vllm_client import Client
 
 VLLM_FAILURES = (EngineDeadError, EngineGenerateError, VLLMValidationError)
@@ -48,6 +51,32 @@ class Engine(Protocol):
     ) -> list[list[Completion]]:
         """The completions of each prompt, in order; options are those of vLLM's `SamplingParams`, one set a prompt."""
         ...
+
+
+class _Generation(VLLMGeneration):
+    """TRL's, which merges an adapter into the model for each synchronisation, and takes it out again."""
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
+        return merged_parameters(self.model) if has_adapter(self.model) else super()._iter_named_params()
+
+
+def no_failure() -> None:
+    """Of an engine in this process: its errors are raised where it was called."""
+
+
+class _WatchedBar(tqdm):
+    """vLLM counts on a progress bar which completions of a call have ended; this one is not drawn."""
+
+    def __init__(self, *arguments: Any, watch: Watch, **keywords: Any) -> None:
+        self._watch = watch
+        super().__init__(*arguments, **{**keywords, "file": io.StringIO()})
+
+    def update(self, n: float | None = 1) -> bool | None:
+        self._watch(int(n or 0), 0)
+        return super().update(n)
+
+
+# ---------------------------------------------------------------------- an engine on a server
 
 
 class ColocatedEngine(_Generation):
