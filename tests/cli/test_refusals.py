@@ -498,6 +498,7 @@ def test_a_model_that_the_hub_has_not(refuse: Refuse, monkeypatch: pytest.Monkey
     def not_found(name: str) -> None:
         raise OSError(f"{name} is not a valid model identifier\nIf this is a private repository ...")
 
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # whatever the environment says
     monkeypatch.setattr("sgpo.hub.out_of_reach", lambda address: None)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", not_found)
     assert refuse("train", model="someone/nothing") == (
