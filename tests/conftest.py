@@ -19,7 +19,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-pytest.register_assert_rewrite("trainer_setup")  # its assertions show their values, as those of the tests do
+# The assertions of these show their values, as those of the tests do.
+pytest.register_assert_rewrite("extraction_cases", "family_checks", "trainer_setup")
 
 
 @pytest.fixture(scope="session")

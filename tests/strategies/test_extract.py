@@ -1,62 +1,23 @@
-"""`sgpo strategies`: whole runs against a server on this machine, with faults, refusals, kills and resumes."""
+"""`sgpo strategies extract`: whole runs against a server on this machine, candidates, the judge, costs."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import re
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pytest
 from chat_server import ChatServer, Reply, Request, Script, problem_of, teacher
+from extraction_cases import GOOD, PROBLEM, PROBLEMS, candidates, extract, outcomes_of
 from places import ROOT
 
 from sgpo.chat.journal import Journal
 from sgpo.cli import main
-from sgpo.miniworld.world import Sizes, problem_sets
-from sgpo.problems import Problem, load_problems, save_problems
+from sgpo.problems import load_problems, save_problems
 from sgpo.prompts import EXTRACT_TEMPLATE, SCORE_TEMPLATE
 from sgpo.strategies import Connection, Extraction, Solving, extract_strategies, parse_strategy, save_strategies
 
-SECRET = "sk-sentinel-0123456789abcdef"
-PROBLEMS = problem_sets(0, Sizes(sft=0, rl=30, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
-Arguments = Callable[..., list[str]]
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SGPO_API_KEY", SECRET)
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def problems_file(tmp_path: Path) -> Path:
-    save_problems(PROBLEMS[:6], tmp_path / "problems.jsonl")
-    return tmp_path / "problems.jsonl"
-
-
-def extract(server: ChatServer | str, problems: Path, *options: str) -> list[str]:
-    url = server if isinstance(server, str) else server.url
-    return ["strategies", "extract", "--problems", str(problems), "--base-url", url, "--model", "strong", *options]
-
-
-def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line of a command that refuses to start."""
-    capsys.readouterr()
-    assert main(arguments) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
+pytestmark = pytest.mark.usefixtures("strategies_environment")
 
 
 def test_from_responses_to_a_training_set(problems_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,29 +79,6 @@ def test_a_second_run_asks_nothing(several: bool, problems_file: Path) -> None:
         assert load_problems("strategies.parquet") == first
         assert main(extract(server, problems_file, "--candidates", "6")) == 0
         assert len(server.requests) == asked + 6  # the sixth candidates, which are like the first: no new scores
-
-
-def outcomes_of(script: Script, problem: Problem, **changes: Any) -> tuple[Any, ChatServer]:
-    with ChatServer(script) as server:
-        connection = Connection(server.url, Path("one.jsonl"))
-        run = extract_strategies([problem], Extraction("strong", **{"candidates": 1, **changes}), connection)
-    (outcome,) = run.outcomes
-    return outcome, server
-
-
-def candidates(*texts: str, scores: str = "[1]", finish_reason: str = "stop", repaired: str | None = None) -> Script:
-    def script(request: Request) -> Reply:
-        if len(request.body["messages"]) > 1 and repaired is not None:
-            return Reply([repaired])
-        if "Candidate 1:" in request.text:
-            return Reply([scores])
-        return Reply(texts, finish_reason=finish_reason)
-
-    return script
-
-
-GOOD = "Problem type: sum\nStrategy: add in order\nSteps: (a) take the numbers (b) add them up"
-PROBLEM = Problem("1", "Compute 16+17+18", "51", "(a) 16+17=33 (b) 33+18=51 \\boxed{51}")
 
 
 @pytest.mark.parametrize(
@@ -205,84 +143,6 @@ def test_failed_problems_are_asked_again_by_the_next_run(
     assert load_problems("strategies.parquet")[2].strategy
 
 
-# ------------------------------------------------------------------------------ refusals before the first request
-
-
-def test_bad_input_is_refused_in_one_line(
-    problems_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bare = tmp_path / "bare.jsonl"
-    bare.write_text('{"id": "a", "prompt": "1+1", "answer": "2", "response": ""}\n')
-    with ChatServer(lambda request: Reply(status=404, content="no such model")) as server:
-        ours = extract(server, problems_file)
-        for arguments, message in (
-            (extract(server, bare), "1 of 1 problems have no response (the first: id 'a')"),
-            (extract(server, tmp_path / "no.jsonl"), "there is no file"),
-            ([*ours, "--columns", "prompt=question"], "there is no column 'question'"),
-            ([*ours, "--columns", "prompt"], "columns takes field=name"),
-            ([*ours, "--output", str(problems_file)], "is the file of the problems"),
-            ([*ours, "--output", "x.csv"], "written as .parquet or .jsonl"),
-            ([*ours, "--output", str(problems_file / "x.parquet")], "problems.jsonl is no folder"),
-            ([*ours, "--max-cost", "5"], "--max-cost needs --price-in and --price-out"),
-            ([*ours, "--price-in", "5"], "belong together"),
-            ([*ours, "--candidates", "0"], "candidates must be at least 1"),
-            ([*ours, "--concurrency", "0"], "concurrency must be at least 1"),
-            (
-                [*ours, "--extra-body", '{"temperature": 0.5, "n": 3}'],
-                "extra_body has n, temperature, which the command sends from options of their own: leave them out",
-            ),
-            ([*ours, "--extract-prompt", "none.txt"], "none.txt"),
-            ([*ours, "--model", "stronk"], "does not answer for the model 'stronk'"),
-            ([*ours, "--judge-model", "jugde"], "the server lists judge"),
-            (extract("http://127.0.0.1:9/v1", problems_file), "no server answers at http://127.0.0.1:9/v1"),
-            (extract(server.url.removesuffix("/v1"), problems_file), "check"),
-            (extract("ftp://x", problems_file), "is no address"),
-        ):
-            assert message in refusal(arguments, capsys), message
-            assert list(tmp_path.glob("**/*.journal.jsonl")) == []
-        with Journal(tmp_path / "strategies.journal.jsonl"):
-            assert "another process is writing the journal" in refusal(ours, capsys)
-        monkeypatch.delenv("SGPO_API_KEY")
-        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-        assert "set the environment variable" in refusal(extract("https://api.example.com/v1", problems_file), capsys)
-        assert all(request.body["model"] in ("stronk", "jugde") for request in server.requests)
-
-
-@pytest.mark.parametrize(("status", "message"), [(401, "does not accept the key"), (403, "HTTP 403: [key] is blocked")])
-def test_a_wrong_key_is_refused_without_showing_it(
-    status: int, message: str, problems_file: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    body = json.dumps({"error": {"message": f"{SECRET} is blocked"}})
-    with ChatServer(lambda request: Reply(status=status, content=body), models=None) as server:
-        assert message in refusal(extract(server, problems_file), capsys)
-        assert len(server.requests) == 1
-    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
-
-
-def test_the_key_appears_nowhere(problems_file: Path, tmp_path: Path) -> None:
-    """Also where the server repeats it in every error and every answer, and with the openai package's own log."""
-    good = teacher(PROBLEMS)
-
-    def script(request: Request) -> Reply:
-        if PROBLEMS[1].prompt in request.text or request.attempt == 0:
-            return Reply(status=500 if request.attempt == 0 else 400, content=f"who sent {SECRET}?")
-        reply = good(request)
-        return Reply([f"{text} {SECRET}" if "scores" not in text else text for text in reply.texts], reasoning=SECRET)
-
-    with ChatServer(script) as server:
-        environment = {**os.environ, "OPENAI_LOG": "debug"}
-        command = [sys.executable, "-m", "sgpo", *extract(server, problems_file)]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "HTTP 400: who sent [key]?" in Path("strategies.journal.jsonl").read_text() + str(
-        load_problems("strategies.parquet")[1].extra["detail"]
-    )
-    assert SECRET not in result.stdout + result.stderr
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert len(files) >= 3
-    assert not any(SECRET.encode() in path.read_bytes() for path in files)
-
-
 # ------------------------------------------------------------------------------ money
 
 
@@ -319,179 +179,7 @@ def test_max_cost_stops_before_it_is_exceeded(problems_file: Path, capsys: pytes
     assert "kept" in capsys.readouterr().out
 
 
-# ------------------------------------------------------------------------------ solve
-
-
-def test_solve_verifies_and_tries_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = Problem("given", "2+2", "4", "It is \\boxed{4}")
-    easy, hard, long, hopeless = (Problem(name, f"{name}: 3+4", "7") for name in ("easy", "hard", "long", "hopeless"))
-    save_problems([given, easy, hard, long, hopeless], tmp_path / "bare.jsonl")
-    attempts: Counter[str] = Counter()
-
-    def script(request: Request) -> Reply:
-        name = request.body["messages"][1]["content"].partition(":")[0]
-        attempts[name] += 1
-        if name == "long":
-            return Reply(["7 is \\boxed{7}"], finish_reason="length")
-        right = name == "easy" or (name == "hard" and attempts[name] == 3)
-        return Reply([f"It is \\boxed{{{7 if right else 8}}}"], reasoning=f"thought {attempts[name]}")
-
-    command = ["strategies", "solve", "--problems", str(tmp_path / "bare.jsonl"), "--model", "strong"]
-    with ChatServer(script) as server:
-        command += ["--base-url", server.url, "--attempts", "3"]
-        assert main(command) == 0
-        assert attempts == {"easy": 1, "hard": 3, "long": 3, "hopeless": 3}
-        assert server.requests[0].body["messages"][0]["role"] == "system"
-        assert main(command) == 0
-        assert len(server.requests) == 10
-    out = capsys.readouterr().out
-    for row in ("solved.* 3 ", "rejected.* 2 ", "answer wrong.* 1 ", "cut off at the length limit.* 1 "):
-        assert re.search(row, out), row
-    solved = {problem.id: problem for problem in load_problems("solved.parquet")}
-    assert [solved[name].response for name in ("given", "easy", "hard", "long", "hopeless")] == [
-        "It is \\boxed{4}",
-        "It is \\boxed{7}",
-        "It is \\boxed{7}",
-        None,
-        None,
-    ]
-    assert [solved[name].extra["reasoning"] for name in ("easy", "hard")] == ["thought 1", "thought 3"]
-    assert [solved[name].extra["attempts"] for name in ("given", "easy", "hard", "long")] == [0, 1, 3, 3]
-    assert main(["strategies", "show", "solved.parquet", "--id", "hard", "hopeless"]) == 0
-    shown = [" ".join(panel.replace("│", " ").split()) for panel in capsys.readouterr().out.split("╰")]
-    assert "Problem hard: 3+4 Response It is \\boxed{7}" in shown[0]
-    assert "Problem hopeless: 3+4 Response none: answer wrong" in shown[1]
-    with ChatServer(candidates(GOOD, scores="[0.8]")) as server:
-        ours = extract(server, Path("solved.parquet"), "--candidates", "1", "--columns", "response=response")
-        assert "2 of 5 problems have no response" in refusal(ours, capsys)
-        assert main([*ours, "--skip-unsolved"]) == 0
-    rows = load_problems("strategies.parquet")
-    assert [row.extra["reason"] for row in rows[3:]] == ["no response to extract from"] * 2
-
-
-@pytest.mark.parametrize("action", ["solve", "extract"])
-def test_where_nothing_came_through_the_reasons_are_said(
-    action: str, problems_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Also where other problems were not asked."""
-
-    def script(request: Request) -> Reply:
-        if PROBLEMS[0].prompt in request.body["messages"][-1]["content"]:
-            return Reply(status=400, content="maximum context length is 10 [tokens]")
-        return Reply(status=400, content="temperature must be 1")
-
-    solving = action == "solve"
-    other = PROBLEMS[6] if solving else replace(PROBLEMS[6], response=None)  # which is not asked
-    asked = [replace(problem, response=None if solving else problem.response) for problem in PROBLEMS[:6]]
-    save_problems([other, *asked], problems_file)
-    with ChatServer(script) as server:
-        command = extract(server, problems_file, "--output", "out.jsonl")
-        command = [*command[:1], action, *command[2:]] if solving else [*command, "--skip-unsolved"]
-        assert main(command) == 1
-        assert main([*command, "--dry-run"]) == 1
-    out, err = capsys.readouterr()
-    for row in ("failed.* 6 ", "  HTTP 400: temperature must be 1 .* 5 ", r"  HTTP 400: maximum .* \[tokens\] .* 1 "):
-        assert re.search(row, out), row
-    assert err.strip().splitlines()[-1] == (
-        "sgpo strategies: all 6 problems that were asked failed, most often because of HTTP 400: temperature must be "
-        "1; mend that, and the same command asks for them again"
-    )
-    assert [problem.extra["status"] for problem in load_problems("out.jsonl")] == [
-        "kept" if solving else "rejected"
-    ] + (["failed"] * 6)
-
-
-def test_answers_that_cannot_be_verified_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_problems([Problem("1", "q", "7"), Problem("2", "q2", "}{")], tmp_path / "bare.jsonl")
-    command = ["strategies", "solve", "--problems", str(tmp_path / "bare.jsonl"), "--model", "m"]
-    line = refusal([*command, "--base-url", "http://127.0.0.1:9/v1"], capsys)
-    assert "1 reference answers cannot be parsed by Math-Verify" in line
-
-
-# ------------------------------------------------------------------------------ kills
-
-
-def faulty(problems: list[Problem], seed: int) -> Script:
-    """5% 429, 5% 500, 3% malformed, 3% dropped, decided by the request and its attempt; otherwise the teacher."""
-    good = teacher(problems)
-
-    def script(request: Request) -> Reply:
-        draw = random.Random(f"{seed} {request.attempt} {json.dumps(request.body, sort_keys=True)}").random()
-        if draw < 0.05:
-            return Reply(status=429, headers={"Retry-After": "0.1"}, content="slow down")
-        if draw < 0.10:
-            return Reply(status=500, content="oh")
-        if draw < 0.13:
-            return Reply(content='{"choices": [')
-        if draw < 0.16:
-            return Reply(drop=True)
-        reply = good(request)
-        return Reply(reply.texts, delay=0.03, prompt_tokens=reply.prompt_tokens)
-
-    return script
-
-
-@pytest.mark.integration
-def test_killed_twice_and_resumed(tmp_path: Path) -> None:
-    problems = problem_sets(3, Sizes(sft=0, rl=120, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
-    save_problems(problems, tmp_path / "problems.jsonl")
-    concurrency = 8
-    options = ["--concurrency", str(concurrency), "--journal", "killed.jsonl", "--output", "killed.jsonl.parquet"]
-    with ChatServer(faulty(problems, 1)) as server:
-        command = [sys.executable, "-m", "sgpo", *extract(server, tmp_path / "problems.jsonl", *options)]
-        for lines in (60, 300):
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            _wait_for_lines(tmp_path / "killed.jsonl", lines, process)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        answered = sum(1 for _ in (tmp_path / "killed.jsonl").open())
-        assert 300 <= answered < 720
-        result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert result.returncode == 0, result.stderr
-        asked = Counter(json.dumps(request.body, sort_keys=True) for request in server.requests)
-        good_attempts = Counter(
-            json.dumps(r.body, sort_keys=True) for r in server.requests if faulty(problems, 1)(r).delay
-        )
-    again = sum(count - 1 for count in good_attempts.values())
-    assert again <= 2 * concurrency  # answered, but killed before the answer was journalled
-    assert len(asked) == 240
-    with ChatServer(faulty(problems, 1)) as server:
-        other = [option.replace("killed", "whole") for option in options]
-        assert main(extract(server, tmp_path / "problems.jsonl", *other)) == 0
-    assert load_problems("killed.jsonl.parquet") == load_problems("whole.jsonl.parquet")
-    assert len(load_problems("killed.jsonl.parquet")) == 120
-
-
-def _wait_for_lines(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, "it ended before it was killed"
-        if path.exists() and path.read_bytes().count(b"\n") >= lines:
-            return
-        time.sleep(0.05)
-    raise AssertionError("the journal does not grow")
-
-
-def test_ctrl_c_waits_for_requests_under_way(problems_file: Path) -> None:
-    good = teacher(PROBLEMS)
-
-    def slow(request: Request) -> Reply:
-        reply = good(request)
-        return Reply(reply.texts, delay=0.5)
-
-    with ChatServer(slow) as server:
-        command = [sys.executable, "-m", "sgpo", *extract(server, problems_file, "--concurrency", "2")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        while len(server.requests) < 2 and process.poll() is None:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
-        assert process.returncode == 130
-        assert "\nCtrl-C: requests under way are waited for; once more gives them up.\n" in error
-        stopped = r"sgpo strategies: stopped with \d problems to do: stopped by Ctrl-C"
-        assert re.search(rf"\n{stopped}\nThe same command goes on from here; .*\n$", error)
-        with Journal("strategies.journal.jsonl") as journal:
-            assert journal.totals["strong"].requests == len(server.requests)
-    assert "not finished" in out
+# ------------------------------------------------------------------------------ requests, Python, documentation
 
 
 def test_further_fields_are_sent_and_may_set_what_is_not(tmp_path: Path) -> None:
