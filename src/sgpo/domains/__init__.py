@@ -1,1 +1,1 @@
-"""What a field of problems brings: when an answer is correct, and what a strategy must not tell."""
+"""What a field of problems brings: what a strategy must not tell of its answers."""

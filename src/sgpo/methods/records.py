@@ -1,6 +1,5 @@
 """The records of one training step, from what was sampled to what is optimised.
 
-Rollout           one completion, its reward, and whether it is correct
 ProblemRollouts   both groups of one problem
 TrainingSequence  one row of the update: tokens, a loss term, one weight a token
 """

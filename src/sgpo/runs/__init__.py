@@ -1,1 +1,1 @@
-"""The folder of a run: checkpoints, resuming, Ctrl-C, the model card."""
+"""The folder of a run: checkpoints, resuming, Ctrl-C."""

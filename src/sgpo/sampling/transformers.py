@@ -1,6 +1,5 @@
 """Sampling completions from the policy.
 
-    Sampler               what the trainer and the evaluation ask of an engine
     TransformersSampler   a decoding loop of our own on any decoder-only transformers model
 
 A token is drawn as transformers' ``generate`` draws it: logits over temperature, then top-p, then one sample

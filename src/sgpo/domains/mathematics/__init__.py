@@ -1,1 +1,1 @@
-"""Mathematics: answers that Math-Verify compares."""
+"""Mathematics: numbers and answers that a strategy must not tell."""

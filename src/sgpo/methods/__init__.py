@@ -1,0 +1,1 @@
+"""Methods: what each samples, and what it lets into the loss with which weight."""
