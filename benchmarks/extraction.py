@@ -91,7 +91,7 @@ async def _bare(connection: Connection, requests: int) -> int:
     ]
     async with open_client(connection, ["strong"]) as client:
         await asyncio.gather(*(client.ask(question) for question in questions))
-        return client.meter.attempts
+        return client.counts.attempts
 
 
 async def _extraction(connection: Connection, requests: int) -> int:
@@ -105,7 +105,7 @@ async def _extraction(connection: Connection, requests: int) -> int:
             return await extract_one(problem, client, how)
 
         await run_all(made_up_problems(requests // 2, 8000), handle, client, lambda outcome: None)
-        return client.meter.attempts
+        return client.counts.attempts
 
 
 def measure_resume(entries: int) -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sgpo.comparison.results import Row, read_results
-from sgpo.comparison.statistics import crossed_difference, holm, spread
-from sgpo.comparison.summary import rates_of
+from sgpo.comparison.results import CellResult, read_results
+from sgpo.comparison.statistics import crossed_difference, holm, standard_deviation
+from sgpo.comparison.summary import rates_by_cell
 
 # Student's t at 97.5%, by cells - 2.
 T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
@@ -108,32 +108,32 @@ BESIDE = (
 )
 
 
-def measure(rows: Sequence[Row], claim: Claim) -> Found | None:
+def measure(rows: Sequence[CellResult], claim: Claim) -> Found | None:
     """None where there are fewer than two cells with it; of scores, where there is none."""
     return _of_training(rows, claim) if claim.metric else _of_scores(rows, claim)
 
 
-def _of_scores(rows: Sequence[Row], claim: Claim) -> Found | None:
+def _of_scores(rows: Sequence[CellResult], claim: Claim) -> Found | None:
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
     first, second = ([row for row in rows if row["method"] == name] for name in (claim.first, claim.second))
-    found = crossed_difference([(rates_of(first, "test", seeds), rates_of(second, "test", seeds))])
+    found = crossed_difference([(rates_by_cell(first, "test", seeds), rates_by_cell(second, "test", seeds))])
     if found is None:
         return None
     return Found(100 * found.mean, (100 * found.interval[0], 100 * found.interval[1]), found.cells, found.p)
 
 
-def _of_training(rows: Sequence[Row], claim: Claim) -> Found | None:
+def _of_training(rows: Sequence[CellResult], claim: Claim) -> Found | None:
     first, second = (_by_cell(rows, name, claim) for name in (claim.first, claim.second))
     values = [
         value - (first[key] if claim.first else 0.0) for key, value in second.items() if not claim.first or key in first
     ]
     if len(values) < 2:
         return None
-    mean, half = float(np.mean(values)), T[len(values) - 2] * (spread(values) or 0.0) / len(values) ** 0.5
+    mean, half = float(np.mean(values)), T[len(values) - 2] * (standard_deviation(values) or 0.0) / len(values) ** 0.5
     return Found(mean, (mean - half, mean + half), len(values))
 
 
-def _by_cell(rows: Sequence[Row], method: str, claim: Claim) -> dict[tuple[str, int], float]:
+def _by_cell(rows: Sequence[CellResult], method: str, claim: Claim) -> dict[tuple[str, int], float]:
     found = {}
     for row in rows:
         if row["method"] == method:
@@ -142,7 +142,7 @@ def _by_cell(rows: Sequence[Row], method: str, claim: Claim) -> dict[tuple[str, 
     return found
 
 
-def _part(row: Row, metric: str, window: Window) -> float:
+def _part(row: CellResult, metric: str, window: Window) -> float:
     """The mean of a curve over a part of the training; where nothing was measured, over what was."""
     steps, values = row["curves"]["step"], row["curves"][metric]
     last = steps[-1]
@@ -152,7 +152,7 @@ def _part(row: Row, metric: str, window: Window) -> float:
     return float(np.mean(inside))
 
 
-def table(rows: Sequence[Row], claims: Sequence[Claim]) -> Iterator[str]:
+def table(rows: Sequence[CellResult], claims: Sequence[Claim]) -> Iterator[str]:
     """Markdown."""
     measured = [measure(rows, claim) for claim in claims]
     p_values = {i: found.p for i, found in enumerate(measured) if found is not None and found.p is not None}
@@ -170,7 +170,7 @@ def table(rows: Sequence[Row], claims: Sequence[Claim]) -> Iterator[str]:
         yield f"| {claim.letter} | {claim.text} | {claim.paper} | {ours} | {found.cells} | {shown} | {verdict} |"
 
 
-def gains(rows: Sequence[Row], method: str = "sgpo") -> Iterator[str]:
+def gains(rows: Sequence[CellResult], method: str = "sgpo") -> Iterator[str]:
     """Claim (b): what each base model gains over its warm-up, beside what that had."""
     for base in dict.fromkeys(row["base"] for row in rows):
         own = [row for row in rows if row["base"] == base]

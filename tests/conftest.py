@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sgpo.miniworld.pretrain import build_model, save
+from sgpo.miniworld.pretrain import build_model, save_base_model
 from sgpo.miniworld.tokenizer import build_tokenizer
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 from sgpo.training.config import SGPOConfig
@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(6.0)
-    save(model, tokenizer, folder)
+    save_base_model(model, tokenizer, folder)
     return folder
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import architecture
 
 NAME = "sgpo"  # of the package that is made up here
+REPEATED = {"main", "assemble", "group_sizes"}  # what commands, and what methods, are called by
 
 
 def test_the_rules_hold_and_the_picture_is_current() -> None:
@@ -24,6 +27,27 @@ def test_the_rules_hold_and_the_picture_is_current() -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def public_names(module: Path) -> set[str]:
+    """The classes, functions and type aliases of a module; aliases are told from constants by their small letters."""
+    names = set()
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            aliases = {target.id for target in node.targets if isinstance(target, ast.Name)}
+            names |= {name for name in aliases if name[0].isupper() and not name.isupper()}
+    return {name for name in names if not name.startswith("_")}
+
+
+def test_a_public_name_means_one_thing() -> None:
+    modules = defaultdict(list)
+    for path in sorted(architecture.PACKAGE.rglob("*.py")):
+        for name in public_names(path):
+            modules[name].append(path.relative_to(architecture.PACKAGE).as_posix())
+    assert {name: places for name, places in modules.items() if len(places) > 1 and name not in REPEATED} == {}
+    assert {name for name in REPEATED if len(modules[name]) > 1} == REPEATED
 
 
 @pytest.fixture

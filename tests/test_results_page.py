@@ -9,8 +9,8 @@ from functools import cache
 import pytest
 from places import ROOT
 
-from sgpo.comparison.results import Row, read_results
-from sgpo.comparison.summary import Line, summarise
+from sgpo.comparison.results import CellResult, read_results
+from sgpo.comparison.summary import MethodSummary, summarise
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from miniworld_claims import BESIDE, CLAIMS, gains, table
@@ -53,15 +53,15 @@ VARIANTS = {
 
 
 @cache
-def rows() -> list[Row]:
+def rows() -> list[CellResult]:
     return read_results(ROOT / "docs" / "data" / "miniworld-v1-methods.jsonl")
 
 
-def score(line: Line) -> str:
+def score(line: MethodSummary) -> str:
     return f"{100 * line.mean:.1f} ± {100 * (line.deviation or 0.0):.1f}"
 
 
-def difference(line: Line) -> tuple[str, str]:
+def difference(line: MethodSummary) -> tuple[str, str]:
     """To the baseline with its interval, and Holm's p; both empty for the baseline."""
     if line.difference is None or line.adjusted_p is None:
         return "", ""
@@ -69,7 +69,7 @@ def difference(line: Line) -> tuple[str, str]:
     return f"{round(mean, 1) + 0.0:+.1f} [{low:+.1f}, {high:+.1f}]", f"{line.adjusted_p:.2g}"
 
 
-def by_method(found: list[Row], baseline: str, names: dict[str, str]) -> dict[str, list[Line]]:
+def by_method(found: list[CellResult], baseline: str, names: dict[str, str]) -> dict[str, list[MethodSummary]]:
     """Of each method its line in each set."""
     sets = summarise(found, baseline, list(names))[: len(SETS)]
     assert tuple(each.name for each in sets) == SETS

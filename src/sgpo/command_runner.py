@@ -119,7 +119,7 @@ class JobRunner:
                     self._go_on(name, self.running.pop(name), free)
                 self.watch(self.ended, list(self.running))
         finally:
-            stop(each.process for each in self.running.values())
+            stop_processes(each.process for each in self.running.values())
 
     def _begin(self, waiting: dict[str, Job], free: list[Mapping[str, str]]) -> None:
         """Start what can be started, in the order of the jobs."""
@@ -206,7 +206,7 @@ def serving(command: Command, log: Path) -> Iterator[str]:
             time.sleep(POLL_SECONDS / 5)
         yield found[1]
     finally:
-        stop([process])
+        stop_processes([process])
 
 
 def start(
@@ -234,7 +234,7 @@ def start(
         )
 
 
-def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+def stop_processes(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     """End processes and all that they have started."""
     alive = list(processes)
     with undisturbed():

@@ -78,7 +78,7 @@ def test_faults_are_asked_again(fault: Reply, tmp_path: Path) -> None:
     assert len(server.requests) == 2
     assert server.requests[0].headers["authorization"] == f"Bearer {SECRET}"
     billed = fault.hang or fault.drop or (fault.content or "").startswith(("<", '{"cho', '{"obj'))
-    assert client.meter.perhaps_billed.requests == int(billed)
+    assert client.counts.perhaps_billed.requests == int(billed)
 
 
 def test_answers_are_read_in_every_form(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_several_samples_in_one_request(tmp_path: Path) -> None:
     texts, server, client = ask(echo, tmp_path / "j", work, prices={"strong": Prices(1e4, 1e5)})
     assert texts == [[f"q{n}.{i}" for i in range(5)] for n in range(3)]
     assert [r.body.get("n") for r in server.requests] == [5, 5, 5]
-    assert client.meter.usage == Usage(3, 300, 150, pytest.approx(3 + 15))
+    assert client.counts.usage == Usage(3, 300, 150, pytest.approx(3 + 15))
 
 
 @pytest.mark.parametrize("refused", [True, False])
@@ -173,7 +173,7 @@ def test_equal_questions_after_a_failure_are_asked_once(tmp_path: Path) -> None:
 
     texts, server, client = ask(script, tmp_path / "j", work)
     assert (texts, len(server.requests)) == (["answer 1"] * 3, 2)
-    assert client.meter.usage == Usage(1, 100, 10, 0.0)
+    assert client.counts.usage == Usage(1, 100, 10, 0.0)
 
 
 def test_failures_are_not_journalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

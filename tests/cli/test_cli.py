@@ -19,7 +19,7 @@ from sgpo.configuration import read_config
 from sgpo.methods.arguments import MethodArguments
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
-from sgpo.problems.inspection import describe
+from sgpo.problems.inspection import describe_problems
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
 
@@ -196,7 +196,7 @@ def test_warm_up_training_and_evaluation(
     assert {name: configuration[name] for name in expected} == expected
 
     data = {name: load_problems(world / f"{name}.jsonl") for name in ("sft", "rl", "dev")}
-    entries = {name: describe(problems, str(world / f"{name}.jsonl")) for name, problems in data.items()}
+    entries = {name: describe_problems(problems, str(world / f"{name}.jsonl")) for name, problems in data.items()}
     assert json.loads((warm / "data.json").read_text()) == {"train": entries["sft"]}
     assert json.loads((trained / "data.json").read_text()) == {"train": entries["rl"], "eval": entries["dev"]}
     out = capsys.readouterr().out
@@ -213,7 +213,7 @@ def test_warm_up_training_and_evaluation(
     summary = json.loads((output / "summary.json").read_text())
     problems = load_problems(world / "test.jsonl")
     numbers = summary["benchmarks"]["test"]
-    assert numbers.items() >= describe(problems, str(world / "test.jsonl")).items()
+    assert numbers.items() >= describe_problems(problems, str(world / "test.jsonl")).items()
     assert f"test: 6 problems, fingerprint {numbers['fingerprint']}\n" in out
     assert sum(numbers["verdicts"].values()) == 12
     assert numbers["average"] == 0.0

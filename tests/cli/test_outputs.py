@@ -55,7 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("weights were loaded"))
     for name in ("miniworld.pretrain.build_model", "comparison.plan.make_plan", "comparison.pictures.draw_all"):
         monkeypatch.setattr(f"sgpo.{name}", lambda *a, name=name, **k: pytest.fail(f"{name} was called"))
-    monkeypatch.setattr("sgpo.miniworld.teacher.server.serve", lambda *a: pytest.fail("it serves"))
+    monkeypatch.setattr("sgpo.miniworld.teacher.server.serve_teacher", lambda *a: pytest.fail("it serves"))
     save_problems(PROBLEMS, "problems.jsonl")
     (tmp_path / "file").write_text("")
     append_result(tmp_path / "results.jsonl", ROWS[0])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from recipe_cases import RECIPES, SIZES, SMALL, Write
 
-from sgpo.comparison.plan import Plan, make_plan
+from sgpo.comparison.plan import ComparisonPlan, make_plan
 from sgpo.comparison.recipe import read_recipe
 
 
@@ -45,5 +45,5 @@ def write_recipe(tmp_path: Path) -> Write:
 
 
 @pytest.fixture
-def plan(write_recipe: Write, tmp_path: Path) -> Plan:
+def plan(write_recipe: Write, tmp_path: Path) -> ComparisonPlan:
     return make_plan(read_recipe(str(write_recipe())), tmp_path / "out", [1, 2], [])

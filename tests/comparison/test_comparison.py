@@ -21,7 +21,7 @@ from sgpo.command_runner import Command, Job
 from sgpo.comparison.collecting import evaluation_result
 from sgpo.comparison.jobs import CellRun, all_jobs
 from sgpo.comparison.places import find_places, only_one
-from sgpo.comparison.plan import Cell, Plan, make_plan
+from sgpo.comparison.plan import Cell, ComparisonPlan, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result, key_of, read_results
 from sgpo.errors import UsageError
@@ -62,7 +62,7 @@ def broken() -> Iterator[Command]:
 
 
 def test_a_failed_cell_is_named_and_gives_exit_status_1(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    plan: ComparisonPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = str(tmp_path / "recipes" / "compare.yaml")
     row = result("base-101", 1, "grpo", [0.5], configuration=plan.configuration(plan.cells[1]))
@@ -83,7 +83,7 @@ def test_a_failed_cell_is_named_and_gives_exit_status_1(
     )
 
 
-def test_a_damaged_file_of_a_cell_is_named(plan: Plan, tmp_path: Path) -> None:
+def test_a_damaged_file_of_a_cell_is_named(plan: ComparisonPlan, tmp_path: Path) -> None:
     state = CellRun(plan, plan.cells[1], lambda row: None, False)
     next(state.commands())
     state.state_path.write_text('{"seconds": ')

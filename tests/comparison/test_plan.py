@@ -13,13 +13,13 @@ from comparison_cases import result
 from recipe_cases import SIZES, Write
 
 from sgpo.comparison.jobs import CellRun, all_jobs
-from sgpo.comparison.plan import Plan, code_of, make_plan
+from sgpo.comparison.plan import ComparisonPlan, code_of, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result
 from sgpo.comparison.run import unfinished_cells
 
 
-def test_all_methods_of_a_seed_come_before_the_next_seed(plan: Plan) -> None:
+def test_all_methods_of_a_seed_come_before_the_next_seed(plan: ComparisonPlan) -> None:
     assert [cell.name for cell in plan.cells] == [
         "base-101/sft",
         "base-101/seed-1/grpo",
@@ -32,7 +32,7 @@ def test_all_methods_of_a_seed_come_before_the_next_seed(plan: Plan) -> None:
     assert all(job.after == ("base-101/warm-up",) for name, job in jobs.items() if name != "base-101/warm-up")
 
 
-def test_cells_of_one_seed_differ_in_their_method_alone(plan: Plan) -> None:
+def test_cells_of_one_seed_differ_in_their_method_alone(plan: ComparisonPlan) -> None:
     commands = {
         cell.method.name: next(CellRun(plan, cell, lambda row: None, False).commands()).options
         for cell in plan.cells
@@ -60,12 +60,12 @@ def test_base_seeds_are_pretrained_first(write_recipe: Write, tmp_path: Path) ->
     assert command.arguments == ["miniworld", "pretrain", "--seed", "7", "--output", str(tmp_path / "out" / "base-7")]
 
 
-def test_sft_all_has_the_problems_of_both(plan: Plan) -> None:
+def test_sft_all_has_the_problems_of_both(plan: ComparisonPlan) -> None:
     ids = [json.loads(line)["id"] for line in Path(plan.data.sft_all).read_text().splitlines()]
     assert len(ids) == len(set(ids)) == SIZES["sft"] + SIZES["rl"]
 
 
-def test_a_finished_cell_with_another_configuration_is_refused(plan: Plan) -> None:
+def test_a_finished_cell_with_another_configuration_is_refused(plan: ComparisonPlan) -> None:
     cell = plan.cells[1]
     row = result(cell.base.name, cell.seed, cell.method.name, [0.5], configuration=plan.configuration(cell))
     append_result(plan.output / "results.jsonl", row)
@@ -98,7 +98,7 @@ def test_the_code_of_a_users_method_is_part_of_the_configuration(tmp_path: Path)
     assert code_of({"method": "sgpo"}) == {}
 
 
-def test_a_cell_whose_line_was_deleted_is_run_again(plan: Plan) -> None:
+def test_a_cell_whose_line_was_deleted_is_run_again(plan: ComparisonPlan) -> None:
     cell = next(cell for cell in plan.cells if cell.seed == 1)
     state = CellRun(plan, cell, lambda row: None, False)
     next(state.commands())
@@ -114,13 +114,13 @@ def test_what_only_changes_what_is_seen_is_no_other_configuration(write_recipe: 
     assert first == second != third
 
 
-def test_other_problems_in_the_same_folder_are_refused(write_recipe: Write, plan: Plan) -> None:
+def test_other_problems_in_the_same_folder_are_refused(write_recipe: Write, plan: ComparisonPlan) -> None:
     recipe = read_recipe(str(write_recipe(world={"seed": 6, "sizes": SIZES})))
     with pytest.raises(ValueError, match=r"world holds other problems \(seed was 5, is 6\); write another --output"):
         make_plan(recipe, plan.output, [1], [])
 
 
-def test_cells_are_told_their_sizes_which_do_not_give_way(write_recipe: Write, plan: Plan) -> None:
+def test_cells_are_told_their_sizes_which_do_not_give_way(write_recipe: Write, plan: ComparisonPlan) -> None:
     """A base model with a shorter context would otherwise have shorter completions than the others."""
     cell = next(cell for cell in plan.cells if cell.seed == 1)
     options = next(CellRun(plan, cell, lambda row: None, False).commands()).options
@@ -134,7 +134,7 @@ def test_cells_are_told_their_sizes_which_do_not_give_way(write_recipe: Write, p
         make_plan(read_recipe(str(path)), plan.output, [1], [])
 
 
-def test_a_cell_goes_on_from_its_checkpoint_unless_its_configuration_changed(plan: Plan) -> None:
+def test_a_cell_goes_on_from_its_checkpoint_unless_its_configuration_changed(plan: ComparisonPlan) -> None:
     cell = next(cell for cell in plan.cells if cell.seed == 1)
     state = CellRun(plan, cell, lambda row: None, False)
     assert next(state.commands()).options["overwrite"] is True

@@ -15,7 +15,7 @@ from sgpo.comparison.statistics import (
     equal_weights,
     holm,
     resampled_means,
-    spread,
+    standard_deviation,
     two_sided_p,
 )
 
@@ -134,5 +134,5 @@ def test_holm_keeps_the_order_and_never_lowers() -> None:
 
 
 def test_spread_by_hand() -> None:
-    assert spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
-    assert spread([1.0]) is None
+    assert standard_deviation([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+    assert standard_deviation([1.0]) is None

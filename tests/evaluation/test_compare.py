@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sgpo.cli import main
-from sgpo.evaluation.compare import compare
+from sgpo.evaluation.compare import compare_evaluations
 
 # rewards of the samples of each problem
 FIRST = {"p": [0, 0, 0, 1], "q": [1, 1, 1, 1], "r": [0, 0, 1, 1], "s": [0, 0, 0, 0]}
@@ -38,7 +38,7 @@ def write(folder: Path, sets: dict[str, dict[str, list[int]]], **changes: Any) -
 
 
 def test_a_set_by_hand(tmp_path: Path) -> None:
-    found = compare(write(tmp_path / "a", {"aime24": FIRST}), write(tmp_path / "b", {"aime24": SECOND}))
+    found = compare_evaluations(write(tmp_path / "a", {"aime24": FIRST}), write(tmp_path / "b", {"aime24": SECOND}))
     (each,) = found.sets
     assert each.averages == (7 / 16, 8 / 16)
     assert each.difference.mean == pytest.approx((0.5 - 0.75 + 0.5 + 0) / 4)
@@ -57,7 +57,7 @@ def test_several_sets_and_settings_that_differ(tmp_path: Path, capsys: pytest.Ca
     first = write(tmp_path / "a", {"x": FIRST, "y": FIRST, "only": FIRST})
     sampling = {"temperature": 1.0, "top_p": 0.95, "seed": 1}
     second = write(tmp_path / "b", {"x": SECOND, "y": FIRST}, sampling=sampling)
-    found = compare(first, second)
+    found = compare_evaluations(first, second)
     assert found.average is not None
     assert found.average.mean == pytest.approx(1 / 32)
     assert found.settings == [("sampling.temperature", 0.6, 1.0)]
@@ -83,12 +83,12 @@ def test_problems_that_a_guided_evaluation_left_out_are_not_compared(tmp_path: P
         return write(tmp_path / name, {"x": {id: SECOND[id] for id in ids}}, benchmarks=benchmarks)
 
     whole, first = write(tmp_path / "a", {"x": FIRST}), partial("b", "pqs")
-    (each,) = compare(whole, first).sets
+    (each,) = compare_evaluations(whole, first).sets
     assert (each.averages, each.difference.problems, each.problems) == ((5 / 12, 4 / 12), 3, (4, 3))
-    (each,) = compare(partial("c", "rq"), first).sets
+    (each,) = compare_evaluations(partial("c", "rq"), first).sets
     assert (each.averages, each.difference.problems, each.problems) == ((0.25, 0.25), 1, (2, 3))
     with pytest.raises(ValueError, match="the two evaluations of x have no problem in common"):
-        compare(first, partial("d", "r"))
+        compare_evaluations(first, partial("d", "r"))
 
 
 def test_what_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sgpo.evaluation.evaluate import Completion, Evaluation, Sample, evaluate, problem_seed, score
+from sgpo.evaluation.evaluate import Evaluation, Sample, SampledCompletion, evaluate, evaluation_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.rewards import choose_rewards
@@ -57,15 +57,15 @@ def test_pass_at_by_hand() -> None:
 
 
 def test_majority_counts_parsed_answers_that_ended() -> None:
-    def group(problem: Problem, *answers: str, cut: bool = False) -> tuple[Problem, list[Completion]]:
-        return problem, [Completion(answer, cut, 5) for answer in answers]
+    def group(problem: Problem, *answers: str, cut: bool = False) -> tuple[Problem, list[SampledCompletion]]:
+        return problem, [SampledCompletion(answer, cut, 5) for answer in answers]
 
     groups = [
         group(PROBLEMS[0], "\\boxed{7}", "\\boxed{7.0}", "\\boxed{8}", "8"),  # two votes for 7, one for 8
         group(PROBLEMS[1], "\\boxed{12}", "\\boxed{11}", "\\boxed{ 11 }", "\\boxed{13}"),
         group(PROBLEMS[2], *["\\boxed{9}"] * 4, cut=True),  # right, but cut off: no vote and no reward
     ]
-    result = score([problem for problem, _ in groups], [completions for _, completions in groups])
+    result = evaluation_of([problem for problem, _ in groups], [completions for _, completions in groups])
     assert result.rates == [0.5, 0.25, 0.0]
     assert result.majority == pytest.approx(1 / 3)
     assert result.metrics()["majority_at_4"] == result.majority

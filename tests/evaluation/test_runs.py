@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.cli import main
 from sgpo.evaluation.arguments import EvalArguments
-from sgpo.evaluation.compare import compare
-from sgpo.evaluation.engines import Asked, LocalEngine
+from sgpo.evaluation.compare import compare_evaluations
+from sgpo.evaluation.engines import EvaluationRequest, LocalEngine
 from sgpo.evaluation.evaluate import evaluate, problem_seed
 from sgpo.evaluation.models import Model
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
@@ -175,7 +175,7 @@ def test_a_guided_evaluation_takes_the_problems_with_a_strategy(
     assert "of" not in summary_of(plain)["benchmarks"]["dev"]
     assert main(["eval", "compare", str(plain), str(output)]) == 0
     assert "dev: compared on 4 problems, those that both have; A has 6, B has 4." in capsys.readouterr().out
-    (found,) = compare(plain, output).sets
+    (found,) = compare_evaluations(plain, output).sets
     before = [row["correct"] for row in rows_of(plain) if row["id"] in {problem.id for problem in taken}]
     assert found.averages == (sum(before) / 8, numbers["average"])
     save_problems(taken, dev)
@@ -256,7 +256,7 @@ def test_completions_are_counted_while_they_are_sampled(whole: Rows, tmp_path: P
     engine = LocalEngine(TransformersSampler.of(model, tokenizer), tokenizer, {"model": "base"}, "", 10**6)
     seen: list[tuple[int, int]] = []
     meter = Meter(12, "completions", lambda meter: seen.append((meter.done, meter.tokens)))
-    asked = Asked(SamplingConfig(60, 0.6, 0.95), k=2, seed=0, system_prompt=SYSTEM_PROMPT)
+    asked = EvaluationRequest(SamplingConfig(60, 0.6, 0.95), k=2, seed=0, system_prompt=SYSTEM_PROMPT)
     engine.answer(PROBLEMS, asked, tmp_path / "journal", meter)
     assert seen == sorted(seen)
     assert len({done for done, _ in seen if 0 < done < 12}) > 3

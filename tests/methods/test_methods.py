@@ -166,7 +166,7 @@ def test_grpo_weights_by_hand(make_config: Config) -> None:
     completions = [r.completion_ids for g in (first, second) for r in g.autonomous]
     assert [row.completion_ids for row in assembly.sequences] == completions
     assert assembly.alphas == []
-    assert assembly.targets == []
+    assert assembly.has_target == []
 
 
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1])
@@ -187,7 +187,7 @@ def test_sgpo_weights_by_hand(make_config: Config) -> None:
     assembly = sgpo.assemble([with_target, without], scorer, make_config())
     alpha = 0.5 * (1 / 2 - 1 / 3 + 0.1) / (1 / 3 + 0.1)
     assert assembly.alphas == pytest.approx([alpha, 0.0], rel=1e-12)
-    assert assembly.targets == [True, False]
+    assert assembly.has_target == [True, False]
     assert [row.term for row in assembly.sequences] == ["surrogate"] * 3 + ["distillation"] + ["surrogate"] * 3
     row = assembly.sequences[3]
     assert row.weights == pytest.approx([alpha / (2 * 5)] * 5, rel=1e-12)
@@ -211,7 +211,7 @@ def test_no_correct_guided_completion_no_distillation(make_config: Config) -> No
     hard = group([rollout(0, 4), rollout(0, 2)], [rollout(0, 3), rollout(0.9, 3)])
     assembly = sgpo.assemble([hard], FakeScorer(), make_config())
     assert assembly.alphas == [0.0]
-    assert assembly.targets == [False]
+    assert assembly.has_target == [False]
     assert [row.term for row in assembly.sequences] == ["surrogate"] * 2
 
 
@@ -220,7 +220,7 @@ def test_weight_zero_with_a_target_gives_no_row(make_config: Config) -> None:
     easy = group([rollout(r, 4) for r in (1, 1, 1, 0)], [rollout(1, 3), rollout(0, 3)])
     assembly = sgpo.assemble([easy], FakeScorer(), make_config(num_autonomous=4))
     assert assembly.alphas == [0.0]
-    assert assembly.targets == [True]
+    assert assembly.has_target == [True]
     assert [row.term for row in assembly.sequences] == ["surrogate"] * 4
 
 

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sgpo.command_runner import Command
-from sgpo.miniworld.quickstart.report import build_summary, print_example, print_results
+from sgpo.miniworld.quickstart.report import build_summary, print_example, print_scores
 from sgpo.miniworld.quickstart.run import (
     FAST,
     NORMAL,
@@ -23,13 +23,13 @@ from sgpo.miniworld.quickstart.run import (
     StageBars,
     build_commands,
     check_folder,
-    prepare,
+    prepare_folder,
     progress_bars,
     write_commands,
 )
 from sgpo.miniworld.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.reports.dynamics import read_metrics, series, training_plot
-from sgpo.reports.style import smoothed, spread
+from sgpo.reports.style import smoothed, spread_labels
 
 URL = "http://127.0.0.1:4567/v1"
 MODELS = ("base", "sft", "grpo", "sgpo")
@@ -70,7 +70,7 @@ def test_results_of_an_earlier_run_are_removed_and_nothing_else(tmp_path: Path) 
     for path in (*stale, *kept, tmp_path / "summary.json"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("{}\n")
-    prepare(tmp_path)
+    prepare_folder(tmp_path)
     write_commands(tmp_path, {"sft": Command("sft", {"model": "a b", "seed": 1}), "x": Command("y z", {})}, URL)
     assert not any(path.exists() for path in (*stale, tmp_path / "summary.json"))
     assert all(path.exists() for path in kept)
@@ -151,7 +151,7 @@ def test_summary_by_hand(summary: dict[str, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("fast", [True, False])
 def test_table_fits_a_terminal(summary: dict[str, Any], fast: bool) -> None:
     console = Console(width=88, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
-    print_results(console, {**summary, "fast": fast})
+    print_scores(console, {**summary, "fast": fast})
     text = console.export_text()
     assert "75.0 / 50.0" in text
     assert "+25.0 points" in text
@@ -220,7 +220,7 @@ def test_series_and_smoothing_by_hand() -> None:
     assert series(rows, "alpha") == ([1, 3], [0.5, 0.25])
     assert smoothed([1.0, 2.0]) == [1.0, 2.0]  # too short for a window
     assert smoothed([0.0] * 6 + [2.0] * 6) == [0.0] * 5 + [2 / 3, 4 / 3] + [2.0] * 5  # one neighbour to each side
-    assert spread([0.5, 0.52, 0.1], 0.1) == pytest.approx([0.5, 0.6, 0.1])
+    assert spread_labels([0.5, 0.52, 0.1], 0.1) == pytest.approx([0.5, 0.6, 0.1])
 
 
 def test_a_half_written_line_is_left_out(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from sgpo.cli import main
 from sgpo.command_runner import Command, serving
 from sgpo.miniworld.documents import puzzles, teacher_solution, type_strategy
 from sgpo.miniworld.families import FAMILIES, Puzzle
-from sgpo.miniworld.numerals import in_words
+from sgpo.miniworld.numerals import number_in_words
 from sgpo.miniworld.teacher import MODEL
 from sgpo.miniworld.teacher.answering import answers
-from sgpo.miniworld.teacher.candidates import KINDS, WEIGHTS, draw, generator, write
+from sgpo.miniworld.teacher.candidates import KINDS, WEIGHTS, draw_kind, generator, write
 from sgpo.miniworld.teacher.faults import ON_THE_WAY, Faults, fault_of, latency_of
 from sgpo.miniworld.teacher.judging import NOISE, ratings, scores
-from sgpo.miniworld.teacher.questions import Asked, RefusedRequestError, digest_of, read_request
+from sgpo.miniworld.teacher.questions import RefusedRequestError, TeacherQuestion, digest_of, read_request
 from sgpo.miniworld.teacher.reading import UnknownProblemError, read_puzzle
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import load_problems
@@ -41,8 +41,8 @@ PROBLEMS = problem_sets(1, Sizes(sft=0, rl=30, dev=0, test=0, test_deeper=0, tes
 EQUATION = next(puzzle for puzzle in PUZZLES if puzzle.family == "equation")
 
 
-def asked(puzzle: Puzzle, **changes: Any) -> Asked:
-    return Asked(**{"kind": "extract", "puzzle": puzzle, "digest": digest_of({"p": puzzle.text}), **changes})
+def asked(puzzle: Puzzle, **changes: Any) -> TeacherQuestion:
+    return TeacherQuestion(**{"kind": "extract", "puzzle": puzzle, "digest": digest_of({"p": puzzle.text}), **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_our_prompts_are_recognised() -> None:
         (quality_messages(puzzle.text, "r", strategies[0]), "quality", strategies[:1], False),
     ):
         body = {"model": MODEL, "messages": messages, "n": 3, "max_tokens": 50}
-        assert read_request(body) == Asked(kind, puzzle, digest_of(body), 3, 50, found, repairing)
+        assert read_request(body) == TeacherQuestion(kind, puzzle, digest_of(body), 3, 50, found, repairing)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_equal_requests_have_one_hash() -> None:
 
 
 def test_kinds_come_in_their_shares() -> None:
-    drawn = Counter(draw(generator(digest_of({"n": n}), sample)) for n in range(2000) for sample in range(5))
+    drawn = Counter(draw_kind(generator(digest_of({"n": n}), sample)) for n in range(2000) for sample in range(5))
     for kind, weight in zip(KINDS, WEIGHTS, strict=True):  # within four standard errors of 10,000 draws
         assert drawn[kind] / 10_000 == pytest.approx(weight, abs=4 * (weight * (1 - weight) / 10_000) ** 0.5)
 
@@ -132,14 +132,14 @@ def test_each_kind_is_what_it_is_called() -> None:
         assert made["right"].strategy == made["detailed"].strategy == family.principle
         assert any(any(sign.isdigit() for sign in step) for step in made["detailed"].steps)
         told = made["leaking"].text
-        assert solution.answer in told or in_words(int(solution.answer)) in told
+        assert solution.answer in told or number_in_words(int(solution.answer)) in told
         assert not set(made["vague"].steps) & {"add", "subtract", "multiply", "divide"}
         wrong = made["wrong"]
         assert wrong.problem_type != family.problem_type or wrong.steps != solution.methods
 
 
 def test_numbers_in_words() -> None:
-    assert [in_words(n) for n in (0, 7, 12, 20, 42, 99, -15)] == (
+    assert [number_in_words(n) for n in (0, 7, 12, 20, 42, 99, -15)] == (
         ["zero", "seven", "twelve", "twenty", "forty-two", "ninety-nine", "minus fifteen"]
     )
 
@@ -285,7 +285,7 @@ def test_chat_completions_over_http(tmp_path: Path) -> None:
         ("solve", 0, None),
     ]
     assert lines[0]["body"] == body
-    assert lines[0]["kinds"] == [draw(generator(digest_of(body), sample)) for sample in range(5)]
+    assert lines[0]["kinds"] == [draw_kind(generator(digest_of(body), sample)) for sample in range(5)]
 
 
 def test_from_bare_problems_to_a_quality_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

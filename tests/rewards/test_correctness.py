@@ -90,7 +90,7 @@ def test_targets_and_alpha_follow_what_is_correct(
     make_trainer: Callable[..., SGPOTrainer], rewards: Any, weights: Any
 ) -> None:
     _, assembly = assembled(make_trainer(rewards, weights))
-    assert assembly.targets == [True, False]
+    assert assembly.has_target == [True, False]
     assert assembly.alphas == pytest.approx([ALPHA, 0.0], rel=1e-12)
 
 
@@ -117,7 +117,7 @@ def test_no_telling_what_is_correct_is_refused_at_the_start(make_trainer: Callab
 def test_a_named_function_says_what_is_correct(make_trainer: Callable[..., SGPOTrainer]) -> None:
     groups, assembly = assembled(make_trainer([has_box, math_reward], correctness=["has_box"]))
     assert [[rollout.correct for rollout in group.guided] for group in groups] == [[True, True], [True, False]]
-    assert assembly.targets == [True, True]
+    assert assembly.has_target == [True, True]
 
 
 def test_rollouts_keep_the_reward_beside_what_is_correct(make_trainer: Callable[..., SGPOTrainer]) -> None:

@@ -18,7 +18,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 
 from sgpo.sampling import transformers as sampling_module
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
-from sgpo.sampling.transformers import TransformersSampler, draw, filtered_probs
+from sgpo.sampling.transformers import TransformersSampler, draw_tokens, filtered_probs
 
 EOS, PAD = 1, 0
 ARCHITECTURES = {
@@ -132,7 +132,7 @@ def test_top_p_edge_by_hand() -> None:
 def test_draw_never_leaves_the_nucleus(top_p: float) -> None:
     logits = torch.tensor([-200.0, 2.0, -200.0, 1.5, 0.0, -200.0]).expand(4, 6)
     uniforms = torch.tensor([0.0, 1e-12, 0.5, 1 - 2**-24])
-    tokens, _ = draw(logits, uniforms, SamplingConfig(max_new_tokens=1, top_p=top_p))
+    tokens, _ = draw_tokens(logits, uniforms, SamplingConfig(max_new_tokens=1, top_p=top_p))
     assert set(tokens.tolist()) <= ({1, 3} if top_p < 1 else {1, 3, 4})
     assert tokens[0] == 1
     assert tokens[-1] == (3 if top_p < 1 else 4)

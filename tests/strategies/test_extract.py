@@ -203,7 +203,7 @@ def test_python_api(tmp_path: Path) -> None:
         run = extract_strategies(PROBLEMS[:4], how, Connection(server.url, tmp_path / "journal.jsonl"))
     save_strategies(run.outcomes, tmp_path / "strategies.jsonl", how)
     assert [p.extra["judge_model"] for p in load_problems(tmp_path / "strategies.jsonl")] == ["judge"] * 4
-    assert (run.unfinished, run.stop_reason, run.meter.usage.requests) == (0, None, 8)
+    assert (run.unfinished, run.stop_reason, run.counts.usage.requests) == (0, None, 8)
     with pytest.raises(ValueError, match="attempts must be at least 1"):
         Solving(model="strong", attempts=0)
 

@@ -283,7 +283,7 @@ def test_the_table_of_completions() -> None:
         def batch_decode(self, rows: Sequence[list[int]], skip_special_tokens: bool) -> list[str]:
             return ["one\n two [/b]" if len(row) == 2 else "w" * 300 for row in rows]
 
-    assembly = Assembly([], alphas=[0.25], targets=[True], distilled=[[target]])
+    assembly = Assembly([], alphas=[0.25], has_target=[True], targets=[[target]])
     rows = completions.completion_rows([group], assembly, Words(), step=6, update=1)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(completions.problem_table(rows, 6))

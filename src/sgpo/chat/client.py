@@ -108,7 +108,7 @@ class Timeouts:
 
 
 @dataclass
-class Meter:
+class RequestCounts:
     """What this run has done so far, for the progress bar."""
 
     attempts: int = 0  # HTTP requests sent
@@ -148,7 +148,7 @@ class ChatClient:
             self._prices(model).cost(t.prompt_tokens, t.completion_tokens) for model, t in journal.totals.items()
         )
         self.budget = Budget(max_cost, spent=spent)
-        self.meter = Meter()
+        self.counts = RequestCounts()
         self.stop_reason: Exception | None = None
         self._stopping = asyncio.Event()
         self._several: bool | None = None  # whether the server gives several samples a request; None: not known yet
@@ -258,14 +258,14 @@ class ChatClient:
         try:
             cost = 0.0
             self._check_stop()
-            self.meter.attempts += 1
+            self.counts.attempts += 1
             reply = await self.server.chat(self._body(question, samples), timeout)
             cost = self._reply_usage(question, reply).cost
             return reply
         except TransientError as error:
             if error.perhaps_billed:
                 cost = most
-                self.meter.perhaps_billed += Usage(1, most_in, most_out, most)
+                self.counts.perhaps_billed += Usage(1, most_in, most_out, most)
                 self.journal.append([Entry("", question.model, most_in, most_out, 1, None)])
             raise
         finally:
@@ -309,7 +309,7 @@ class ChatClient:
             for number, (key, choice) in enumerate(zip(keys, choices, strict=False))
         ]
         self.journal.append(entries)
-        self.meter.usage += usage
+        self.counts.usage += usage
         return entries
 
     def _reply_usage(self, question: Question, reply: Reply) -> Usage:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
-from sgpo.chat.client import ChatClient, Meter, StoppedError, Timeouts
+from sgpo.chat.client import ChatClient, RequestCounts, StoppedError, Timeouts
 from sgpo.chat.costs import Prices
 from sgpo.chat.endpoint import (
     Endpoint,
@@ -76,7 +76,7 @@ class Run(Generic[T]):
     outcomes: list[T]
     unfinished: int
     stop_reason: Exception | None
-    meter: Meter
+    counts: RequestCounts
     seconds: float
     damaged: int  # lines of the journal
 
@@ -110,7 +110,7 @@ async def run_session(
             outcomes,
             unfinished=len(problems) - len(outcomes),
             stop_reason=client.stop_reason,
-            meter=client.meter,
+            counts=client.counts,
             seconds=time.monotonic() - began,
             damaged=client.journal.damaged,
         )

@@ -14,8 +14,8 @@ from sgpo.screen import asks_for_everything, own_warnings
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A command. Example: ``Entry("pictures of training runs", "compare:plot")``, ``plot`` of cli/compare.py."""
+class CommandEntry:
+    """A command. Example: ``CommandEntry("pictures of training runs", "compare:plot")``, ``plot`` of cli/compare.py."""
 
     summary: str  # one line of `sgpo --help`
     place: str  # MODULE:FUNCTION within this package; the function takes the arguments after the command's name
@@ -26,19 +26,25 @@ class Entry:
 
 
 COMMANDS = {
-    "quickstart": Entry("the whole method on the embedded mini-world, in minutes", "miniworld:quickstart"),
-    "miniworld": Entry("create its problems and base model, or pretrain the base model from nothing", "miniworld:main"),
-    "strategies": Entry(
+    "quickstart": CommandEntry("the whole method on the embedded mini-world, in minutes", "miniworld:quickstart"),
+    "miniworld": CommandEntry(
+        "create its problems and base model, or pretrain the base model from nothing", "miniworld:main"
+    ),
+    "strategies": CommandEntry(
         "extract them from a strong model's solutions, through any OpenAI-compatible server", "strategies:main"
     ),
-    "teacher": Entry("the mini-world's teacher as an OpenAI-compatible server, with faults on request", "teacher:main"),
-    "sft": Entry("supervised warm-up on strong-model responses", "train:sft"),
-    "train": Entry("SGPO, GRPO, LUFFY, HPT or a method of your own, on problems with checkable answers", "train:train"),
-    "eval": Entry("avg@k of a checkpoint or server on benchmarks; compare two", "evaluate:main"),
-    "compare": Entry(
+    "teacher": CommandEntry(
+        "the mini-world's teacher as an OpenAI-compatible server, with faults on request", "teacher:main"
+    ),
+    "sft": CommandEntry("supervised warm-up on strong-model responses", "train:sft"),
+    "train": CommandEntry(
+        "SGPO, GRPO, LUFFY, HPT or a method of your own, on problems with checkable answers", "train:train"
+    ),
+    "eval": CommandEntry("avg@k of a checkpoint or server on benchmarks; compare two", "evaluate:main"),
+    "compare": CommandEntry(
         "methods on equal terms over seeds: one results file, one table with intervals", "compare:compare"
     ),
-    "plot": Entry("pictures of a comparison, or of training runs", "compare:plot"),
+    "plot": CommandEntry("pictures of a comparison, or of training runs", "compare:plot"),
 }
 
 

@@ -26,7 +26,7 @@ def _evaluate(argv: list[str]) -> None:
     from sgpo.configuration import parse
     from sgpo.evaluation.arguments import EvalArguments
     from sgpo.evaluation.output import check_resumable, settings_of
-    from sgpo.evaluation.plan import Plan
+    from sgpo.evaluation.plan import EvaluationPlan
     from sgpo.evaluation.run import evaluate_and_report
     from sgpo.miniworld.world import evaluation_sets
     from sgpo.runs.folder import check_output_of_evaluation
@@ -38,14 +38,14 @@ def _evaluate(argv: list[str]) -> None:
             check_output_of_evaluation(args.output, overwrite=args.overwrite)
     with no_progress_bars(everything=args.verbose):
         with usage_errors():
-            plan = Plan(args, evaluation_sets())
+            plan = EvaluationPlan(args, evaluation_sets())
             settings = settings_of(args, plan)
             check_resumable(args, settings)
         evaluate_and_report(args, plan, settings)
 
 
 def _compare(argv: list[str]) -> None:
-    from sgpo.evaluation.compare import compare, print_comparison
+    from sgpo.evaluation.compare import compare_evaluations, print_comparison
 
     parser = argparse.ArgumentParser(prog="sgpo eval compare", allow_abbrev=False)
     parser.add_argument("first", help="output folder of an evaluation")
@@ -54,5 +54,5 @@ def _compare(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
     options = parser.parse_args(argv)
     with usage_errors():
-        comparison = compare(options.first, options.second, seed=options.seed)
+        comparison = compare_evaluations(options.first, options.second, seed=options.seed)
     print_comparison(comparison, listed=options.flipped)

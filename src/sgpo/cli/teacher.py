@@ -8,7 +8,7 @@ from pathlib import Path
 from sgpo.errors import usage_errors
 from sgpo.files import check_file_writable
 from sgpo.miniworld.teacher.faults import Faults
-from sgpo.miniworld.teacher.server import check_packages
+from sgpo.miniworld.teacher.server import check_server_packages
 
 SHARES = {
     "rate_limited": "429 with Retry-After",
@@ -28,8 +28,8 @@ def main(argv: list[str]) -> None:
     _options(actions.add_parser("serve", help=text, description=text, allow_abbrev=False))
     options = parser.parse_args(argv)
     with usage_errors():
-        check_packages()
-        from sgpo.miniworld.teacher.server import open_socket, serve
+        check_server_packages()
+        from sgpo.miniworld.teacher.server import open_socket, serve_teacher
 
         faults = Faults(
             **{name: getattr(options, name) for name in SHARES},
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
         listening = open_socket(options.host, options.port)
     host, port = listening.getsockname()[:2]
     print(f"Serving at http://{host}:{port}/v1", flush=True)
-    serve(listening, faults, options.log)
+    serve_teacher(listening, faults, options.log)
 
 
 def _options(parser: argparse.ArgumentParser) -> None:

@@ -77,7 +77,7 @@ def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFun
     Raises:
         ValueError: what cannot be read; in the same message what of the rest cannot be trained with.
     """
-    from sgpo.training.preflight import UNREADABLE, prepare, said_once
+    from sgpo.training.preflight import UNREADABLE, prepare_training, said_once
 
     refusals, peft_config = Refusals(), None
     with refusals.collected():
@@ -94,7 +94,7 @@ def _read_all(data: TrainArguments, args: Any) -> tuple[Any, Any, list[RewardFun
     if refusals:
         weights = data.reward_weights or None
         with said_once(args.process_index == 0):
-            prepare(args, data.model, problems, eval_problems, rewards, weights, None, peft_config, refusals)
+            prepare_training(args, data.model, problems, eval_problems, rewards, weights, None, peft_config, refusals)
     return problems, eval_problems, rewards, peft_config
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from sgpo.command_runner import Command
 from sgpo.comparison.collecting import samples_of
-from sgpo.comparison.recipe import Method, Recipe
+from sgpo.comparison.recipe import ComparedMethod, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.errors import Refusals
 from sgpo.evaluation.benchmarks import check_set
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.adapters import adapter_from
 from sgpo.models.checkpoint import Opened, check_place, count_parameters, open_checkpoint
-from sgpo.options.groups import EVAL, SFT, TRAIN, Check
+from sgpo.options.groups import EVAL, SFT, TRAIN, FileCheck
 from sgpo.problems.loading import is_file_of_problems
 from sgpo.rewards import check_signatures, choose_rewards, column_names
 
@@ -49,7 +49,7 @@ def check_recipe_beforehand(recipe: Recipe) -> None:
     refusals.refuse()
 
 
-def _checks_of_keys(recipe: Recipe) -> Iterator[Check]:
+def _checks_of_keys(recipe: Recipe) -> Iterator[FileCheck]:
     for path in _warmups(recipe):
         yield partial(SFT.check_keys, read_config(path), str(path))
     for _, path in _methods(recipe):
@@ -58,7 +58,7 @@ def _checks_of_keys(recipe: Recipe) -> Iterator[Check]:
     yield partial(EVAL.check_keys, recipe.evaluation, f"evaluation of {recipe.path}")
 
 
-def _checks_of_data(recipe: Recipe) -> Iterator[Check]:
+def _checks_of_data(recipe: Recipe) -> Iterator[FileCheck]:
     for model in recipe.base_models:
         yield partial(check_place, model)
     if recipe.world is None:
@@ -102,14 +102,14 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
     """
     from sgpo.training.arguments import read_problems, read_rewards
     from sgpo.training.preflight import TRAINING, check_training, said_once
-    from sgpo.training.sft import check_warmup
+    from sgpo.training.sft import warmup_problems
 
     opened = Opened(*open_checkpoint(model))
     with _unchanged_environment(), said_once(main=False):
         for path, problems in zip(_warmups(recipe), (warmup, together), strict=False):
             data, args = _parse_sft(path, problems)
             with _named(path.stem, path):
-                check_warmup(args, opened, read_problems(data))
+                warmup_problems(args, opened, read_problems(data))
                 count_parameters(opened.config, adapter_from(data))  # refuses an adapter that does not fit
         parsed = False
         for method, path in _methods(recipe):
@@ -128,7 +128,7 @@ def _warmups(recipe: Recipe) -> list[Path]:
     return [recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])]
 
 
-def _methods(recipe: Recipe) -> list[tuple[Method, Path]]:
+def _methods(recipe: Recipe) -> list[tuple[ComparedMethod, Path]]:
     return [(method, method.path) for method in recipe.methods if method.path is not None]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from sgpo import __version__
 from sgpo.comparison.results import COUNTERS, PHASES
 from sgpo.errors import UsageError
-from sgpo.reports.dynamics import Rows, read_metrics
+from sgpo.reports.dynamics import MetricLines, read_metrics
 
 POINTS = 200  # of a curve, at most
 DIGITS = 4  # significant ones of what is measured
@@ -50,12 +50,12 @@ def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:
 
     Raises UsageError: the evaluation's files cannot be read.
     """
-    from sgpo.evaluation.compare import rates_of  # slow to import, and not needed for the curves of a run
+    from sgpo.evaluation.compare import pass_rates  # slow to import, and not needed for the curves of a run
     from sgpo.evaluation.output import SUMMARY
 
     try:
         benchmarks = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["benchmarks"]
-        rates = {name: rates_of(folder, name) for name in benchmarks}
+        rates = {name: pass_rates(folder, name) for name in benchmarks}
     except ValueError as error:
         raise UsageError(f"the evaluation in {folder} is damaged ({error}); delete that folder") from error
     found = {}
@@ -95,7 +95,7 @@ def training_result(folder: Path, samples: int, problems: int, updates_per_rollo
     }
 
 
-def counters(updates: Rows, batch: int, updates_per_rollout: int) -> list[dict[str, float]]:
+def counters(updates: MetricLines, batch: int, updates_per_rollout: int) -> list[dict[str, float]]:
     """What had been spent after each line of an update, in the line's steps, samples, tokens and seconds.
 
     Tokens are what was logged a second, times the seconds; both are of the occasions since the line before, of which
@@ -124,7 +124,7 @@ def _tokens(row: Mapping[str, float], phase: str, occasions: int) -> float:
     return row.get(f"tokens_per_second/{phase}", 0.0) * row.get(f"seconds/{phase}", 0.0) * occasions
 
 
-def curves(updates: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
+def curves(updates: MetricLines, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
     """Columns of equal length, the means of as few neighbouring updates as leave at most POINTS of them."""
     size = max(1, math.ceil(len(updates) / POINTS))
     bins = [slice(start, start + size) for start in range(0, len(updates), size)]
@@ -143,7 +143,7 @@ def _compact(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     }
 
 
-def dev_curve(rows: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
+def dev_curve(rows: MetricLines, counted: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
     """avg@k on the development problems, with what had been spent by the update before, as far as it was logged."""
     columns: dict[str, list[Any]] = {name: [] for name in (*COUNTERS, "score")}
     for row in rows:
@@ -158,7 +158,7 @@ def dev_curve(rows: Rows, counted: Sequence[Mapping[str, float]]) -> dict[str, l
     return _compact(columns) if columns["score"] else {}
 
 
-def _tail(updates: Rows) -> dict[str, float]:
+def _tail(updates: MetricLines) -> dict[str, float]:
     """Means over the last tenth of the updates: a single one is noise."""
     newest = updates[-max(1, len(updates) // 10) :]
     found = {name: _mean([row[name] for row in newest if name in row]) for name in CURVES}
@@ -174,5 +174,5 @@ def short(value: float, digits: int = DIGITS) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def versions() -> dict[str, str]:
+def versions_of_comparison() -> dict[str, str]:
     return {"sgpo": __version__, **{name: version(name) for name in ("torch", "transformers", "trl")}}

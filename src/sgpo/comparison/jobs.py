@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.command_runner import Command, Job
-from sgpo.comparison.collecting import evaluation_result, training_result, versions
-from sgpo.comparison.plan import SFT_SEED, WARM_UP, Base, Cell, Plan, changes, is_pretrained
+from sgpo.comparison.collecting import evaluation_result, training_result, versions_of_comparison
+from sgpo.comparison.plan import SFT_SEED, WARM_UP, Base, Cell, ComparisonPlan, changes, is_pretrained
 from sgpo.comparison.recipe import SFT, SFT_ALL
-from sgpo.comparison.results import Row
+from sgpo.comparison.results import CellResult
 from sgpo.errors import UsageError
 from sgpo.evaluation.output import JOURNAL, SUMMARY
 from sgpo.files import replacing
@@ -30,7 +30,9 @@ from sgpo.sizes import FITTED
 ALWAYS = {"disable_tqdm": True}
 
 
-def all_jobs(plan: Plan, todo: list[Cell], finished: Callable[[Row], None], *, keep_models: bool) -> dict[str, Job]:
+def all_jobs(
+    plan: ComparisonPlan, todo: list[Cell], finished: Callable[[CellResult], None], *, keep_models: bool
+) -> dict[str, Job]:
     """Base models and warm-ups as far as they are missing and needed, then the cells."""
     bases = {cell.base.name: cell.base for cell in todo}
     needing_warmup = {cell.base.name for cell in todo if cell.method.name != SFT_ALL}
@@ -54,11 +56,11 @@ def _pretraining(base: Base) -> Iterator[Command]:
     yield Command("miniworld pretrain", {"seed": base.pretraining_seed, "output": base.model})
 
 
-def warmup_folder(plan: Plan, base: Base) -> Path:
+def warmup_folder(plan: ComparisonPlan, base: Base) -> Path:
     return plan.output / base.name / "sft"
 
 
-def check_warmup(plan: Plan, base: Base) -> None:
+def check_warmup_is_same(plan: ComparisonPlan, base: Base) -> None:
     """Raises ValueError for a finished warm-up that was made in another way, UsageError for one with a damaged file."""
     path = warmup_folder(plan, base) / "warm-up.json"
     if path.is_file() and (found := changes(_read(path), _warmup_configuration(plan, base))):
@@ -68,12 +70,12 @@ def check_warmup(plan: Plan, base: Base) -> None:
         )
 
 
-def _warmup_configuration(plan: Plan, base: Base) -> dict[str, Any]:
+def _warmup_configuration(plan: ComparisonPlan, base: Base) -> dict[str, Any]:
     values = plan.configuration(Cell(base, None, WARM_UP))
     return {"sft": values["sft"], "base": values["base"]}
 
 
-def _warmup(plan: Plan, base: Base) -> Iterator[Command]:
+def _warmup(plan: ComparisonPlan, base: Base) -> Iterator[Command]:
     folder = warmup_folder(plan, base)
     marker = folder / "warm-up.json"
     if marker.is_file():
@@ -95,7 +97,9 @@ def _way_on(folder: Path, *, same: bool = True) -> dict[str, bool]:
 class CellRun:
     """Train, evaluate, collect. cell.json says what of it has ended."""
 
-    def __init__(self, plan: Plan, cell: Cell, finished: Callable[[Row], None], keep_model: bool) -> None:
+    def __init__(
+        self, plan: ComparisonPlan, cell: Cell, finished: Callable[[CellResult], None], keep_model: bool
+    ) -> None:
         self.plan, self.cell, self.finished, self.keep_model = plan, cell, finished, keep_model
         self.folder = plan.output / "cells" / cell.name
         self.state_path = self.folder / "cell.json"
@@ -150,9 +154,9 @@ class CellRun:
         options = {"model": model, "benchmarks": list(self.plan.data.sets.values()), "output": output}
         return Command("eval", {**options, **self.plan.recipe.evaluation, "seed": self.cell.seed or 0})
 
-    def _row(self, state: dict[str, Any]) -> Row:
+    def _row(self, state: dict[str, Any]) -> CellResult:
         cell, budget = self.cell, self.plan.budgets.get(self.cell.method.name)
-        row: Row = {"base": cell.base.name, "seed": cell.seed, "method": cell.method.name}
+        row: CellResult = {"base": cell.base.name, "seed": cell.seed, "method": cell.method.name}
         row["sets"] = evaluation_result(self.folder / "evaluation", list(self.plan.data.sets))
         row["budget"] = budget
         row["totals"] = {"seconds": {}}
@@ -160,7 +164,7 @@ class CellRun:
             counts = budget["samples"], budget["problems_per_rollout"], budget["updates_per_rollout"]
             row |= training_result(self.folder / "run", *counts)
         row["totals"]["seconds"] |= {f"{phase} command": value for phase, value in state["seconds"].items()}
-        return {**row, "configuration": self.configuration, "versions": versions()}
+        return {**row, "configuration": self.configuration, "versions": versions_of_comparison()}
 
     def _leftovers(self, model: Path, evaluation: Path) -> list[Path]:
         """Hundreds of cells of large models would fill a disk."""

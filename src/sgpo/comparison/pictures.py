@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.comparison.results import Row, methods_of
-from sgpo.comparison.summary import Line, SetSummary, summarise
+from sgpo.comparison.results import CellResult, methods_of
+from sgpo.comparison.summary import MethodSummary, SetSummary, summarise
 from sgpo.comparison.trajectories import Source, band
 from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
 
@@ -77,7 +77,7 @@ def draw_all(source: Source, output: Path, *, methods: Sequence[str] = (), basel
 # ---------------------------------------------------------------------- over cost, over steps
 
 
-def cost_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], path: Path) -> Path:
+def cost_picture(rows: Mapping[str, Sequence[CellResult]], looks: Mapping[str, Look], path: Path) -> Path:
     """Score on the development problems, or else the training reward, over samples, trained tokens and seconds."""
     part, metric = "dev", "score"
     title = "Solved development problems, without strategies (%)"
@@ -98,7 +98,7 @@ def cost_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], p
     return _picture(path, (12, 4.6), "The same samples are not the same cost", caption, draw)
 
 
-def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look], path: Path) -> Path:
+def dynamics_picture(rows: Mapping[str, Sequence[CellResult]], looks: Mapping[str, Look], path: Path) -> Path:
     """Entropy, reward, length and mean alpha over steps."""
     guided = len(rows) <= MANY and any(band(each, "curves", "reward/guided") for each in rows.values())
     shown = [name for name in DYNAMICS if any(band(of_method, "curves", name) for of_method in rows.values())]
@@ -127,7 +127,7 @@ def dynamics_picture(rows: Mapping[str, Sequence[Row]], looks: Mapping[str, Look
 
 def _lines(
     axes: Any,
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Sequence[CellResult]],
     looks: Mapping[str, Look],
     part: str,
     metric: str,
@@ -168,13 +168,13 @@ def _thousands(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5))
 
 
-def _bands(rows: Mapping[str, Sequence[Row]]) -> str:
+def _bands(rows: Mapping[str, Sequence[CellResult]]) -> str:
     if max(map(len, rows.values())) < 2 or len(rows) > MANY:
         return ""
     return "Bands: the smallest and the largest."
 
 
-def _lines_caption(rows: Mapping[str, Sequence[Row]], *, smooth: bool) -> str:
+def _lines_caption(rows: Mapping[str, Sequence[CellResult]], *, smooth: bool) -> str:
     repeated = repetitions([(row["base"], row["seed"]) for row in of_method] for of_method in rows.values())
     lines = f"Lines: means over {' and '.join(repeated)}" if repeated else "Lines: single runs"
     return f"{lines}, moving means over steps." if smooth else f"{lines}."
@@ -257,7 +257,7 @@ def _differences(axes: Any, each: SetSummary, looks: Mapping[str, Look], baselin
     _rows_of_methods(axes, each.lines, named=False)
 
 
-def _rows_of_methods(axes: Any, lines: Sequence[Line], *, named: bool = True) -> None:
+def _rows_of_methods(axes: Any, lines: Sequence[MethodSummary], *, named: bool = True) -> None:
     axes.set_ylim(len(lines) - 0.45, -0.55)
     axes.set_yticks(range(len(lines)), [line.method for line in lines] if named else [""] * len(lines))
     if named:

@@ -11,19 +11,19 @@ from typing import Any
 
 from sgpo.command_runner import Command
 from sgpo.comparison.checks import check_methods, check_training_data
-from sgpo.comparison.recipe import SFT, SFT_ALL, Method, Recipe
+from sgpo.comparison.recipe import SFT, SFT_ALL, ComparedMethod, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
 from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world, evaluation_sets
 from sgpo.models.checkpoint import open_checkpoint
 from sgpo.problems import Problem, load_problems, save_problems
-from sgpo.problems.inspection import describe
+from sgpo.problems.inspection import describe_problems
 from sgpo.runs.resume import FREE, FREE_PREFIXES
 
 OF_A_CELL = {"model", "problems", "eval_problems", "output_dir", "seed"}  # that the comparison decides
 SFT_SEED = 0
-WARM_UP = Method(SFT)
+WARM_UP = ComparedMethod(SFT)
 # What may differ between a run and its continuation, but not between the cells of a comparison.
 DECIDING = {"max_steps", "num_train_epochs", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"}
 
@@ -56,7 +56,7 @@ class Cell:
 
     base: Base
     seed: int | None
-    method: Method
+    method: ComparedMethod
 
     @property
     def key(self) -> tuple[str, int | None, str]:
@@ -73,7 +73,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ComparisonPlan:
     recipe: Recipe
     output: Path
     bases: list[Base]
@@ -108,7 +108,7 @@ class Plan:
         return json.loads(json.dumps(values, default=str))
 
 
-def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Sequence[int]) -> Plan:
+def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Sequence[int]) -> ComparisonPlan:
     """Check everything, and write the data; nothing is trained.
 
     Raises:
@@ -127,7 +127,7 @@ def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Se
     data = write_data(recipe, output)
     there = bases[0].pretraining_seed is None or is_pretrained(bases[0])
     check_training_data(recipe, bases[0].model if there else str(BASE_MODEL), data.sft, data.rl, data.sft_all)
-    return Plan(recipe, output, bases, list(seeds), data, budgets)
+    return ComparisonPlan(recipe, output, bases, list(seeds), data, budgets)
 
 
 # ---------------------------------------------------------------------- base models
@@ -192,7 +192,7 @@ def _read_sets(recipe: Recipe, sets: Mapping[str, str]) -> dict[str, Sequence[Pr
 
 
 def _fingerprints(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
-    return {name: describe(some)["fingerprint"] for name, some in problems.items()}
+    return {name: describe_problems(some)["fingerprint"] for name, some in problems.items()}
 
 
 def _load(source: str) -> list[Problem]:

@@ -25,8 +25,8 @@ class World:
 
 
 @dataclass(frozen=True)
-class Method:
-    """Example: ``Method("sgpo", Path("recipes/miniworld/sgpo.yaml"))``; the warm-up itself has no file."""
+class ComparedMethod:
+    """Example: ``ComparedMethod("sgpo", Path("recipes/miniworld/sgpo.yaml"))``; the warm-up itself has no file."""
 
     name: str
     path: Path | None = None
@@ -38,7 +38,7 @@ class Recipe:
 
     path: Path
     sft: Path
-    methods: list[Method]
+    methods: list[ComparedMethod]
     baseline: str
     sets: dict[str, str]  # name -> file or benchmark; of a world its sets' names
     world: World | None = None
@@ -155,17 +155,17 @@ def _chosen(names: Sequence[str], own: dict[str, str], world: World | None) -> d
     return {name: known[name] for name in names} or own
 
 
-def _method(name: str, recipe: Path) -> Method:
+def _method(name: str, recipe: Path) -> ComparedMethod:
     """A name stands for the file of that name beside the recipe."""
     if name == SFT:
-        return Method(SFT)
+        return ComparedMethod(SFT)
     if name == SFT_ALL:
-        return Method(SFT_ALL)
+        return ComparedMethod(SFT_ALL)
     for path in (recipe.parent / f"{name}.yaml", Path(name)):
         if path.is_file():
             if path.stem in (SFT, SFT_ALL):
                 raise ValueError(f"{path}: {path.stem} is the name of a method without a file; call the file otherwise")
-            return Method(path.stem, path)
+            return ComparedMethod(path.stem, path)
     known = [SFT, SFT_ALL, *(path.stem for path in sorted(recipe.parent.glob("*.yaml")))]
     known = [each for each in dict.fromkeys(known) if each != recipe.stem and not each.startswith("compare")]
     raise ValueError(

@@ -17,14 +17,14 @@ from typing import Any
 
 from sgpo.files import append_whole
 
-Row = dict[str, Any]
+CellResult = dict[str, Any]
 RESULTS = "results.jsonl"
 KEYS = ("base", "seed", "method", "sets")
 PHASES = ("sample", "verify", "assemble", "optimise")  # of training, in "seconds" of the totals
 COUNTERS = ("step", "samples", "sampled_tokens", "trained_tokens", "seconds")  # columns of the curves, what was spent
 
 
-def read_results(path: Path) -> list[Row]:
+def read_results(path: Path) -> list[CellResult]:
     """All finished cells; a last line that a crash cut off is none.
 
     Raises:
@@ -45,11 +45,11 @@ def read_results(path: Path) -> list[Row]:
     return rows
 
 
-def key_of(row: Row) -> tuple[str, int | None, str]:
+def key_of(row: CellResult) -> tuple[str, int | None, str]:
     return row["base"], row["seed"], row["method"]
 
 
-def append_result(path: Path, row: Row) -> None:
+def append_result(path: Path, row: CellResult) -> None:
     """Append a line, which is on the device before this returns.
 
     Raises:
@@ -71,6 +71,6 @@ def _whole_lines(path: Path) -> list[bytes]:
     return [line for line in lines if line.endswith(b"\n")]
 
 
-def methods_of(rows: Sequence[Row]) -> list[str]:
+def methods_of(rows: Sequence[CellResult]) -> list[str]:
     """In the order in which they finished first."""
     return list(dict.fromkeys(row["method"] for row in rows))

@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sgpo.command_runner import Job, JobRunner, ending_signals
-from sgpo.comparison.jobs import all_jobs, check_warmup
+from sgpo.comparison.jobs import all_jobs, check_warmup_is_same
 from sgpo.comparison.places import Place
-from sgpo.comparison.plan import Cell, Plan, changes
-from sgpo.comparison.results import RESULTS, Row, append_result, key_of, read_results
+from sgpo.comparison.plan import Cell, ComparisonPlan, changes
+from sgpo.comparison.results import RESULTS, CellResult, append_result, key_of, read_results
 from sgpo.errors import UnfinishedError
 
 TAIL_BYTES = 16_384
 
 
-def unfinished_cells(plan: Plan) -> list[Cell]:
+def unfinished_cells(plan: ComparisonPlan) -> list[Cell]:
     """The cells without a result.
 
     Raises:
@@ -28,7 +28,7 @@ def unfinished_cells(plan: Plan) -> list[Cell]:
     """
     finished = {key_of(row): row for row in read_results(plan.output / RESULTS)}
     for base in plan.bases:
-        check_warmup(plan, base)
+        check_warmup_is_same(plan, base)
     # Also those of other seeds: they stand in the same table.
     bases, methods = {base.name: base for base in plan.bases}, {method.name: method for method in plan.recipe.methods}
     for (base_name, seed, name), row in finished.items():
@@ -43,7 +43,7 @@ def unfinished_cells(plan: Plan) -> list[Cell]:
     return [cell for cell in plan.cells if cell.key not in finished]
 
 
-def run_plan(plan: Plan, todo: list[Cell], places: Sequence[Place], lock: int, *, keep_models: bool) -> None:
+def run_plan(plan: ComparisonPlan, todo: list[Cell], places: Sequence[Place], lock: int, *, keep_models: bool) -> None:
     """Run the unfinished cells, and append a line to results.jsonl for each.
 
     Raises:
@@ -57,7 +57,7 @@ def run_plan(plan: Plan, todo: list[Cell], places: Sequence[Place], lock: int, *
     if not todo:
         return
 
-    def finished(row: Row) -> None:
+    def finished(row: CellResult) -> None:
         append_result(plan.output / RESULTS, row)
         console.print(_line(row), markup=False)
 
@@ -78,7 +78,7 @@ def run_plan(plan: Plan, todo: list[Cell], places: Sequence[Place], lock: int, *
         )
 
 
-def _line(row: Row) -> str:
+def _line(row: CellResult) -> str:
     scores = "  ".join(f"{name} {100 * found['score']:.1f}" for name, found in row["sets"].items())
     seed = "" if row["seed"] is None else f" seed {row['seed']}"
     return f"{row['base']}{seed} {row['method']}: {scores}"
@@ -87,7 +87,7 @@ def _line(row: Row) -> str:
 class _Bar:
     """One bar over all jobs; beside it what runs, and how far it is."""
 
-    def __init__(self, progress: Progress, plan: Plan, count: int) -> None:
+    def __init__(self, progress: Progress, plan: ComparisonPlan, count: int) -> None:
         self.progress, self.plan = progress, plan
         self.task = progress.add_task("jobs", total=count, note="")
 
@@ -110,7 +110,7 @@ def newest_step(path: Path) -> int | None:
 
 
 @contextmanager
-def _bar(console: Console, plan: Plan, jobs: dict[str, Job]) -> Iterator[_Bar]:
+def _bar(console: Console, plan: ComparisonPlan, jobs: dict[str, Job]) -> Iterator[_Bar]:
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[note]}", style="dim"), console=console) as progress:
         yield _Bar(progress, plan, len(jobs))

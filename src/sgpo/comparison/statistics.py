@@ -26,7 +26,7 @@ from sgpo.evaluation.statistics import LEVEL, RESAMPLES
 BLOCK = 2_000_000  # numbers of a resampled matrix at once
 
 CellKey = tuple[str, int]  # base model and seed
-Rates = Mapping[CellKey, Mapping[str, float]]  # of each problem, by its id
+RatesByCell = Mapping[CellKey, Mapping[str, float]]  # of each problem, by its id
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CrossedDifference:
 
 
 def crossed_difference(
-    sets: Sequence[tuple[Rates, Rates]], *, seed: int = 0, resamples: int = RESAMPLES
+    sets: Sequence[tuple[RatesByCell, RatesByCell]], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> CrossedDifference | None:
     """Of the cells that both have on every set, as an average over sets; None if there are none.
 
@@ -63,7 +63,7 @@ def crossed_difference(
     return CrossedDifference(mean, (float(low), float(high)), two_sided_p(means), len(cells), problems)
 
 
-def difference_matrix(first: Rates, second: Rates, cells: Sequence[CellKey]) -> np.ndarray:
+def difference_matrix(first: RatesByCell, second: RatesByCell, cells: Sequence[CellKey]) -> np.ndarray:
     """[cells, problems] second minus first. Raises ValueError for cells of other problems."""
     problems = list(first[cells[0]])
     for key in cells:
@@ -130,7 +130,7 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def spread(values: Sequence[float]) -> float | None:
+def standard_deviation(values: Sequence[float]) -> float | None:
     """Standard deviation with n - 1; None for fewer than two values."""
     if len(values) < 2:
         return None

@@ -6,12 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sgpo.comparison.results import PHASES, Row, methods_of
-from sgpo.comparison.statistics import CellKey, CrossedDifference, Rates, crossed_difference, holm, spread
+from sgpo.comparison.results import PHASES, CellResult, methods_of
+from sgpo.comparison.statistics import (
+    CellKey,
+    CrossedDifference,
+    RatesByCell,
+    crossed_difference,
+    holm,
+    standard_deviation,
+)
 
 
 @dataclass(frozen=True)
-class Line:
+class MethodSummary:
     """One method on one set. `scores` are by base model and seed; the warm-up has None in place of a seed."""
 
     method: str
@@ -29,7 +36,7 @@ class Line:
 
     @property
     def deviation(self) -> float | None:
-        return spread(list(self.scores.values()))
+        return standard_deviation(list(self.scores.values()))
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class SetSummary:
     name: str
     problems: int
     k: int | None
-    lines: list[Line]
+    lines: list[MethodSummary]
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Cost:
     seconds: float
 
 
-def summarise(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -> list[SetSummary]:
+def summarise(rows: Sequence[CellResult], baseline: str, methods: Sequence[str] = ()) -> list[SetSummary]:
     """Every set with all methods that have results, in the order of `methods`.
 
     Raises:
@@ -68,13 +75,13 @@ def summarise(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -
     return [_summary(group, rows, names, baseline) for group in groups]
 
 
-def _summary(sets: list[str], rows: Sequence[Row], methods: Sequence[str], baseline: str) -> SetSummary:
+def _summary(sets: list[str], rows: Sequence[CellResult], methods: Sequence[str], baseline: str) -> SetSummary:
     """Of one set, or of the average over several."""
     rows = [row for row in rows if all(name in row["sets"] for name in sets)]
     found = {method: [row for row in rows if row["method"] == method] for method in methods}
     found = {method: of_method for method, of_method in found.items() if of_method}
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
-    rates = {method: [rates_of(each, name, seeds) for name in sets] for method, each in found.items()}
+    rates = {method: [rates_by_cell(each, name, seeds) for name in sets] for method, each in found.items()}
     lines = []
     for method, of_method in found.items():
         scores = {(row["base"], row["seed"]): _mean([row["sets"][n]["score"] for n in sets]) for row in of_method}
@@ -82,7 +89,7 @@ def _summary(sets: list[str], rows: Sequence[Row], methods: Sequence[str], basel
         if method != baseline and baseline in rates:
             difference = crossed_difference(list(zip(rates[baseline], rates[method], strict=True)))
         samples = next((row["budget"]["samples"] for row in of_method if row.get("budget")), None)
-        lines.append(Line(method, samples, dict(sorted(scores.items(), key=_by_seed)), difference))
+        lines.append(MethodSummary(method, samples, dict(sorted(scores.items(), key=_by_seed)), difference))
     tested = [line.difference for line in lines if line.difference is not None]
     adjusted = iter(holm([difference.p for difference in tested]))
     lines = [line if line.difference is None else replace(line, adjusted_p=next(adjusted)) for line in lines]
@@ -98,7 +105,7 @@ def _by_seed(item: tuple[tuple[str, int | None], float]) -> tuple[str, int]:
     return base, -1 if seed is None else seed
 
 
-def rates_of(rows: Sequence[Row], name: str, seeds: Sequence[int]) -> Rates:
+def rates_by_cell(rows: Sequence[CellResult], name: str, seeds: Sequence[int]) -> RatesByCell:
     """Rates by base model and seed; those of the warm-up, which has none of its own, stand for every seed."""
     found: dict[CellKey, dict[str, float]] = {}
     for row in rows:
@@ -107,12 +114,12 @@ def rates_of(rows: Sequence[Row], name: str, seeds: Sequence[int]) -> Rates:
     return found
 
 
-def costs(rows: Sequence[Row], methods: Sequence[str] = ()) -> list[Cost]:
+def costs(rows: Sequence[CellResult], methods: Sequence[str] = ()) -> list[Cost]:
     names = [name for name in (methods or methods_of(rows)) if name in methods_of(rows)]
     return [_cost(name, [row for row in rows if row["method"] == name]) for name in names]
 
 
-def _cost(method: str, rows: Sequence[Row]) -> Cost:
+def _cost(method: str, rows: Sequence[CellResult]) -> Cost:
     totals = [row["totals"] for row in rows]
 
     def mean(name: str) -> float | None:
@@ -129,7 +136,7 @@ def _seconds(spent: dict[str, float]) -> float:
     return sum(phases) if phases else spent.get("train command", 0.0)
 
 
-def budget_notes(rows: Sequence[Row], baseline: str, methods: Sequence[str] = ()) -> list[str]:
+def budget_notes(rows: Sequence[CellResult], baseline: str, methods: Sequence[str] = ()) -> list[str]:
     """What is to be said of methods that had more or less of something than the baseline."""
     found: dict[str, dict[str, Any]] = {row["method"]: row["budget"] for row in rows if row.get("budget")}
     return notes_of(found, baseline, methods)

@@ -9,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sgpo.comparison.results import Row
-from sgpo.comparison.summary import Cost, Line, SetSummary, budget_notes, costs, summarise
+from sgpo.comparison.results import CellResult
+from sgpo.comparison.summary import Cost, MethodSummary, SetSummary, budget_notes, costs, summarise
 from sgpo.evaluation.report import console_for_tables
 
 COLUMNS = ("method", "cells", "samples", "mean ± sd", "minus {baseline}", "95% interval", "p (Holm)", "every seed")
@@ -18,7 +18,7 @@ COSTS = ("method", "samples", "sampled tokens", "trained tokens", "seconds")
 TABLE = "table.md"
 
 
-def write_table(rows: Sequence[Row], baseline: str, output: Path, methods: Sequence[str] = ()) -> None:
+def write_table(rows: Sequence[CellResult], baseline: str, output: Path, methods: Sequence[str] = ()) -> None:
     """Print the table, and write OUTPUT/table.md."""
     sets = summarise(rows, baseline, methods)
     spent = costs(rows, methods)
@@ -40,7 +40,7 @@ def explanations(sets: Sequence[SetSummary], baseline: str) -> list[str]:
     ]
 
 
-def cells_of(line: Line) -> list[str]:
+def cells_of(line: MethodSummary) -> list[str]:
     """As COLUMNS has them."""
     deviation = "" if line.deviation is None else f" ± {100 * line.deviation:.1f}"
     found = line.difference
@@ -59,7 +59,7 @@ def points(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:+.1f}"
 
 
-def every_seed(line: Line) -> str:
+def every_seed(line: MethodSummary) -> str:
     """Example: ``44.1 45.2 43.0; base-102: 40.2 41.3``"""
     bases = list(dict.fromkeys(base for base, _ in line.scores))
     parts = [" ".join(f"{100 * score:.1f}" for (own, _), score in line.scores.items() if own == base) for base in bases]

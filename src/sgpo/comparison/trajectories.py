@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from sgpo.comparison.collecting import samples_of, training_result
-from sgpo.comparison.results import Row, read_results
+from sgpo.comparison.results import CellResult, read_results
 from sgpo.reports.style import smoothed
 
 Columns = Mapping[str, Sequence[float | None]]
@@ -35,7 +35,7 @@ class Band:
 class Source:
     """Rows with curves. Those of run folders have no scores."""
 
-    rows: list[Row]
+    rows: list[CellResult]
     scored: bool
 
 
@@ -56,7 +56,7 @@ def read_source(paths: Sequence[Path]) -> Source:
     return Source([_row_of_run(path) for path in paths], scored=False)
 
 
-def _row_of_run(folder: Path) -> Row:
+def _row_of_run(folder: Path) -> CellResult:
     """A training run by its folder's name. Raises ValueError for another folder."""
     for name in ("metrics.jsonl", "config.yaml"):
         if not (folder / name).is_file():
@@ -69,7 +69,7 @@ def _row_of_run(folder: Path) -> Row:
     return {"base": "", "seed": None, "method": folder.name, "sets": {}, **found}
 
 
-def band(rows: Sequence[Row], part: str, metric: str, x: str = "step", *, smooth: bool = False) -> Band | None:
+def band(rows: Sequence[CellResult], part: str, metric: str, x: str = "step", *, smooth: bool = False) -> Band | None:
     """A metric over cells of one method; None if no cell has it.
 
     Args:

@@ -21,10 +21,10 @@ WORDS = {
 class Parser(TrlParser):
     def error(self, message: str) -> NoReturn:
         """In place of pages of usage and an exit."""
-        raise ValueError(in_words(message))
+        raise ValueError(error_in_words(message))
 
 
-def in_words(message: str) -> str:
+def error_in_words(message: str) -> str:
     """Example: ``argument --top_p/--top-p: invalid float value: 'x'`` becomes ``top_p is 'x'; it must be a number``"""
     found = re.fullmatch(r"argument --(\w+)[^:]*: (.*)", message, re.DOTALL)
     if found:

@@ -58,7 +58,7 @@ def offenders(
     return found or weighted
 
 
-def stop(
+def stop_run(
     what: str,
     step: int,
     output_dir: str | Path,

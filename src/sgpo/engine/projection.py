@@ -108,7 +108,7 @@ def logprob_loss(
         entropy_bonus: [T] the entropy (nats) of each token times this is subtracted from the loss.
         slice_bytes: size of one buffer of logits.
     """
-    return _project(hidden, head, _LogprobTerm(ids, loss, entropy_bonus), slice_bytes)
+    return _project(hidden, head, _LogprobScore(ids, loss, entropy_bonus), slice_bytes)
 
 
 def divergence_loss(
@@ -127,7 +127,7 @@ def divergence_loss(
         loss: see ``SliceLoss``; the scores are divergences.
         reverse: KL(policy || teacher) in place of KL(teacher || policy), Eq. 3.
     """
-    return _project(hidden, head, _DivergenceTerm(teacher_hidden.detach(), loss, reverse), slice_bytes)
+    return _project(hidden, head, _DivergenceScore(teacher_hidden.detach(), loss, reverse), slice_bytes)
 
 
 @torch.no_grad()
@@ -144,8 +144,8 @@ def token_divergences(hidden: Tensor, teacher_hidden: Tensor, head: Head, *, sli
     ).score
 
 
-# A term turns the logits of a slice into its scores, and in place into the gradient of the scores by the logits: two
-# buffers of logits are all that is ever held. The work on them goes block by block of columns, in the cache.
+# A `_Score` turns the logits of a slice into its scores, and in place into the gradient of the scores by the logits:
+# two buffers of logits are all that is ever held. The work on them goes block by block of columns, in the cache.
 
 
 @dataclass(frozen=True)
@@ -160,12 +160,12 @@ class _Slice:
     gradient: Callable[[], Tensor]
 
 
-class _Term(Protocol):
+class _Score(Protocol):
     def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice: ...
 
 
 @dataclass(frozen=True)
-class _LogprobTerm:
+class _LogprobScore:
     ids: Tensor
     loss: SliceLoss
     entropy_bonus: Tensor | None = None
@@ -197,7 +197,7 @@ def _with_entropy_bonus(probs: Tensor, ids: Tensor, slope: Tensor, entropy: Tens
 
 
 @dataclass(frozen=True)
-class _DivergenceTerm:
+class _DivergenceScore:
     teacher_hidden: Tensor
     loss: SliceLoss
     reverse: bool
@@ -265,10 +265,10 @@ def _loss_and_slope(loss: SliceLoss, score: Tensor, rows: slice) -> tuple[Tensor
 # The pass over slices.
 
 
-def _project(hidden: Tensor, head: Head, term: _Term, slice_bytes: int) -> Projected:
+def _project(hidden: Tensor, head: Head, score: _Score, slice_bytes: int) -> Projected:
     if isinstance(head.weight, DTensor):
         raise ValueError("the head's weight is sharded on its own; shard it together with the root of the model")
-    return Projected(*_SlicedProjection.apply(hidden, head.weight, head.bias, head, term, slice_bytes))
+    return Projected(*_SlicedProjection.apply(hidden, head.weight, head.bias, head, score, slice_bytes))
 
 
 class _SlicedProjection(torch.autograd.Function):
@@ -276,7 +276,7 @@ class _SlicedProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, term: _Term, slice_bytes: int
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, score: _Score, slice_bytes: int
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -291,7 +291,7 @@ class _SlicedProjection(torch.autograd.Function):
             projection = _Projection(head, _matmul_dtype(hidden), dtype, step)
             for start in range(0, len(hidden), max(1, step)):
                 rows = slice(start, start + step)
-                found = term(projection.of_policy(hidden[rows]), rows, projection.of_teacher)
+                found = score(projection.of_policy(hidden[rows]), rows, projection.of_teacher)
                 per_token[:, rows] = torch.stack([found.loss, found.score, found.entropy, found.slope])
                 projection.backward(found, hidden, rows, gradients)
         ctx.gradients = [

@@ -16,9 +16,8 @@ from typing import Any
 
 from sgpo.hub import hub_or_cache
 from sgpo.problems import Problem, problems_from
-from sgpo.problems.loading import FILE_SUFFIXES, is_file_of_problems, read_rows
+from sgpo.problems.loading import FILE_SUFFIXES, RawRow, is_file_of_problems, read_rows
 
-Row = Mapping[str, Any]
 ShippedSets = Mapping[str, Callable[[], list[Problem]]]  # made when they are asked for
 NONE_SHIPPED: ShippedSets = MappingProxyType({})
 OWN_K = 4  # samples a problem of a set that is no benchmark
@@ -224,7 +223,7 @@ def _of_that_size(count: int) -> str:
     return f" ({' or '.join(names)} has as many)" if names else ""
 
 
-def _hub_rows(benchmark: Benchmark) -> list[Row]:
+def _hub_rows(benchmark: Benchmark) -> list[RawRow]:
     if benchmark.hub is None:
         raise ValueError(
             f"{benchmark.name} is on no pinned data set of the Hub: give the folder of its file as data_dir"
@@ -268,7 +267,7 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _row(row: Row, benchmark: Benchmark) -> Row:
+def _row(row: RawRow, benchmark: Benchmark) -> RawRow:
     """A row with the columns prompt and answer, those of the Hub or, in files, these themselves."""
     new = dict(row)
     named_as_ours = "prompt" in row and "answer" in row

@@ -59,7 +59,7 @@ class Comparison:
     unshared: list[str] = field(default_factory=list)  # sets of one of the two
 
 
-def compare(first: str | Path, second: str | Path, *, seed: int = 0) -> Comparison:
+def compare_evaluations(first: str | Path, second: str | Path, *, seed: int = 0) -> Comparison:
     """Compare the sets that both evaluations have.
 
     Raises:
@@ -100,7 +100,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     return summary
 
 
-def rates_of(folder: Path, name: str) -> dict[str, float]:
+def pass_rates(folder: Path, name: str) -> dict[str, float]:
     """Share of correct answers to each problem, by its id. Raises ValueError for a folder without the set's samples."""
     return {id: rate for id, (rate, _) in _rates_and_prompts(folder, name).items()}
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from sgpo.chat.journal import Entry, Journal, keys_of
 from sgpo.errors import UnfinishedError
-from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed, sample_completions
+from sgpo.evaluation.evaluate import SampledCompletion, conversations_of, problem_seed, sample_completions
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts
 from sgpo.sampling.records import Sampler, SamplingConfig
@@ -34,10 +34,10 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvaluationRequest:
     """What is asked about each problem of a set, beside its text.
 
-    Example: ``Asked(SamplingConfig(32_768, 0.6, 0.95), k=4, seed=0, system_prompt="...", guided=False)``
+    Example: ``EvaluationRequest(SamplingConfig(32_768, 0.6, 0.95), k=4, seed=0, system_prompt="...", guided=False)``
     """
 
     sampling: SamplingConfig
@@ -47,7 +47,7 @@ class Asked:
     guided: bool = False
 
 
-class Engine(Protocol):
+class EvaluationEngine(Protocol):
     """Answers problems. ``identity`` says which model in which engine, and is part of every summary."""
 
     @property
@@ -59,8 +59,8 @@ class Engine(Protocol):
         ...
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
-    ) -> list[list[Completion]]:
+        self, problems: Sequence[Problem], asked: EvaluationRequest, journal: Path, progress: Progress
+    ) -> list[list[SampledCompletion]]:
         """k completions of each problem, from the journal where it has them. Raises `UnfinishedError`."""
         ...
 
@@ -70,8 +70,8 @@ class LocalEngine:
 
     Args:
         sampler: of the model, with the tokenizer's ids.
-        identity: see `Engine`.
-        repeatable: see `Engine`.
+        identity: see `EvaluationEngine`.
+        repeatable: see `EvaluationEngine`.
         tokens_at_once: bound on completions x (longest prompt + max_new_tokens) of one call of the sampler; what a
             killed evaluation loses is one call.
     """
@@ -83,8 +83,8 @@ class LocalEngine:
         self.identity, self.repeatable, self.tokens_at_once = identity, repeatable, tokens_at_once
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
-    ) -> list[list[Completion]]:
+        self, problems: Sequence[Problem], asked: EvaluationRequest, journal: Path, progress: Progress
+    ) -> list[list[SampledCompletion]]:
         conversations = conversations_of(problems, asked.system_prompt, guided=asked.guided)
         prompts = encode_prompts(self.tokenizer, conversations)
         parameters = {"engine": dict(self.identity), **asdict(asked.sampling)}
@@ -110,7 +110,7 @@ class LocalEngine:
                     answers.append(self._entry(*pair, prompts[i]) for pair in zip(keys[i], group, strict=True))
             return [[_completion(answers, key) for key in of_problem] for of_problem in keys]
 
-    def _parts(self, missing: Sequence[int], lengths: Sequence[int], asked: Asked) -> list[list[int]]:
+    def _parts(self, missing: Sequence[int], lengths: Sequence[int], asked: EvaluationRequest) -> list[list[int]]:
         """Problems that are answered in one call, short prompts first; at least one problem."""
         parts: list[list[int]] = []
         for i in sorted(missing, key=lengths.__getitem__):
@@ -120,7 +120,7 @@ class LocalEngine:
             parts[-1].append(i)
         return parts
 
-    def _entry(self, key: str, completion: Completion, prompt_ids: Sequence[int]) -> Entry:
+    def _entry(self, key: str, completion: SampledCompletion, prompt_ids: Sequence[int]) -> Entry:
         return Entry(
             key=key,
             model=str(self.identity["model"]),
@@ -132,10 +132,12 @@ class LocalEngine:
         )
 
 
-def _completion(answers: Journal, key: str) -> Completion:
+def _completion(answers: Journal, key: str) -> SampledCompletion:
     entry = answers.get(key)
     if entry is None:
         raise UnfinishedError(
             f"a line of the journal {answers.path} is damaged; the same command asks again for what it held"
         )
-    return Completion(entry.text or "", entry.finish_reason == "length", entry.completion_tokens, entry.reasoning)
+    return SampledCompletion(
+        entry.text or "", entry.finish_reason == "length", entry.completion_tokens, entry.reasoning
+    )

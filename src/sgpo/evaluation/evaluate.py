@@ -3,7 +3,7 @@
     problems -> conversations -> k completions each -> verdicts -> Evaluation
 
 `evaluate` does all of it with a sampler, as validation during training does. `sgpo eval` takes the completions from an
-engine that remembers them (`sgpo.evaluation.engines`) and scores them by the same `score`.
+engine that remembers them (`sgpo.evaluation.engines`) and scores them by the same `evaluation_of`.
 
 The prompt is the unguided one; the guided one can be asked for, to see how good the strategies are.
 """
@@ -19,16 +19,15 @@ from sgpo.distributed import unshare
 from sgpo.evaluation.statistics import draws_of_pass, majority, pass_at, standard_error
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, Messages, encode_prompts, guided_messages, student_messages
-from sgpo.rewards import VERIFIER, Batch, Rewards, check_signatures, column_names, reward_columns
-from sgpo.rewards import score as score_rewards
+from sgpo.rewards import VERIFIER, Batch, Rewards, check_signatures, column_names, reward_columns, score
 from sgpo.rewards.metrics import add_rewards, logged_metrics
 from sgpo.sampling.records import Sampler, SampleRequest, SamplingConfig, Watch, decode
 from sgpo.verification import Status, Verdict, count_verdicts, normalise, verify_many
 
 
 @dataclass(frozen=True)
-class Completion:
-    """What an engine answered. Example: ``Completion("... \\\\boxed{7}", truncated=False, length=212)``"""
+class SampledCompletion:
+    """What an engine answered. Example: ``SampledCompletion("... \\\\boxed{7}", truncated=False, length=212)``"""
 
     text: str
     truncated: bool
@@ -209,7 +208,7 @@ def evaluate(
     check_signatures(rewards, columns, "evaluation problems")
     prompts = encode_prompts(tokenizer, conversations_of(problems, system_prompt, guided=guided))
     completions = sample_completions(sampler, tokenizer, problems, prompts, sampling, k=k, seed=seed)
-    return score(problems, completions, rewards, columns, trainer_state)
+    return evaluation_of(problems, completions, rewards, columns, trainer_state)
 
 
 def sample_completions(
@@ -222,21 +221,21 @@ def sample_completions(
     k: int,
     seed: int,
     watch: Watch | None = None,
-) -> list[list[Completion]]:
+) -> list[list[SampledCompletion]]:
     """k completions of each prompt, in one call of the sampler."""
     seeds = [problem_seed(seed, problem) for problem in problems]
     requests = [SampleRequest(ids, k, own) for ids, own in zip(prompts, seeds, strict=True)]
     groups = sampler.sample(requests, sampling, seed=seed, watch=watch)
     texts = iter(decode([rollout for group in groups for rollout in group], tokenizer))
     return [
-        [Completion(next(texts), r.truncated, len(r.completion_ids), ids=r.completion_ids) for r in group]
+        [SampledCompletion(next(texts), r.truncated, len(r.completion_ids), ids=r.completion_ids) for r in group]
         for group in groups
     ]
 
 
-def score(
+def evaluation_of(
     problems: Sequence[Problem],
-    completions: Sequence[Sequence[Completion]],
+    completions: Sequence[Sequence[SampledCompletion]],
     rewards: Rewards = VERIFIER,
     columns: Sequence[str] | None = None,
     trainer_state: Any = None,
@@ -253,7 +252,7 @@ def score(
     return Evaluation(samples, len(completions[0]), counted.as_dict() if counted.total else {}, logged)
 
 
-def _verified(answers: Sequence[tuple[Problem, Completion]]) -> list[Sample]:
+def _verified(answers: Sequence[tuple[Problem, SampledCompletion]]) -> list[Sample]:
     """With the verdicts, where the verifier alone decides."""
     verdicts = verify_many((completion.text, problem.answer) for problem, completion in answers)
     rights = [verdict.correct and not c.truncated for (_, c), verdict in zip(answers, verdicts, strict=True)]
@@ -265,7 +264,7 @@ def _verified(answers: Sequence[tuple[Problem, Completion]]) -> list[Sample]:
 
 
 def _scored(
-    answers: Sequence[tuple[Problem, Completion]], rewards: Rewards, columns: Sequence[str], trainer_state: Any
+    answers: Sequence[tuple[Problem, SampledCompletion]], rewards: Rewards, columns: Sequence[str], trainer_state: Any
 ) -> tuple[list[Sample], dict[str, list[float]]]:
     """The samples, and what the reward functions logged as metrics; of their columns no table is kept."""
     problems, completions = [problem for problem, _ in answers], [completion for _, completion in answers]
@@ -277,7 +276,7 @@ def _scored(
         ids if len(ids) == len(completions) else None,
         trainer_state,
     )
-    scores = score_rewards(rewards, batch, truncated=[completion.truncated for completion in completions])
+    scores = score(rewards, batch, truncated=[completion.truncated for completion in completions])
     samples = []
     for place, (problem, c) in enumerate(answers):
         of_functions = {name: values[place] for name, values in scores.of_functions.items()}

@@ -16,8 +16,8 @@ from typing import Any
 from sgpo.chat.client import Answer, ChatClient, FailedError, Question, all_of, check_extra_body
 from sgpo.chat.session import Connection, check_connection, end_early, run_session
 from sgpo.errors import UnfinishedError
-from sgpo.evaluation.engines import Asked, Progress
-from sgpo.evaluation.evaluate import Completion, conversations_of, problem_seed
+from sgpo.evaluation.engines import EvaluationRequest, Progress
+from sgpo.evaluation.evaluate import SampledCompletion, conversations_of, problem_seed
 from sgpo.problems import Problem
 from sgpo.prompts import Messages
 
@@ -60,12 +60,12 @@ class HttpEngine:
         asyncio.run(check_connection(self.connection, [self.model]))
 
     def answer(
-        self, problems: Sequence[Problem], asked: Asked, journal: Path, progress: Progress
-    ) -> list[list[Completion]]:
+        self, problems: Sequence[Problem], asked: EvaluationRequest, journal: Path, progress: Progress
+    ) -> list[list[SampledCompletion]]:
         conversations = conversations_of(problems, asked.system_prompt, guided=asked.guided)
         messages = {problem.id: each for problem, each in zip(problems, conversations, strict=True)}
 
-        async def handle(problem: Problem, client: ChatClient) -> list[Completion] | FailedError:
+        async def handle(problem: Problem, client: ChatClient) -> list[SampledCompletion] | FailedError:
             questions = self._questions(problem, messages[problem.id], asked)
             try:
                 return await all_of(*(_ask(question, client, progress) for question in questions))
@@ -81,7 +81,7 @@ class HttpEngine:
             raise UnfinishedError(f"{failed[0]}; {_go_on(len(failed))}")
         return [outcome for outcome in run.outcomes if not isinstance(outcome, FailedError)]
 
-    def _questions(self, problem: Problem, messages: Messages, asked: Asked) -> list[Question]:
+    def _questions(self, problem: Problem, messages: Messages, asked: EvaluationRequest) -> list[Question]:
         sampling, seed = asked.sampling, problem_seed(asked.seed, problem)
         shared = {"temperature": sampling.temperature, "top_p": sampling.top_p, **self.extra_body}
         return [
@@ -96,7 +96,7 @@ class HttpEngine:
         ]
 
 
-async def _ask(question: Question, client: ChatClient, progress: Progress) -> Completion:
+async def _ask(question: Question, client: ChatClient, progress: Progress) -> SampledCompletion:
     (key,) = question.keys(1)
     known = key in client.journal
     [answer] = await client.ask(question)
@@ -111,5 +111,5 @@ def _go_on(count: int) -> str:
     return f"{count} problems are not answered; the same command goes on with them"
 
 
-def _completion(answer: Answer) -> Completion:
-    return Completion(answer.text, answer.truncated, answer.usage.completion_tokens, answer.reasoning)
+def _completion(answer: Answer) -> SampledCompletion:
+    return SampledCompletion(answer.text, answer.truncated, answer.usage.completion_tokens, answer.reasoning)

@@ -20,19 +20,19 @@ from sgpo import __version__
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.statistics import standard_error
 from sgpo.files import replacing
-from sgpo.problems.inspection import describe
+from sgpo.problems.inspection import describe_problems
 from sgpo.runs.folder import clear, evaluation_in
 
 if TYPE_CHECKING:
     from sgpo.evaluation.evaluate import Evaluation
-    from sgpo.evaluation.plan import Plan, Result
+    from sgpo.evaluation.plan import EvaluationPlan, Result
 
 JOURNAL, SETTINGS, SUMMARY, SAMPLES = "answers.journal.jsonl", "settings.json", "summary.json", "samples"
 PACKAGES = ("torch", "transformers", "math-verify", "vllm", "openai")
 MAY_DIFFER = ("engine.base_url",)  # where a server is, not what it says
 
 
-def settings_of(args: EvalArguments, plan: Plan) -> dict[str, Any]:
+def settings_of(args: EvalArguments, plan: EvaluationPlan) -> dict[str, Any]:
     """Everything that a score depends on."""
     return {
         "engine": plan.identity,
@@ -40,22 +40,22 @@ def settings_of(args: EvalArguments, plan: Plan) -> dict[str, Any]:
         "sampling": {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed},
         "greedy": args.greedy,
         "benchmarks": {
-            job.problems.name: {
-                **describe(job.problems.problems, job.problems.source),
-                **({"of": describe(job.problems.of, job.problems.source)} if job.problems.of else {}),
-                "licence": job.problems.licence,
+            each.problems.name: {
+                **describe_problems(each.problems.problems, each.problems.source),
+                **({"of": describe_problems(each.problems.of, each.problems.source)} if each.problems.of else {}),
+                "licence": each.problems.licence,
                 "limit": args.limit,
-                "k": job.asked.k,
-                "max_completion_length": job.asked.sampling.max_new_tokens,
+                "k": each.asked.k,
+                "max_completion_length": each.asked.sampling.max_new_tokens,
             }
-            for job in plan.jobs
-            if not job.greedy
+            for each in plan.sets
+            if not each.greedy
         },
-        "versions": versions(),
+        "versions": versions_of_evaluation(),
     }
 
 
-def versions() -> dict[str, str]:
+def versions_of_evaluation() -> dict[str, str]:
     found = {"python": python_version(), "sgpo": __version__}
     for name in PACKAGES:
         try:

@@ -1,6 +1,6 @@
 """What an evaluation will ask, checked before weights are loaded or a request is paid for; and what came of it.
 
-read the sets -> open the model or the server -> drop or refuse problems -> cap the length -> Plan
+read the sets -> open the model or the server -> drop or refuse problems -> cap the length -> EvaluationPlan
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, partly_guided
-from sgpo.evaluation.engines import Asked, Engine
+from sgpo.evaluation.engines import EvaluationEngine, EvaluationRequest
 from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
 from sgpo.problems import Problem
-from sgpo.problems.inspection import STRUCTURE, describe, inspect, too_long, unparsed_golds
+from sgpo.problems.inspection import STRUCTURE, describe_problems, inspect, too_long, unparsed_golds
 from sgpo.sampling.records import SamplingConfig
 from sgpo.tokenizers import PromptLengths
 
 
 @dataclass(frozen=True)
-class Job:
-    """One set under one way of sampling. Example: ``Job(problems, Asked(...), greedy=False)``"""
+class SetEvaluation:
+    """One set under one way of sampling. Example: ``SetEvaluation(problems, EvaluationRequest(...), greedy=False)``"""
 
     problems: ProblemSet
-    asked: Asked
+    asked: EvaluationRequest
     greedy: bool = False
 
 
@@ -33,12 +33,12 @@ class Result:
     """What came of a set, and of its greedy answers where they were asked for."""
 
     problems: ProblemSet
-    asked: Asked
+    asked: EvaluationRequest
     evaluation: Evaluation
     greedy: Evaluation | None = None
 
 
-class Plan:
+class EvaluationPlan:
     """All that is known before the first answer.
 
     Args:
@@ -57,23 +57,23 @@ class Plan:
         sets = read_sets(args, shipped)
         self.model = None if args.sampler == "http" else Model(args)
         self.server = http_engine(args) if args.sampler == "http" else None
-        self.jobs: list[Job] = []
+        self.sets: list[SetEvaluation] = []
         for each in sets:
             usable, limit = _usable(each, args, self.model)
             limited = replace(sampling, max_new_tokens=limit)
             k = 1 if args.temperature == 0 else args.k_of(each)
-            asked = Asked(limited, k, args.seed, args.system_prompt, args.guided)
-            self.jobs.append(Job(usable, asked))
+            asked = EvaluationRequest(limited, k, args.seed, args.system_prompt, args.guided)
+            self.sets.append(SetEvaluation(usable, asked))
             if args.greedy:
                 greedy = replace(asked, k=1, sampling=replace(limited, temperature=0.0))
-                self.jobs.append(Job(usable, greedy, greedy=True))
+                self.sets.append(SetEvaluation(usable, greedy, greedy=True))
 
     @property
     def identity(self) -> dict[str, Any]:
         """Which model in which engine."""
         return dict(self.server.identity) if self.server is not None else self._model.identity(self.args)
 
-    def engine(self) -> Engine:
+    def engine(self) -> EvaluationEngine:
         """Loads the weights, or asks whether the server is there: up to here nothing was expensive.
 
         Raises:
@@ -100,7 +100,7 @@ def _usable(each: ProblemSet, args: EvalArguments, model: Model | None) -> tuple
         checks["prompt too long"] = too_long(lengths, model.positions - 1, f"the model's context of {model.positions}")
     found = inspect(problems, each.name, args.bad_rows, checks)
     whole, found = found, _with_strategy(found, each.name, args) if args.guided else found
-    data = describe(found, each.source)
+    data = describe_problems(found, each.source)
     print(f"{each.name}: {data['problems']} problems, fingerprint {data['fingerprint']}")
     usable = replace(each, problems=found, of=whole if len(found) < len(whole) else None)
     if said := partly_guided(usable):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LOUD_TRUNCATION = 0.05  # share of truncated answers above which an evaluation warns
 
 
-def print_results(args: EvalArguments, results: Sequence[Result], repeatable: str) -> None:
+def print_set_results(args: EvalArguments, results: Sequence[Result], repeatable: str) -> None:
     console = console_for_tables()
     console.print(results_table(args, results))
     if args.group_by:

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments
-from sgpo.evaluation.engines import Engine
-from sgpo.evaluation.evaluate import Evaluation, score
+from sgpo.evaluation.engines import EvaluationEngine
+from sgpo.evaluation.evaluate import Evaluation, evaluation_of
 from sgpo.evaluation.output import JOURNAL, begin_output, save_results
-from sgpo.evaluation.plan import Plan, Result
-from sgpo.evaluation.report import print_results
+from sgpo.evaluation.plan import EvaluationPlan, Result
+from sgpo.evaluation.report import print_set_results
 from sgpo.runs.folder import explained_lack_of_space
 from sgpo.screen import counted
 
 
-def evaluate_and_report(args: EvalArguments, plan: Plan, settings: Mapping[str, Any]) -> list[Result]:
+def evaluate_and_report(args: EvalArguments, plan: EvaluationPlan, settings: Mapping[str, Any]) -> list[Result]:
     """Answer and score everything, write it and print it.
 
     Raises:
@@ -38,25 +38,28 @@ def evaluate_and_report(args: EvalArguments, plan: Plan, settings: Mapping[str, 
             begin_output(args, settings)
             results = _results(args, plan, engine)
             save_results(args, settings, results)
-    print_results(args, results, engine.repeatable)
+    print_set_results(args, results, engine.repeatable)
     return results
 
 
-def _results(args: EvalArguments, plan: Plan, engine: Engine) -> list[Result]:
+def _results(args: EvalArguments, plan: EvaluationPlan, engine: EvaluationEngine) -> list[Result]:
     evaluations: dict[tuple[str, bool], Evaluation] = {}
     with _journal(args) as journal:
-        for job in plan.jobs:
-            name, problems = job.problems.name, job.problems.problems
-            title, completions_of_all = f"{name} greedy" if job.greedy else name, len(problems) * job.asked.k
+        for each in plan.sets:
+            name, problems = each.problems.name, each.problems.problems
+            title, completions_of_all = f"{name} greedy" if each.greedy else name, len(problems) * each.asked.k
             with counted(title, completions_of_all, "completions") as progress:
-                completions = engine.answer(problems, job.asked, journal, progress)
-            evaluations[name, job.greedy] = score(problems, completions)
+                completions = engine.answer(problems, each.asked, journal, progress)
+            evaluations[name, each.greedy] = evaluation_of(problems, completions)
     return [
         Result(
-            job.problems, job.asked, evaluations[job.problems.name, False], evaluations.get((job.problems.name, True))
+            each.problems,
+            each.asked,
+            evaluations[each.problems.name, False],
+            evaluations.get((each.problems.name, True)),
         )
-        for job in plan.jobs
-        if not job.greedy
+        for each in plan.sets
+        if not each.greedy
     ]
 
 

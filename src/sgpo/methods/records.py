@@ -119,8 +119,8 @@ class Assembly:
 
     sequences: list[TrainingSequence]
     alphas: list[float] = field(default_factory=list)
-    targets: list[bool] = field(default_factory=list)  # whether the problem has a distillation target
-    distilled: list[list[Rollout]] = field(default_factory=list)  # g+, where alpha is above 0
+    has_target: list[bool] = field(default_factory=list)  # whether C is not empty: there is a correct guided completion
+    targets: list[list[Rollout]] = field(default_factory=list)  # g+, where alpha is above 0
     imitated: list[bool] = field(default_factory=list)  # whether the expert's response is learnt from
 
 

@@ -7,10 +7,10 @@ _ONES = (
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
-def in_words(number: int) -> str:
+def number_in_words(number: int) -> str:
     """`minus twelve`, `forty-two`; for -99 to 99, other numbers stay digits."""
     if number < 0:
-        return f"minus {in_words(-number)}"
+        return f"minus {number_in_words(-number)}"
     if number < 20:
         return _ONES[number]
     if number < 100:

@@ -117,7 +117,7 @@ def pretrain(
         losses.append(loss)
         if log is not None:
             log(step, loss)
-    save(model, tokenizer, output_dir)
+    save_base_model(model, tokenizer, output_dir)
     return losses
 
 
@@ -132,7 +132,7 @@ def _update(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], ba
     return loss.item()
 
 
-def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir: str | Path) -> None:
+def save_base_model(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir: str | Path) -> None:
     model.generation_config.update(temperature=1.0, top_p=0.95, do_sample=True)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)

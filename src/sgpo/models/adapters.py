@@ -218,7 +218,7 @@ def _plain(value: Any) -> Any:
     return sorted(value) if isinstance(value, set) else str(getattr(value, "value", value))
 
 
-def describe(adapter: Any) -> str:
+def describe_adapter(adapter: Any) -> str:
     """Example: ``LoRA, r 16, alpha 32, on q_proj, v_proj``"""
     shown: Mapping[str, str] = {"r": "r", "lora_alpha": "alpha"}
     parts = [f"{text} {getattr(adapter, name)}" for name, text in shown.items() if hasattr(adapter, name)]

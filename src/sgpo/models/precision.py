@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from sgpo.files import readable_size
-from sgpo.models.adapters import describe, has_adapter
+from sgpo.models.adapters import describe_adapter, has_adapter
 
 SHORT = (torch.bfloat16, torch.float16)
 MOMENTS_OF_ADAM = 2  # float32 numbers for each trained parameter
@@ -143,7 +143,7 @@ def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
 def adapter_text(model: Any) -> str:
     """Example: ``LoRA, r 16, alpha 32, on q_proj, v_proj; of Qwen2.5-1.5B-Instruct``"""
     adapter = model.active_peft_config
-    return f"{describe(adapter)}; of {Path(adapter.base_model_name_or_path or 'a model without name').name}"
+    return f"{describe_adapter(adapter)}; of {Path(adapter.base_model_name_or_path or 'a model without name').name}"
 
 
 def _types(counts: dict[torch.dtype, int]) -> str:

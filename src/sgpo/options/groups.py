@@ -39,7 +39,7 @@ from sgpo.training.arguments import (
 )
 
 Values = Mapping[str, Sequence[str]]  # of each key, as texts
-Check = Callable[[], Any]
+FileCheck = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Options:
 
     command: str
     groups: Mapping[str, tuple[type, ...]]  # title -> dataclasses, whose fields stand under it in --help
-    checks_of_files: Callable[[Values], Iterator[Check]]  # each raises ValueError or OSError for what is not there
+    checks_of_files: Callable[[Values], Iterator[FileCheck]]  # each raises ValueError or OSError for what is not there
     other: tuple[str, str] | None = None  # module and name of another package's dataclass, whose fields are taken too
     usual: Mapping[str, str] = field(default_factory=dict)  # of those, the ones that --help shows, with their help
     fixed: tuple[type, ...] = ()  # dataclasses whose fields only --help all shows
@@ -133,7 +133,7 @@ def _on_command_line(arguments: Sequence[str]) -> dict[str, list[str]]:
 # ---------------------------------------------------------------------- the commands
 
 
-def files_of_training(values: Values) -> Iterator[Check]:
+def files_of_training(values: Values) -> Iterator[FileCheck]:
     """The problems and the model of sft and train."""
     for name in ("problems", "eval_problems"):
         for source in values.get(name, []):
@@ -142,7 +142,7 @@ def files_of_training(values: Values) -> Iterator[Check]:
         yield partial(check_place, model)
 
 
-def files_of_evaluation(values: Values) -> Iterator[Check]:
+def files_of_evaluation(values: Values) -> Iterator[FileCheck]:
     """The sets and the model of eval."""
     folder = next(iter(values.get("data_dir", [])), None)
     for name in split_names(values.get("benchmarks", [])):

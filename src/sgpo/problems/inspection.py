@@ -17,8 +17,8 @@ from typing import Any
 
 from sgpo.problems.record import Problem
 
-Rows = Mapping[int, Problem]
-Check = Callable[[Rows], dict[int, str]]  # the bad ones among some rows, each with what is wrong with it
+ProblemsByRow = Mapping[int, Problem]
+RowCheck = Callable[[ProblemsByRow], dict[int, str]]  # the bad ones among some rows, each with what is wrong with it
 
 BAD_ROWS = ("refuse", "drop")
 GOLD_THREADS = 8  # that wait for the verifier's workers, of which there are at most as many
@@ -44,7 +44,7 @@ class BadRowsError(ValueError):
         self.usable = usable
 
 
-def find_bad_rows(problems: Sequence[Problem], checks: Mapping[str, Check]) -> list[Finding]:
+def find_bad_rows(problems: Sequence[Problem], checks: Mapping[str, RowCheck]) -> list[Finding]:
     """What each check finds among the rows that those before it have left; rows count from 0."""
     rows = dict(enumerate(problems))
     findings = []
@@ -57,7 +57,7 @@ def find_bad_rows(problems: Sequence[Problem], checks: Mapping[str, Check]) -> l
     return findings
 
 
-def inspect(problems: Sequence[Problem], name: str, bad_rows: str, checks: Mapping[str, Check]) -> list[Problem]:
+def inspect(problems: Sequence[Problem], name: str, bad_rows: str, checks: Mapping[str, RowCheck]) -> list[Problem]:
     """The problems that can be used; prints what is left out.
 
     Raises:
@@ -90,7 +90,7 @@ def check_bad_rows_option(bad_rows: str) -> None:
 # ---------------------------------------------------------------------- checks of the rows alone
 
 
-def empty_fields(rows: Rows) -> dict[int, str]:
+def empty_fields(rows: ProblemsByRow) -> dict[int, str]:
     found = {}
     for row, problem in rows.items():
         if empty := [name for name in ("prompt", "answer") if not getattr(problem, name).strip()]:
@@ -98,24 +98,24 @@ def empty_fields(rows: Rows) -> dict[int, str]:
     return found
 
 
-def duplicates(rows: Rows) -> dict[int, str]:
+def duplicates(rows: ProblemsByRow) -> dict[int, str]:
     """Rows with the prompt and the answer of an earlier one; solutions of one problem may differ, as SFT uses them."""
     return _repeated(rows, lambda p: (p.prompt, p.answer), "the prompt and answer")
 
 
-def duplicate_responses(rows: Rows) -> dict[int, str]:
+def duplicate_responses(rows: ProblemsByRow) -> dict[int, str]:
     return _repeated(rows, lambda p: (p.prompt, p.answer, p.response), "the prompt, answer and response")
 
 
-def repeated_ids(rows: Rows) -> dict[int, str]:
+def repeated_ids(rows: ProblemsByRow) -> dict[int, str]:
     return _repeated(rows, lambda p: p.id, "the id")
 
 
-def missing_responses(rows: Rows) -> dict[int, str]:
+def missing_responses(rows: ProblemsByRow) -> dict[int, str]:
     return {row: "has no response" for row, problem in rows.items() if not problem.response}
 
 
-def _repeated(rows: Rows, key: Callable[[Problem], Any], what: str) -> dict[int, str]:
+def _repeated(rows: ProblemsByRow, key: Callable[[Problem], Any], what: str) -> dict[int, str]:
     first: dict[Any, int] = {}
     found = {}
     for row, problem in rows.items():
@@ -125,7 +125,7 @@ def _repeated(rows: Rows, key: Callable[[Problem], Any], what: str) -> dict[int,
     return found
 
 
-STRUCTURE: Mapping[str, Check] = {
+STRUCTURE: Mapping[str, RowCheck] = {
     "empty field": empty_fields,
     "duplicate": duplicates,
     "id used twice": repeated_ids,
@@ -135,7 +135,7 @@ STRUCTURE: Mapping[str, Check] = {
 # ---------------------------------------------------------------------- checks that need a verifier or a tokenizer
 
 
-def unparsed_golds(rows: Rows) -> dict[int, str]:
+def unparsed_golds(rows: ProblemsByRow) -> dict[int, str]:
     """Rows whose answer the verifier could compare with nothing but its own text."""
     from sgpo.verification import check_gold
 
@@ -149,10 +149,10 @@ def unparsed_golds(rows: Rows) -> dict[int, str]:
     }
 
 
-def too_long(lengths: Callable[[Sequence[Problem]], list[int]], room: int, asked: str) -> Check:
+def too_long(lengths: Callable[[Sequence[Problem]], list[int]], room: int, asked: str) -> RowCheck:
     """Rows of more than `room` tokens; `asked` says what else has to fit, such as 'max_completion_length 512'."""
 
-    def check(rows: Rows) -> dict[int, str]:
+    def check(rows: ProblemsByRow) -> dict[int, str]:
         found = zip(rows, lengths(list(rows.values())), strict=True)
         return {row: f"has {length} tokens, {asked} leaves {room}" for row, length in found if length > room}
 
@@ -179,6 +179,6 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe(problems: Sequence[Problem], source: str | None = None) -> dict[str, Any]:
+def describe_problems(problems: Sequence[Problem], source: str | None = None) -> dict[str, Any]:
     """The entry of data.json. Example: ``{"source": "rl.jsonl", "problems": 800, "fingerprint": "3f..."}``"""
     return {"source": source, "problems": len(problems), "fingerprint": fingerprint(problems)}

@@ -38,7 +38,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 FILE_SUFFIXES = (".parquet", ".jsonl", ".json")
 OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".gz", ".zip", ".pkl", ".yaml", ".yml", ".py")
 
-Row = Mapping[str, Any]
+RawRow = Mapping[str, Any]
 
 
 def load_problems(
@@ -67,7 +67,7 @@ def load_problems(
     if is_file_of_problems(source):
         if revision is not None:
             raise ValueError(f"{path} is a file, which has no revision: leave out revision {revision!r}")
-        rows: Iterable[Row] = read_rows(path)
+        rows: Iterable[RawRow] = read_rows(path)
     else:
         rows = _hub_rows(str(source), split, revision)
     problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
@@ -92,7 +92,7 @@ def is_file_of_problems(source: str | os.PathLike[str]) -> bool:
 
 
 def problems_from(
-    data: Sequence[Problem] | datasets.Dataset | Iterable[Row],
+    data: Sequence[Problem] | datasets.Dataset | Iterable[RawRow],
     *,
     columns: Mapping[str, str] | None = None,
     bad_rows: str = "refuse",
@@ -157,7 +157,7 @@ def save_problems(problems: Sequence[Problem], path: str | os.PathLike[str]) -> 
 # ---------------------------------------------------------------------------------------------- reading rows
 
 
-def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[Row]:
+def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[RawRow]:
     import datasets
 
     try:
@@ -175,7 +175,7 @@ def _files_in(folder: Path) -> str:
     return f": name one of its files, {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[RawRow]:
     """The rows of a .parquet, .jsonl or .json file, as they are. Raises ``ValueError`` for what cannot be read."""
     if path.suffix == ".parquet":
         import pyarrow as pa
@@ -199,7 +199,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         yield from rows
 
 
-def _json_object(text: bytes, where: str) -> Row:
+def _json_object(text: bytes, where: str) -> RawRow:
     row = _parse_json(text, where)
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected one JSON object with the columns of a problem, not {_short(row)}")
@@ -237,7 +237,7 @@ class _Place:
         )
 
 
-def _problems(rows: Sequence[Row], source: str, columns: Mapping[str, str] | None) -> list[Problem]:
+def _problems(rows: Sequence[RawRow], source: str, columns: Mapping[str, str] | None) -> list[Problem]:
     names = list(dict.fromkeys(name for row in rows for name in _column_names(row)))
     if not rows:
         raise ValueError(f"{source} has no rows, so no problems")
@@ -245,7 +245,7 @@ def _problems(rows: Sequence[Row], source: str, columns: Mapping[str, str] | Non
     return [_problem(row, places, _Place(source, number, names)) for number, row in enumerate(rows)]
 
 
-def _column_names(row: Row, prefix: str = "") -> Iterator[str]:
+def _column_names(row: RawRow, prefix: str = "") -> Iterator[str]:
     """The columns of a row, those within others with dots: ``reward_model``, ``reward_model.ground_truth``."""
     for name, value in row.items():
         yield prefix + name
@@ -253,7 +253,7 @@ def _column_names(row: Row, prefix: str = "") -> Iterator[str]:
             yield from _column_names(value, f"{prefix}{name}.")
 
 
-def _value(row: Row, column: str) -> Any:
+def _value(row: RawRow, column: str) -> Any:
     """The value under a name that may lead into nested columns; None where there is none."""
     if column in row:
         return row[column]
@@ -281,7 +281,7 @@ def _find_columns(names: Sequence[str], source: str, columns: Mapping[str, str])
     return found
 
 
-def _problem(row: Row, places: Mapping[str, str], place: _Place) -> Problem:
+def _problem(row: RawRow, places: Mapping[str, str], place: _Place) -> Problem:
     values = {name: _value(row, column) for name, column in places.items()}
     used = {*places.values(), *places}  # a column with a field's name, while the field is elsewhere, would clash
     prompt, answer = _prompt(values["prompt"], place), _answer(values["answer"], place)

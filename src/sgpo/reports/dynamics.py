@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE, smoothed, spread, write_figure
+from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE, smoothed, spread_labels, write_figure
 
-Rows = list[dict[str, Any]]
+MetricLines = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Line:
-    """One metric of one run. Example: ``Line("sgpo", "reward/guided", "guided", SKY, dashed=True)``"""
+class Curve:
+    """One metric of one run. Example: ``Curve("sgpo", "reward/guided", "guided", SKY, dashed=True)``"""
 
     run: str
     metric: str
@@ -25,23 +25,23 @@ class Line:
 
 
 REWARDS = (
-    Line("sgpo", "reward/guided", "SGPO\nguided", SKY, dashed=True),
-    Line("sgpo", "reward/autonomous", "SGPO", BLUE),
-    Line("grpo", "reward/autonomous", "GRPO", ORANGE),
+    Curve("sgpo", "reward/guided", "SGPO\nguided", SKY, dashed=True),
+    Curve("sgpo", "reward/autonomous", "SGPO", BLUE),
+    Curve("grpo", "reward/autonomous", "GRPO", ORANGE),
 )
 TITLE = "SGPO and GRPO, trained from the same checkpoint on the same problems"
 CAPTION = (
     "Dots: single steps. Lines: moving means. Guided completions have the strategy in their prompt; "
     "all others see the bare problem."
 )
-ALPHA = (Line("sgpo", "alpha", "SGPO", BLUE),)
+ALPHA = (Curve("sgpo", "alpha", "SGPO", BLUE),)
 ENTROPY = (
-    Line("sgpo", "entropy", "SGPO", BLUE),
-    Line("grpo", "entropy", "GRPO", ORANGE),
+    Curve("sgpo", "entropy", "SGPO", BLUE),
+    Curve("grpo", "entropy", "GRPO", ORANGE),
 )
 
 
-def read_metrics(path: Path) -> Rows:
+def read_metrics(path: Path) -> MetricLines:
     """The lines of a metrics.jsonl. The last one may be half written while the run goes on; it is left out then."""
     if not path.exists():
         return []
@@ -49,7 +49,7 @@ def read_metrics(path: Path) -> Rows:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def series(rows: Rows, metric: str) -> tuple[list[float], list[float]]:
+def series(rows: MetricLines, metric: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric, where it was logged."""
     found = [(row["step"], row[metric]) for row in rows if metric in row and "step" in row]
     return [step for step, _ in found], [value for _, value in found]
@@ -86,15 +86,15 @@ def training_plot(runs: Mapping[str, Path], output: Path) -> None:
 
 def _panel(
     axes: Any,
-    rows: Mapping[str, Rows],
-    lines: Sequence[Line],
+    rows: Mapping[str, MetricLines],
+    lines: Sequence[Curve],
     title: str,
     *,
     top: float | None = None,
     labelled: bool = True,
 ) -> None:
     """Faint raw points, a smoothed line over them, and its name at its right end."""
-    ends: list[tuple[Line, float, float]] = []
+    ends: list[tuple[Curve, float, float]] = []
     for line in lines:
         steps, values = series(rows.get(line.run, []), line.metric)
         if not steps:
@@ -118,10 +118,10 @@ def _panel(
         _label_ends(axes, ends)
 
 
-def _label_ends(axes: Any, ends: Sequence[tuple[Line, float, float]]) -> None:
+def _label_ends(axes: Any, ends: Sequence[tuple[Curve, float, float]]) -> None:
     low, high = axes.get_ylim()
     last = max((step for _, step, _ in ends), default=0.0)
-    heights = spread([height for _, _, height in ends], gap=(high - low) * 14 / (axes.bbox.height * 72 / 160))
+    heights = spread_labels([height for _, _, height in ends], gap=(high - low) * 14 / (axes.bbox.height * 72 / 160))
     for (line, _, _), height in zip(ends, heights, strict=True):
         axes.annotate(
             line.label,

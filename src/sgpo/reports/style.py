@@ -33,7 +33,7 @@ def smoothed(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def spread(heights: Sequence[float], gap: float) -> list[float]:
+def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
     """The heights, moved up where needed so that labels standing at them keep a distance of `gap`."""
     placed = list(heights)
     lowest = float("-inf")

@@ -126,7 +126,7 @@ class TransformersSampler:
         logprobs = torch.zeros(rows, steps, device=device)
         batch, logits = _prefill(self.model, prompts, self.pad_token_id, steps)
         for step in range(steps):
-            drawn, drawn_logprobs = draw(logits, uniforms[batch.rows, step], sampling)
+            drawn, drawn_logprobs = draw_tokens(logits, uniforms[batch.rows, step], sampling)
             tokens[batch.rows, step] = drawn
             logprobs[batch.rows, step] = drawn_logprobs
             live = len(drawn)
@@ -160,7 +160,7 @@ def _uniforms(requests: Sequence[SampleRequest], steps: int, seed: int) -> Tenso
     return torch.cat(parts)
 
 
-def draw(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+def draw_tokens(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
     """Draw one token per row.
 
     Args:

@@ -26,7 +26,7 @@ from typing import Any
 from sgpo.errors import EngineError
 from sgpo.sampling.engine_errors import engine_errors, within
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
-from sgpo.sampling.vllm_engines import VLLM_FAILURES, ColocatedEngine, Engine, ServerEngine
+from sgpo.sampling.vllm_engines import VLLM_FAILURES, ColocatedEngine, ServerEngine, VLLMEngine
 from sgpo.tokenizers import end_token_ids
 
 
@@ -39,7 +39,7 @@ class VLLMSampler:
         sync_timeout: seconds that a weight synchronisation may take.
     """
 
-    def __init__(self, engine: Engine, eos_token_ids: Sequence[int], sync_timeout: float = 300.0) -> None:
+    def __init__(self, engine: VLLMEngine, eos_token_ids: Sequence[int], sync_timeout: float = 300.0) -> None:
         self.engine = engine
         self.eos_token_ids = list(eos_token_ids)
         self.sync_timeout = sync_timeout
@@ -52,7 +52,7 @@ class VLLMSampler:
         """
         with engine_errors("starting the engine", *VLLM_FAILURES):
             if args.vllm_mode == "colocate":
-                engine: Engine = ColocatedEngine(args, model, tokenizer, accelerator, dtype)
+                engine: VLLMEngine = ColocatedEngine(args, model, tokenizer, accelerator, dtype)
             else:
                 engine = ServerEngine(args, model, tokenizer, accelerator)
         return cls(engine, end_token_ids(model, tokenizer), args.vllm_sync_timeout)

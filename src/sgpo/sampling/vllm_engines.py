@@ -31,10 +31,10 @@ START_FAILURES = (*VLLM_FAILURES, ValueError, AssertionError)
 # A weight whose name or shape the engine does not have.
 LOAD_FAILURES = (ValueError, KeyError, AssertionError)
 LAUNCHER_NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-Completion = tuple[list[int], list[float]]  # token ids, and the log-probability of each
+SampledTokens = tuple[list[int], list[float]]  # token ids, and the log-probability of each
 
 
-class Engine(Protocol):
+class VLLMEngine(Protocol):
     """A running vLLM whose weights can be replaced."""
 
     max_model_len: int  # tokens of prompt and completion
@@ -48,7 +48,7 @@ class Engine(Protocol):
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
-    ) -> list[list[Completion]]:
+    ) -> list[list[SampledTokens]]:
         """The completions of each prompt, in order; options are those of vLLM's `SamplingParams`, one set a prompt."""
         ...
 
@@ -123,7 +123,7 @@ class ColocatedEngine(_Generation):
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
-    ) -> list[list[Completion]]:
+    ) -> list[list[SampledTokens]]:
         return _complete(self.llm, prompts, options, watch)
 
 
@@ -149,7 +149,7 @@ class CheckpointEngine:
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
-    ) -> list[list[Completion]]:
+    ) -> list[list[SampledTokens]]:
         return _complete(self.llm, prompts, options, watch)
 
 
@@ -171,7 +171,7 @@ def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: in
 
 def _complete(
     llm: Any, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None
-) -> list[list[Completion]]:
+) -> list[list[SampledTokens]]:
     try:
         outputs = llm.generate(
             [{"prompt_token_ids": prompt.prompt_ids} for prompt in prompts],
@@ -247,12 +247,12 @@ class ServerEngine(_Generation):
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
-    ) -> list[list[Completion]]:
+    ) -> list[list[SampledTokens]]:
         """Only training comes here, which is not watched."""
         client = self.vllm_client
         client.read_timeout = self._sample_timeout
 
-        def ask(prompt: SampleRequest, chosen: dict[str, Any]) -> list[Completion]:
+        def ask(prompt: SampleRequest, chosen: dict[str, Any]) -> list[SampledTokens]:
             answer = client.generate([prompt.prompt_ids], n=chosen["n"], generation_kwargs=chosen)
             return [
                 (ids, [math.nan if value is None else value for (value,) in values])

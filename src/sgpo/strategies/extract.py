@@ -193,7 +193,7 @@ def _why(candidates: Sequence[Candidate]) -> tuple[str, str]:
     return REASONS[furthest.partition(":")[0]], furthest
 
 
-Status = Literal["kept", "rejected", "failed"]
+OutcomeStatus = Literal["kept", "rejected", "failed"]
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Outcome:
     """
 
     problem: Problem
-    status: Status
+    status: OutcomeStatus
     reason: str | None = None
     detail: str | None = None
     strategy: Strategy | None = None

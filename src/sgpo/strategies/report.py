@@ -52,23 +52,23 @@ def progress(total: int, console: Console) -> Iterator[Callable[[ChatClient], Ca
         task = bar.add_task("", total=total, status="")
 
         def watch(client: ChatClient) -> Callable[[object], None]:
-            rates = Rates(client, total)
+            speed = Speed(client, total)
             last_line = time.monotonic()
 
             def done(_: object) -> None:
                 nonlocal last_line
-                rates.problem_done()
-                bar.update(task, advance=1, status=rates.line())
+                speed.problem_done()
+                bar.update(task, advance=1, status=speed.line())
                 if not console.is_terminal and time.monotonic() - last_line >= LINE_SECONDS:
                     last_line = time.monotonic()
-                    console.print(f"{rates.done}/{total} problems, {rates.line()}", highlight=False)
+                    console.print(f"{speed.done}/{total} problems, {speed.line()}", highlight=False)
 
             return done
 
         yield watch
 
 
-class Rates:
+class Speed:
     """Problems and requests a second over the last minutes, of this run's requests only."""
 
     def __init__(self, client: ChatClient, total: int) -> None:
@@ -79,14 +79,14 @@ class Rates:
         self.done += 1
         now = time.monotonic()
         if now - self._marks[-1][0] >= 1.0:
-            self._marks.append((now, self.done, self.client.meter.usage.requests))
+            self._marks.append((now, self.done, self.client.counts.usage.requests))
             while self._marks[0][0] < now - WINDOW:
                 self._marks.pop(0)
 
     def line(self) -> str:
         began, problems, requests = self._marks[0]
         seconds = max(1e-3, time.monotonic() - began)
-        usage = self.client.meter.usage
+        usage = self.client.counts.usage
         rate = (self.done - problems) / seconds
         left = duration((self.total - self.done) / rate) if rate else "?"
         return (
@@ -119,12 +119,12 @@ def summary_table(run: Run[Any], *, kept: str, priced: bool) -> Table:
     if scores:
         table.add_row("mean score", f"{statistics.mean(scores):.3f}")
     usage = sum((outcome.usage for outcome in outcomes), Usage())
-    table.add_row("requests, of this run", f"{usage.requests}, {run.meter.usage.requests}")
+    table.add_row("requests, of this run", f"{usage.requests}, {run.counts.usage.requests}")
     table.add_row("tokens in, out", f"{amount(usage.prompt_tokens)}, {amount(usage.completion_tokens)}")
     if priced:
         table.add_row("cost", f"${usage.cost:.4f}")
-        if run.meter.perhaps_billed.requests:
-            lost = run.meter.perhaps_billed
+        if run.counts.perhaps_billed.requests:
+            lost = run.counts.perhaps_billed
             table.add_row(f"{lost.requests} requests without an answer, at most", f"${lost.cost:.4f}")
     if run.damaged:
         table.add_row("damaged lines of the journal, asked again", str(run.damaged))

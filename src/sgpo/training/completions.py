@@ -22,7 +22,7 @@ FOLDER = "completions"
 SHOWN_PROBLEMS = 2
 HEAD, TAIL = 60, 100  # characters of a completion in the table
 
-Row = dict[str, Any]
+CompletionRow = dict[str, Any]
 
 
 def is_due(step: int, every: int, updates_per_rollout: int) -> bool:
@@ -45,12 +45,12 @@ def keep(
     ]
     rows = [row for part in distributed.gather(own) for row in part]
     if distributed.rank() == 0:
-        show(rows, step, save(rows, output_dir, step))
+        show(rows, step, save_completions(rows, output_dir, step))
 
 
 def completion_rows(
     groups: Sequence[ProblemRollouts], assembly: Assembly, tokenizer: Any, *, step: int, update: int
-) -> list[Row]:
+) -> list[CompletionRow]:
     """One row a completion.
 
     Args:
@@ -59,8 +59,8 @@ def completion_rows(
     """
     rows = []
     alphas: Sequence[float | None] = assembly.alphas or [None] * len(groups)
-    distilled: Sequence[Sequence[Rollout]] = assembly.distilled or [()] * len(groups)
-    for group, alpha, chosen in zip(groups, alphas, distilled, strict=True):
+    targets: Sequence[Sequence[Rollout]] = assembly.targets or [()] * len(groups)
+    for group, alpha, chosen in zip(groups, alphas, targets, strict=True):
         expert = [group.expert] if group.expert else []
         for name, rollouts in (("autonomous", group.autonomous), ("guided", group.guided), ("expert", expert)):
             for rollout, text in zip(rollouts, decode(rollouts, tokenizer), strict=True):
@@ -99,7 +99,7 @@ SCHEMA = pa.schema(
 )
 
 
-def save(rows: Sequence[Row], output_dir: str | Path, step: int) -> Path:
+def save_completions(rows: Sequence[CompletionRow], output_dir: str | Path, step: int) -> Path:
     """completions/step-000050.parquet, whole or not at all."""
     path = Path(output_dir) / FOLDER / f"step-{step:06d}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def save(rows: Sequence[Row], output_dir: str | Path, step: int) -> Path:
     return path
 
 
-def table_of(rows: Sequence[Row]) -> pa.Table:
+def table_of(rows: Sequence[CompletionRow]) -> pa.Table:
     """The columns of every run, then those of the reward functions."""
     table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -125,7 +125,7 @@ def _column(values: Sequence[Any]) -> pa.Array:
         return pa.array([None if value is None else str(value) for value in values])
 
 
-def show(rows: Sequence[Row], step: int, path: Path, console: Console | None = None) -> None:
+def show(rows: Sequence[CompletionRow], step: int, path: Path, console: Console | None = None) -> None:
     """The completions of the first problems."""
     console = console or Console()
     problems = list(dict.fromkeys(row["problem"] for row in rows))
@@ -136,7 +136,7 @@ def show(rows: Sequence[Row], step: int, path: Path, console: Console | None = N
         console.print(f"{len(rows)} completions of {len(problems)} problems: {path}", highlight=False, soft_wrap=True)
 
 
-def problem_table(rows: Sequence[Row], step: int) -> Table:
+def problem_table(rows: Sequence[CompletionRow], step: int) -> Table:
     """Group by group, in the order of sampling; the target has a star."""
     first = rows[0]
     title = [f"After {step} updates, problem {first['problem']}", _line(first["prompt"], 120, 120)]

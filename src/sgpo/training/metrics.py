@@ -23,8 +23,8 @@ def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Mean
     add_rewards(means, [r.rewards for group in groups for r in (*group.autonomous, *group.guided)])
     means.add("zero_variance_share", [len({r.reward for r in group.autonomous}) == 1 for group in groups])
     means.add("alpha", assembly.alphas)
-    means.add("alpha_with_target", [a for a, has in zip(assembly.alphas, assembly.targets, strict=True) if has])
-    means.add("target_share", assembly.targets)
+    means.add("alpha_with_target", [a for a, has in zip(assembly.alphas, assembly.has_target, strict=True) if has])
+    means.add("target_share", assembly.has_target)
     means.add("imitated_share", assembly.imitated)
     for group in groups:
         for rollout in group.autonomous:

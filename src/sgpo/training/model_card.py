@@ -14,7 +14,7 @@ import trl
 from huggingface_hub import ModelCardData
 
 from sgpo import __version__
-from sgpo.models.adapters import describe, has_adapter, is_adapter
+from sgpo.models.adapters import describe_adapter, has_adapter, is_adapter
 
 PAPER = "https://huggingface.co/papers/2606.24064"
 SHOWN = ("learning_rate", "lr_scheduler_type", "seed")
@@ -58,7 +58,7 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
 def _introduction(method: str, base: str | None, adapter: Any) -> str:
     of = f"`{base}`" if base else "a causal language model"
     if adapter is not None:
-        of = f"an adapter ({describe(adapter)}) of {of}"
+        of = f"an adapter ({describe_adapter(adapter)}) of {of}"
     ways = {
         "sft": "fine-tuned on a strong model's responses, the warm-up of Strategy-Guided Policy Optimization",
         "sgpo": "trained with Strategy-Guided Policy Optimization: it practised with strategies, and answers without",

@@ -19,7 +19,15 @@ from sgpo.methods.registry import find_method
 from sgpo.models.adapters import adapter_of, has_adapter
 from sgpo.models.checkpoint import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.problems import Problem, problems_from
-from sgpo.problems.inspection import STRUCTURE, BadRowsError, Check, describe, inspect, too_long, unparsed_golds
+from sgpo.problems.inspection import (
+    STRUCTURE,
+    BadRowsError,
+    RowCheck,
+    describe_problems,
+    inspect,
+    too_long,
+    unparsed_golds,
+)
 from sgpo.rewards import RewardFunction, Rewards, check_signatures, choose_rewards, column_names
 from sgpo.runs.folder import check_space
 from sgpo.runs.resume import check_same_run
@@ -50,7 +58,7 @@ class Prepared:
     adapter: Any = None  # `peft.PeftConfig` of what is trained, if that is an adapter
 
 
-def prepare(
+def prepare_training(
     args: SGPOConfig,
     model: str | PreTrainedModel,
     train_dataset: Any,
@@ -230,7 +238,7 @@ def _checks(
     lengths: PromptLengths | None,
     golds: bool,
     refusals: Refusals,
-) -> dict[str, Check]:
+) -> dict[str, RowCheck]:
     checks = dict(STRUCTURE)
     if golds:
         checks["gold not parsed"] = unparsed_golds
@@ -325,6 +333,6 @@ def check_room(args: Any, parameters: int, updates_per_epoch: int) -> None:
 
 def said_data(name: str, problems: Sequence[Problem]) -> dict[str, Any]:
     """The entry of data.json, whose numbers are printed."""
-    entry = describe(problems)
+    entry = describe_problems(problems)
     print(f"{name}: {entry['problems']}, fingerprint {entry['fingerprint']}")
     return entry

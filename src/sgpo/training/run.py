@@ -53,7 +53,7 @@ class RunTrainer(Trainer):
     """A `Trainer` whose runs do not overwrite others, know their data, and survive being stopped at any moment."""
 
     shown: ClassVar[dict[str, str]]  # metrics beside the progress bar, and their names there
-    data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe`
+    data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe_problems`
     peft_config: Any = None  # of a new adapter
     command_line: Any = None  # the options of the command that this run is, beside `args`; None in Python
 

@@ -22,7 +22,7 @@ from sgpo.models.checkpoint import Opened, say_loading
 from sgpo.models.precision import refusals_of_precision, weight_rows
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem
-from sgpo.problems.inspection import Check, duplicate_responses, empty_fields, inspect, missing_responses, too_long
+from sgpo.problems.inspection import RowCheck, duplicate_responses, empty_fields, inspect, missing_responses, too_long
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
@@ -136,7 +136,7 @@ def _prepare(
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if problems is not None:
         with refusals.collected():
-            found = check_warmup(args, opened, problems)
+            found = warmup_problems(args, opened, problems)
             data = {"train": said_data(TRAINING, found)}
             if args.resume_from_checkpoint:
                 check_resumed(args.resume_from_checkpoint, args, data, adapter)
@@ -150,7 +150,7 @@ def _prepare(
     return opened.tokenizer, found, data, adapter
 
 
-def check_warmup(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]) -> list[Problem]:
+def warmup_problems(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]) -> list[Problem]:
     """The problems to learn from.
 
     Raises:
@@ -164,7 +164,7 @@ def check_warmup(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]
         key=lambda pair: pair[1],
         default=("", None),
     )
-    checks: dict[str, Check] = {
+    checks: dict[str, RowCheck] = {
         "empty field": empty_fields,
         "no response": missing_responses,
         "duplicate": duplicate_responses,

@@ -41,7 +41,7 @@ from sgpo.training import completions
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch, verdict_metrics
-from sgpo.training.preflight import batch_sampler, prepare, said_once
+from sgpo.training.preflight import batch_sampler, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
 from sgpo.training.start_table import print_start
@@ -90,7 +90,7 @@ class SGPOTrainer(RunTrainer):
         base_model = model if isinstance(model, str) else model.config._name_or_path
         args = args or SGPOConfig(output_dir=f"{Path(base_model).name}-SGPO")
         with said_once(args.process_index == 0):
-            found = prepare(
+            found = prepare_training(
                 args,
                 model,
                 train_dataset,
@@ -257,7 +257,7 @@ class SGPOTrainer(RunTrainer):
                 self.compute_loss_context_manager,
             )
             step = self.state.global_step + 1
-            not_finite.stop(what, step, self.args.output_dir, rows, self.processing_class)
+            not_finite.stop_run(what, step, self.args.output_dir, rows, self.processing_class)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer calls this between the gradients and the step of the optimizer."""

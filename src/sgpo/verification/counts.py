@@ -32,7 +32,7 @@ class VerdictCounts:
     def shares(self) -> dict[str, float]:
         """The share of each status; nothing where nothing was judged."""
         total = self.total
-        return {status: count / total for status, count in self._counts.items()} if total else {}
+        return {status: number / total for status, number in self._counts.items()} if total else {}
 
     def as_dict(self) -> dict[Status, int]:
         return dict(self._counts)
@@ -61,7 +61,7 @@ def count_verdicts() -> Iterator[VerdictCounts]:
         _counting.reset(token)
 
 
-def count(statuses: Iterable[Status]) -> None:
+def add_verdicts(statuses: Iterable[Status]) -> None:
     """Add verdicts to every block around."""
     statuses = list(statuses)
     for counts in _counting.get():

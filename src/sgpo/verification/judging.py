@@ -18,7 +18,7 @@ from sgpo.verification.answers import (
     readable,
     without_delimiters,
 )
-from sgpo.verification.counts import Status, count
+from sgpo.verification.counts import Status, add_verdicts
 from sgpo.verification.notation import different_base, different_brackets, quantity, without_units
 
 MAX_ANSWER_LENGTH = 500  # characters; longer extracted answers are 'unparsed'
@@ -70,7 +70,7 @@ def verify_many(
     verdicts = [
         _verdict(item, asked[index]) if isinstance(item, _Comparison) else item for index, item in enumerate(decided)
     ]
-    count(verdict.status for verdict in verdicts)
+    add_verdicts(verdict.status for verdict in verdicts)
     return verdicts
 
 

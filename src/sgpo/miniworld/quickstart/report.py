@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sgpo import __version__
-from sgpo.evaluation.compare import rates_of
+from sgpo.evaluation.compare import pass_rates
 from sgpo.evaluation.statistics import paired_difference
 from sgpo.problems import load_problems
 
@@ -29,7 +29,7 @@ TEST = "test"  # the set of test.jsonl, as sgpo eval calls it
 
 def build_summary(evaluation: Path, models: Sequence[str]) -> dict[str, Any]:
     """Scores from what `sgpo eval` wrote into the folders `evaluation`/MODEL and `evaluation`/MODEL-guided."""
-    rates = {name: rates_of(evaluation / name, TEST) for name in models}
+    rates = {name: pass_rates(evaluation / name, TEST) for name in models}
     guided = {name: evaluation / f"{name}-guided" / "summary.json" for name in models}
     return {
         "scores": {name: _scores(_read(evaluation / name / "summary.json")) for name in models},
@@ -93,7 +93,7 @@ def print_example(console: Console, problems: Path) -> None:
     console.print(Padding(Panel.fit(Group(grid, Text(), note), title="one problem", border_style="dim"), (0, 4)))
 
 
-def print_results(console: Console, summary: Mapping[str, Any]) -> None:
+def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     """The table, the difference and how much to believe."""
     scores, guided = summary["scores"], summary["guided"]
     title = f"Solved without strategies, % of {summary['problems']} test problems: avg@4 / greedy"

@@ -26,12 +26,12 @@ from sgpo.chat.endpoint import require_openai
 from sgpo.command_runner import Command, ending_signals, run_commands, serving
 from sgpo.errors import usage_errors
 from sgpo.files import check_folder_writable
-from sgpo.miniworld.quickstart.report import build_summary, print_example, print_next_steps, print_results
+from sgpo.miniworld.quickstart.report import build_summary, print_example, print_next_steps, print_scores
 from sgpo.miniworld.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.miniworld.teacher import MODEL
-from sgpo.miniworld.teacher.server import check_packages as check_server_packages
+from sgpo.miniworld.teacher.server import check_server_packages
 from sgpo.miniworld.world import BASE_MODEL, Sizes, create_world
-from sgpo.reports.dynamics import Rows, read_metrics, training_plot
+from sgpo.reports.dynamics import MetricLines, read_metrics, training_plot
 from sgpo.strategies.quality import HIGH
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "miniworld"
@@ -62,10 +62,10 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
         CommandFailed: a command ended with an error.
     """
     with usage_errors():
-        check_packages()
+        check_quickstart_packages()
         check_folder(output)
     scale, console = FAST if fast else NORMAL, Console()
-    prepare(output)
+    prepare_folder(output)
     seconds: dict[str, float] = {}
     with stage(console, seconds, "world", WORLD), usage_errors():
         world = create_world(output / "miniworld", seed=seed, sizes=scale.sizes, base=base)
@@ -95,7 +95,7 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n")
     print_strategies(console, summary["strategies"])
-    print_results(console, summary)
+    print_scores(console, summary)
     print_next_steps(console, output, RECIPES)
 
 
@@ -194,7 +194,7 @@ def _evaluations(output: Path, seed: int, max_completion_length: int) -> dict[st
     return unguided | guided
 
 
-def check_packages() -> None:
+def check_quickstart_packages() -> None:
     """Refuse before anything is written what would end in the second stage. Raises ``ValueError``."""
     require_openai()
     check_server_packages()
@@ -207,7 +207,7 @@ def check_folder(output: Path) -> None:
         raise ValueError(f"--output {output} holds something else than a quickstart; write a new folder's name")
 
 
-def prepare(output: Path) -> None:
+def prepare_folder(output: Path) -> None:
     """Folders, and away with results of an earlier run that could be taken for those of this one."""
     (output / "logs").mkdir(parents=True, exist_ok=True)
     (output / "commands.sh").touch()  # by which the folder is known for a quickstart's
@@ -281,7 +281,7 @@ class StageBars:
                 self.bars.update(task, completed=rows[-1]["step"], note=training_note(rows))
                 self._say(name, rows)
 
-    def _say(self, name: str, rows: Rows) -> None:
+    def _say(self, name: str, rows: MetricLines) -> None:
         """Where no bar can move, in a log file, a line for each quarter of the way."""
         quarter = 4 * rows[-1]["step"] // self.steps[name]
         if not self.bars.console.is_terminal and quarter > self.said[name]:
@@ -289,7 +289,7 @@ class StageBars:
             self.bars.console.print(f"{name.upper()} step {rows[-1]['step']}: {training_note(rows)}", highlight=False)
 
 
-def training_note(rows: Rows) -> str:
+def training_note(rows: MetricLines) -> str:
     """Rewards and alpha, means over the newest ten steps: a single step is noise."""
     shown = {"reward": "reward/autonomous", "guided": "reward/guided", "alpha": "alpha"}
     newest = rows[-10:]

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, field
 
 from sgpo.miniworld.documents import teacher_solution
-from sgpo.miniworld.teacher.candidates import Kind, draw, generator, solution_with_slips, write
+from sgpo.miniworld.teacher.candidates import StrategyKind, draw_kind, generator, solution_with_slips, write
 from sgpo.miniworld.teacher.judging import ratings, scores
-from sgpo.miniworld.teacher.questions import Asked
+from sgpo.miniworld.teacher.questions import TeacherQuestion
 
 SOLVING_SKILL = 0.9  # share of solutions without a slip
 CHARACTERS_A_TOKEN = 4
@@ -23,10 +23,10 @@ class Text:
 
     text: str
     finish_reason: str = "stop"
-    kind: Kind | None = field(default=None, compare=False)
+    kind: StrategyKind | None = field(default=None, compare=False)
 
 
-def answers(asked: Asked, attempt: int, garbled: float) -> list[Text]:
+def answers(asked: TeacherQuestion, attempt: int, garbled: float) -> list[Text]:
     """The samples of an answer.
 
     They depend on the request alone, but for solutions: a client that is not content with one sends the same request
@@ -36,7 +36,7 @@ def answers(asked: Asked, attempt: int, garbled: float) -> list[Text]:
     return [_cut(text, asked.max_tokens) for text in texts]
 
 
-def _text(asked: Asked, sample: int, attempt: int, garbled: float) -> Text:
+def _text(asked: TeacherQuestion, sample: int, attempt: int, garbled: float) -> Text:
     if asked.kind == "solve":
         rng = generator(f"{asked.digest} {attempt}", sample)
         solve = teacher_solution if rng.random() < SOLVING_SKILL else lambda p: solution_with_slips(p, rng)
@@ -46,7 +46,7 @@ def _text(asked: Asked, sample: int, attempt: int, garbled: float) -> Text:
     if asked.kind == "quality":
         return Text(json.dumps({"scores": ratings(asked.puzzle, asked.strategies[0], asked.digest)}))
     rng = generator(asked.digest, sample)
-    kind = draw(rng)
+    kind = draw_kind(rng)
     strategy = write(kind, asked.puzzle, rng).text
     if not asked.repairing and rng.random() < garbled:
         strategy = strategy.replace("\nSteps: ", "\n")

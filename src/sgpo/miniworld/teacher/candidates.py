@@ -1,4 +1,4 @@
-"""Strategies of honestly different quality, as a strong model would mix them: `draw` picks the kind, `write` the text.
+"""Strategies of honestly different quality, as a strong model would mix them: `draw_kind` draws, `write` writes one.
 
     right      the problem's type, its principle, and its methods in order
     vague      nothing that would help anybody: "read the problem carefully"
@@ -17,11 +17,11 @@ from typing import Literal, get_args
 
 from sgpo.miniworld.documents import Solution, notebook_policy, teacher_solution, work_out
 from sgpo.miniworld.families import ARITHMETIC, FAMILIES, Chain, Puzzle, options
-from sgpo.miniworld.numerals import in_words
+from sgpo.miniworld.numerals import number_in_words
 from sgpo.strategies.record import Strategy
 
-Kind = Literal["right", "vague", "detailed", "leaking", "wrong"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+StrategyKind = Literal["right", "vague", "detailed", "leaking", "wrong"]
+KINDS: tuple[StrategyKind, ...] = get_args(StrategyKind)
 WEIGHTS = (0.50, 0.125, 0.125, 0.125, 0.125)  # with five candidates, 97% of problems have a right one
 
 _VAGUE_TYPES = ("mathematics problem", "calculation", "word problem")
@@ -42,11 +42,11 @@ def generator(digest: str, sample: int) -> random.Random:
     return random.Random(f"{digest} {sample}")
 
 
-def draw(rng: random.Random) -> Kind:
+def draw_kind(rng: random.Random) -> StrategyKind:
     return rng.choices(KINDS, WEIGHTS)[0]
 
 
-def write(kind: Kind, puzzle: Puzzle, rng: random.Random) -> Strategy:
+def write(kind: StrategyKind, puzzle: Puzzle, rng: random.Random) -> Strategy:
     """A strategy of a kind, in three parts."""
     return {"right": _right, "vague": _vague, "detailed": _detailed, "leaking": _leaking, "wrong": _wrong}[kind](
         puzzle, rng
@@ -112,7 +112,7 @@ _TELLING = (
 def _leaking(puzzle: Puzzle, rng: random.Random) -> Strategy:
     right = _right(puzzle, rng)
     told = teacher_solution(puzzle).answer
-    phrase = rng.choice(_TELLING).format(answer=told, words=in_words(int(told)))
+    phrase = rng.choice(_TELLING).format(answer=told, words=number_in_words(int(told)))
     if rng.random() < 0.25:
         return Strategy(right.problem_type, right.strategy + phrase, right.steps)
     at = rng.randrange(len(right.steps))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from sgpo.miniworld.documents import teacher_solution
 from sgpo.miniworld.families import ARITHMETIC, FAMILIES, Puzzle
-from sgpo.miniworld.numerals import in_words
+from sgpo.miniworld.numerals import number_in_words
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
 
 NOISE = 0.15  # each criterion is misjudged by up to so much, evenly spread
@@ -67,7 +67,7 @@ def _steps(puzzle: Puzzle, strategy: Strategy) -> float:
 def _secrecy(puzzle: Puzzle, strategy: Strategy) -> float:
     numbers = set(_NUMBER.findall(strategy.text))
     answer = teacher_solution(puzzle).answer
-    told = answer in numbers or re.search(rf"\b{in_words(int(answer))}\b", strategy.text)
+    told = answer in numbers or re.search(rf"\b{number_in_words(int(answer))}\b", strategy.text)
     if told or "=" in strategy.text:
         return 0.0
     return 0.4 if numbers else 1.0

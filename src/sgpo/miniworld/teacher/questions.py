@@ -13,7 +13,7 @@ from sgpo.miniworld.families import Puzzle
 from sgpo.miniworld.teacher.reading import UnknownProblemError, read_puzzle
 from sgpo.prompts import EXTRACT_TEMPLATE, QUALITY_TEMPLATE, SCORE_TEMPLATE
 
-Kind = Literal["solve", "extract", "score", "quality"]
+TeacherQuestionKind = Literal["solve", "extract", "score", "quality"]
 
 
 class RefusedRequestError(ValueError):
@@ -21,15 +21,15 @@ class RefusedRequestError(ValueError):
 
 
 @dataclass(frozen=True)
-class Asked:
+class TeacherQuestion:
     """A question about a puzzle: for `score` with the candidates, for `quality` with the one strategy.
 
     ``repairing`` is true where the client says what was wrong with an earlier answer.
 
-    Example: ``Asked("extract", Puzzle(...), digest="9f3c...", samples=5, max_tokens=4096)``
+    Example: ``TeacherQuestion("extract", Puzzle(...), digest="9f3c...", samples=5, max_tokens=4096)``
     """
 
-    kind: Kind
+    kind: TeacherQuestionKind
     puzzle: Puzzle
     digest: str
     samples: int = 1
@@ -43,7 +43,7 @@ def digest_of(body: Mapping[str, Any]) -> str:
     return sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_request(body: Any) -> Asked:
+def read_request(body: Any) -> TeacherQuestion:
     """What a chat request asks. Raises `RefusedRequestError`."""
     if not isinstance(body, Mapping):
         raise RefusedRequestError("a chat request is a JSON object")
@@ -58,7 +58,7 @@ def read_request(body: Any) -> Asked:
     except UnknownProblemError as error:
         raise RefusedRequestError(f"this teacher knows the mini-world only, and this is {error}") from error
     repairing = sum(role == "user" for role, _ in texts) > 1
-    return Asked(kind, puzzle, digest_of(body), samples, max_tokens, _strategies(kind, parts), repairing)
+    return TeacherQuestion(kind, puzzle, digest_of(body), samples, max_tokens, _strategies(kind, parts), repairing)
 
 
 def _texts(messages: Any) -> list[tuple[str, str]]:
@@ -88,21 +88,21 @@ def _pattern(template: str) -> re.Pattern[str]:
     )
 
 
-_TEMPLATES: dict[Kind, re.Pattern[str]] = {
+_TEMPLATES: dict[TeacherQuestionKind, re.Pattern[str]] = {
     "extract": _pattern(EXTRACT_TEMPLATE),
     "score": _pattern(SCORE_TEMPLATE),
     "quality": _pattern(QUALITY_TEMPLATE),
 }
 
 
-def _recognise(text: str) -> tuple[Kind, Mapping[str, str]]:
+def _recognise(text: str) -> tuple[TeacherQuestionKind, Mapping[str, str]]:
     for kind, pattern in _TEMPLATES.items():
         if found := pattern.fullmatch(text):
             return kind, found.groupdict()
     return "solve", {"problem": text}
 
 
-def _strategies(kind: Kind, parts: Mapping[str, str]) -> tuple[str, ...]:
+def _strategies(kind: TeacherQuestionKind, parts: Mapping[str, str]) -> tuple[str, ...]:
     if kind == "quality":
         return (parts["strategy"],)
     if kind == "score":

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from sgpo.miniworld.teacher import MODEL
 from sgpo.miniworld.teacher.answering import Text, answers, tokens
 from sgpo.miniworld.teacher.faults import Faults, fault_of, latency_of
-from sgpo.miniworld.teacher.questions import Asked, RefusedRequestError, read_request
+from sgpo.miniworld.teacher.questions import RefusedRequestError, TeacherQuestion, read_request
 
 SHUTDOWN_SECONDS = 1  # requests under way are given up after that: a hanging one would never end
 LATE = 3600.0  # seconds; a hanging request outlasts any client
@@ -69,7 +69,7 @@ class Teacher:
         return Starlette(routes=routes)
 
 
-def _completion(body: Mapping[str, Any], asked: Asked, texts: list[Text]) -> Response:
+def _completion(body: Mapping[str, Any], asked: TeacherQuestion, texts: list[Text]) -> Response:
     sent = sum(tokens(message["content"]) for message in body["messages"])
     received = sum(tokens(text.text) for text in texts)
     choices = [
@@ -110,7 +110,7 @@ def _error(status: int, message: str, headers: Mapping[str, str] | None = None) 
     return JSONResponse({"error": {"message": message, "type": "error", "code": status}}, status, headers)
 
 
-def _line(body: Mapping[str, Any], asked: Asked, attempt: int, fault: str | None, texts: list[Text]) -> str:
+def _line(body: Mapping[str, Any], asked: TeacherQuestion, attempt: int, fault: str | None, texts: list[Text]) -> str:
     kinds = [text.kind for text in texts] if asked.kind == "extract" else None
     values = {"kind": asked.kind, "hash": asked.digest, "attempt": attempt, "fault": fault, "kinds": kinds}
     return json.dumps({**values, "body": body}) + "\n"
@@ -127,7 +127,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(listening: socket.socket, faults: Faults, log: Path | None) -> None:
+def serve_teacher(listening: socket.socket, faults: Faults, log: Path | None) -> None:
     """Answer until SIGINT or SIGTERM. With ``log``, lines are appended to that file as requests come."""
     if log is None:
         _serve(listening, Teacher(faults))
@@ -151,7 +151,7 @@ def _serve(listening: socket.socket, teacher: Teacher) -> None:
 INSTALL = "the teacher's server needs the packages starlette and uvicorn: pip install 'sgpo[teacher]'"
 
 
-def check_packages() -> None:
+def check_server_packages() -> None:
     """Raise ``ValueError`` that says how to install what the server needs."""
     try:
         import starlette  # noqa: F401
