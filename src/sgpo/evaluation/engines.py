@@ -3,9 +3,9 @@
     LocalEngine   a `Sampler` on this machine (transformers, vLLM)
     HttpEngine    any OpenAI-compatible server (`sgpo.evaluation.http`)
 
-Both write each answer into the journal of strategy extraction before it is used, under a key that stands for all that
-was asked: model, messages, sampling, seed and number of the sample. So an evaluation that was killed goes on where it
-was, and nothing that was asked differently is ever taken for an answer.
+Both write each answer into a journal (`sgpo.chat.journal`) before it is used. Its key is a hash of the whole request:
+model, messages, sampling, seed and number of the sample. So an evaluation that was killed continues where it was, and
+the answer to another request is never taken.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Evaluation of whatever an OpenAI-compatible server serves, with the client of strategy extraction.
+"""Evaluation of a model behind an OpenAI-compatible server, with the common chat client, `sgpo.chat.client`.
 
 Each sample is a request of its own with a seed of its own: servers that answer n samples to one seed differ in how they
 do it, and a balancer spreads single requests over all machines behind its address. The server's chat template makes the

@@ -1,10 +1,12 @@
-"""Reward functions with TRL's signature, and what they say of completions: rewards, and which are correct.
+"""Reward functions with TRL's signature, and their verdict on completions: rewards, and which are correct.
 
 functions   what a reward function is; `math_reward`
 chosen      the functions of a run, their weights, and which of them say what is correct
 arguments   what a function gets
 calling     calls, also asynchronous ones, and what a function logs
 scoring     sums, and what is correct
+rollouts    rollouts with their rewards
+metrics     means of rewards for the log, and names that functions may not log under
 """
 
 from __future__ import annotations
