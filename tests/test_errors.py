@@ -53,25 +53,25 @@ def test_nothing_else_decides_on_the_exit_status() -> None:
 def test_every_reported_error_has_its_exit_status_also_while_input_is_read(
     error: Exception, status: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fails(argv: list[str]) -> None:
+    def fails() -> None:
         with usage_errors():
             raise error
 
-    monkeypatch.setattr("sgpo.cli.train.train", fails)
-    assert main(["train"]) == status
-    assert capsys.readouterr().err == f"sgpo train: {message}\n"
+    monkeypatch.setattr("sgpo.cli.miniworld.quickstart", fails)
+    assert main(["quickstart"]) == status
+    assert capsys.readouterr().err == f"sgpo quickstart: {message}\n"
 
 
 def test_a_bug_travels_through_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sgpo.cli.train.train", lambda argv: {}["alpha"])
+    monkeypatch.setattr("sgpo.cli.miniworld.quickstart", lambda: {}["alpha"])
     with pytest.raises(KeyError, match="alpha"):
-        main(["train"])
+        main(["quickstart"])
 
 
 def test_ctrl_c_gives_exit_status_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped(argv: list[str]) -> None:
+    def stopped() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sgpo.cli.evaluate.main", stopped)
-    assert main(["eval"]) == 130
-    assert capsys.readouterr().err == "\nsgpo eval: stopped by Ctrl-C\n"
+    monkeypatch.setattr("sgpo.cli.miniworld.quickstart", stopped)
+    assert main(["quickstart"]) == 130
+    assert capsys.readouterr().err == "\nsgpo quickstart: stopped by Ctrl-C\n"

@@ -25,10 +25,7 @@ PROBLEMS = [Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), "\\boxed{0}
 RUN = """
 import sys
 from sgpo.cli import main
-try:
-    status = main(sys.argv[1:])
-except SystemExit as stopped:  # argparse's
-    status = stopped.code
+status = main(sys.argv[1:])
 heavy = sorted({"torch", "transformers", "trl", "datasets"} & set(sys.modules))
 print("\\nstatus", status, "imported", heavy)
 """
@@ -124,7 +121,7 @@ TRAINING = ["--model", "m", "--problems", "problems.jsonl"]
         (["compare", "--recipe", "compare-file.yaml"], "there is no file lost.jsonl with problems"),
         (["compare", "--recipe", "compare-set.yaml"], "there is no benchmark 'math50'"),
         (["compare", "--recipe", "compare-base.yaml"], "there is no folder ./lost to take the model"),
-        (["plot", "a", "--metods", "x"], "unrecognized arguments: --metods"),
+        (["plot", "a", "--metods", "x"], "--metods (did you mean --methods?)"),
         (["plot", "lost"], "lost is no folder of a training run: it has no metrics.jsonl"),
     ],
     ids=lambda value: "-".join(value[:3]) if isinstance(value, list) else "",

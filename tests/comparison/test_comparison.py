@@ -75,7 +75,7 @@ def test_a_failed_cell_is_named_and_gives_exit_status_1(
     assert main(["compare", "--recipe", recipe, *options]) == 1
     shown = capsys.readouterr()
     assert "FAILED base-101/seed-1/sgpo ended with exit status 2. The end of its log:" in " ".join(shown.out.split())
-    assert "invalid choice: 'nonsense'" in shown.out
+    assert "sgpo: there is no command nonsense" in shown.out
     assert "50.0" in shown.out  # the table of what is there
     assert shown.err.endswith(
         "sgpo compare: 2 failed: base-101/seed-1/sgpo, between; waiting waited for them. The ends of their logs are "

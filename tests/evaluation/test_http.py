@@ -151,7 +151,7 @@ def test_ctrl_c_waits_for_requests_under_way_and_the_command_goes_on(
     ("options", "message"),
     [
         (["--model", "strnog"], "does not answer for the model 'strnog'"),
-        (["--extra_body", "[1]"], 'extra_body must be a JSON object like {"top_k": 20}'),
+        (["--extra_body", "[1]"], "extra_body is '[1]'; it must be a JSON object like {\"top_k\": 20}"),
         (
             ["--extra_body", '{"temperature": 1.0, "max_tokens": 7, "top_k": 20}'],
             "extra_body has max_tokens, temperature, which the command sends from options of their own: leave them out",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,25 @@ if TYPE_CHECKING:
     from sgpo.comparison.recipe import Recipe
 
 
-def compare(argv: list[str]) -> None:
+@dataclass(frozen=True)
+class CompareArguments:
+    """What is compared over which seeds, and where."""
+
+    recipe: str = field(metadata={"help": "File, or name such as miniworld/compare."})
+    methods: list[str] = field(default_factory=list, metadata={"help": "By name beside the recipe, or by path."})
+    seeds: list[int] = field(default_factory=list, metadata={"help": "Of data order, sampling and training."})
+    base_seeds: list[int] = field(default_factory=list, metadata={"help": "Mini-world: of the base models."})
+    base_models: list[str] = field(default_factory=list, metadata={"help": "Folders or Hub names of base models."})
+    baseline: str | None = field(default=None, metadata={"help": "Method that the others are compared with."})
+    sets: list[str] = field(default_factory=list, metadata={"help": "Evaluated ones (dev: for tuning)."})
+    output: Path = field(default=Path("runs/comparison"), metadata={"help": "Folder."})
+    parallel: int | None = field(default=None, metadata={"help": "Cells at once; default: one a core, or a device."})
+    keep_models: bool = field(default=False, metadata={"help": "Keep the final weights of every cell."})
+    table_only: bool = field(default=False, metadata={"help": "The table of what is finished; nothing is run."})
+
+
+def compare(options: CompareArguments) -> None:
     """Run a comparison and write its table; with --table-only the table of what is there."""
-    options = _compare_parser().parse_args(argv)
     from sgpo.comparison.checks import check_recipe_beforehand
     from sgpo.comparison.recipe import read_recipe
     from sgpo.comparison.results import RESULTS, read_results
@@ -49,7 +65,7 @@ def compare(argv: list[str]) -> None:
         raise unfinished
 
 
-def _run(options: argparse.Namespace, recipe: Recipe) -> None:
+def _run(options: CompareArguments, recipe: Recipe) -> None:
     from sgpo.comparison.places import find_places, only_one
     from sgpo.comparison.plan import make_plan
     from sgpo.comparison.run import run_plan, unfinished_cells
@@ -66,27 +82,18 @@ def _run(options: argparse.Namespace, recipe: Recipe) -> None:
         run_plan(plan, todo, places, lock, keep_models=options.keep_models)
 
 
-def _compare_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sgpo compare", allow_abbrev=False)
-    parser.add_argument("--recipe", required=True, help="file, or name such as miniworld/compare")
-    parser.add_argument("--methods", nargs="+", default=[], help="files beside the recipe, by name, or others by path")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="of data order, sampling and training")
-    parser.add_argument(
-        "--base-seeds", nargs="+", type=int, default=[], help="mini-world: base models of these pretraining seeds"
-    )
-    parser.add_argument("--base-models", nargs="+", default=[], help="folders or Hub names of base models")
-    parser.add_argument("--baseline", default=None, help="method that the others are compared with")
-    parser.add_argument("--sets", nargs="+", default=[], help="sets that are evaluated, by name (dev: for tuning)")
-    parser.add_argument("--output", type=Path, default=Path("runs/comparison"), help="default runs/comparison")
-    parser.add_argument("--parallel", type=int, default=None, help="cells at once; default: one a core, or a device")
-    parser.add_argument("--keep-models", action="store_true", help="keep the final weights of every cell")
-    parser.add_argument("--table-only", action="store_true", help="the table of what is finished; nothing is run")
-    return parser
+@dataclass(frozen=True)
+class PlotArguments:
+    """What is drawn."""
+
+    sources: list[Path] = field(metadata={"help": "A results.jsonl, or folders of training runs.", "positional": True})
+    output: Path | None = field(default=None, metadata={"help": "Default: beside results.jsonl, or runs/plots."})
+    methods: list[str] = field(default_factory=list, metadata={"help": "Only these, in this order."})
+    baseline: str = field(default="grpo", metadata={"help": "That of the differences."})
 
 
-def plot(argv: list[str]) -> None:
+def plot(options: PlotArguments) -> None:
     """Draw what a results.jsonl holds, or the metrics.jsonl of training runs."""
-    options = _plot_parser().parse_args(argv)
     from sgpo.comparison.pictures import draw_all
     from sgpo.comparison.trajectories import read_source
 
@@ -96,12 +103,3 @@ def plot(argv: list[str]) -> None:
         check_folder_writable(output, "--output")
         for path in draw_all(source, output, methods=options.methods, baseline=options.baseline):
             print(f"Written to {path} and {path.with_suffix('.svg')}")
-
-
-def _plot_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sgpo plot", allow_abbrev=False)
-    parser.add_argument("sources", nargs="+", type=Path, help="a results.jsonl, or folders of training runs")
-    parser.add_argument("--output", type=Path, default=None, help="default: beside results.jsonl, or runs/plots")
-    parser.add_argument("--methods", nargs="+", default=[], help="only these, in this order")
-    parser.add_argument("--baseline", default="grpo", help="that of the differences (default grpo)")
-    return parser

@@ -1,13 +1,12 @@
-"""`sgpo strategies extract`, `solve`, `quality` and `show`."""
+"""`sgpo strategies extract`, `solve` and `show`, and what they share with `quality`."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,6 @@ from rich.console import Console
 from sgpo.chat.client import ChatClient, Timeouts
 from sgpo.chat.costs import Prices
 from sgpo.chat.session import Connection, Run, run_session
-from sgpo.cli import quality
 from sgpo.errors import UnfinishedError, usage_errors
 from sgpo.files import check_file_writable
 from sgpo.problems import Problem, columns_from_pairs, load_problems
@@ -32,99 +30,102 @@ T = TypeVar("T")
 PILOT = 20  # problems of --dry-run
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="sgpo strategies", allow_abbrev=False)
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    extract = actions.add_parser("extract", help="strategies from strong-model responses", allow_abbrev=False)
-    solve = actions.add_parser("solve", help="strong-model responses where they are missing", allow_abbrev=False)
-    rating = actions.add_parser("quality", help="a judge's ratings of a sample of strategies", allow_abbrev=False)
-    show = actions.add_parser("show", help="print some strategies, or responses", allow_abbrev=False)
-    _asking_options(extract, "strategies.parquet", max_tokens=4096)
-    _extract_options(extract)
-    _asking_options(solve, "solved.parquet", max_tokens=16_384)
-    _solve_options(solve)
-    _asking_options(rating, "quality.json", max_tokens=4096, dry_run=False)
-    quality.add_options(rating, _temperature)
-    show.add_argument("file", help="what extract or solve wrote")
-    show.add_argument("--rows", type=int, default=3, help="how many (default 3)")
-    show.add_argument("--seed", type=int, default=None, help="a random choice in place of the first rows")
-    show.add_argument("--id", nargs="+", default=None, help="the rows with these ids")
-    options = parser.parse_args(argv)
-    {"extract": _extract, "solve": _solve, "quality": _quality, "show": _show}[options.action](options)
-
-
 # ------------------------------------------------------------------------------ options
 
 
-def _asking_options(parser: argparse.ArgumentParser, output: str, max_tokens: int, *, dry_run: bool = True) -> None:
-    data = parser.add_argument_group("data")
-    data.add_argument("--problems", required=True, help="Parquet or JSONL file, or Hub data set")
-    data.add_argument("--output", nargs="+", type=Path, default=[Path(output)], help=f"files (default {output})")
-    data.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN", help="prompt=question answer=final")
-    data.add_argument("--limit", type=int, default=None, help="take the first so many problems")
-    data.add_argument("--journal", type=Path, default=None, help="default: beside the output, .journal.jsonl")
-    server = parser.add_argument_group("server")
-    server.add_argument("--base-url", required=True, help="https://api.deepseek.com/v1, http://localhost:8000/v1, ...")
-    server.add_argument("--model", required=True, help="the strong model's name at that server")
-    server.add_argument("--concurrency", type=int, default=64, help="requests at once, at most (default 64)")
-    server.add_argument("--timeout", type=float, default=600.0, help="seconds for one attempt (default 600)")
-    server.add_argument("--deadline", type=float, default=1800.0, help="seconds for all attempts (default 1800)")
-    server.add_argument("--max-tokens", type=int, default=max_tokens, help=f"of one answer (default {max_tokens})")
-    server.add_argument("--extra-body", type=_json_object, default={}, metavar="JSON", help="more fields of requests")
-    money = parser.add_argument_group("money")
-    money.add_argument("--price-in", type=float, default=None, help="US dollars for a million prompt tokens")
-    money.add_argument("--price-out", type=float, default=None, help="US dollars for a million answer tokens")
-    money.add_argument("--max-cost", type=float, default=None, help="stop before so many US dollars are exceeded")
-    if dry_run:
-        money.add_argument("--dry-run", action="store_true", help=f"estimate from {PILOT} problems, which are kept")
-    else:
-        parser.set_defaults(dry_run=False)
+@dataclass(frozen=True)
+class SourceArguments:
+    """Which problems are taken, and where answers are kept."""
+
+    problems: str = field(metadata={"help": "Parquet or JSONL file, or Hub data set."})
+    columns: list[str] = field(
+        default_factory=list, metadata={"help": "With another name: prompt=question answer=final ..."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Take the first so many problems."})
+    journal: Path | None = field(default=None, metadata={"help": "Default: beside the output, .journal.jsonl."})
 
 
-def _extract_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("strategies")
-    group.add_argument("--candidates", type=int, default=5, help="for each problem (default 5)")
-    group.add_argument("--judge-model", default=None, help="scores the candidates (default: --model)")
-    group.add_argument("--judge-price-in", type=float, default=None, help="(default: --price-in)")
-    group.add_argument("--judge-price-out", type=float, default=None, help="(default: --price-out)")
-    group.add_argument("--temperature", type=_temperature, default=1.0, help="or 'default' to send none (default 1)")
-    group.add_argument("--judge-temperature", type=_temperature, default=0.0, help="as --temperature (default 0)")
-    group.add_argument("--extract-prompt", type=Path, default=None, help="template file in place of ours")
-    group.add_argument("--score-prompt", type=Path, default=None, help="template file in place of ours")
-    group.add_argument("--min-score", type=float, default=0.0, help="reject what scores less (default 0)")
-    group.add_argument("--max-characters", type=int, default=Limits.characters, help="of a strategy (default 1500)")
-    group.add_argument("--max-steps", type=int, default=Limits.steps, help="of a strategy (default 12)")
-    group.add_argument("--skip-unsolved", action="store_true", help="go on with problems that have no response")
+@dataclass(frozen=True)
+class ServerArguments:
+    """Which model answers, and how it is asked."""
+
+    base_url: str = field(metadata={"help": "https://api.deepseek.com/v1, http://localhost:8000/v1, ..."})
+    model: str = field(metadata={"help": "The strong model's name at that server."})
+    concurrency: int = field(default=64, metadata={"help": "Requests at once, at most."})
+    timeout: float = field(default=600.0, metadata={"help": "Seconds for one attempt."})
+    deadline: float = field(default=1800.0, metadata={"help": "Seconds for all attempts."})
+    extra_body: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": 'More fields: {"reasoning_effort": "low"}.'}
+    )
 
 
-def _solve_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("responses")
-    group.add_argument("--attempts", type=int, default=4, help="for each problem, until one is right (default 4)")
-    group.add_argument("--temperature", type=_temperature, default=0.6, help="or 'default' to send none (default 0.6)")
-    group.add_argument("--system-prompt", default=SYSTEM_PROMPT, help="system turn; empty for none")
+@dataclass(frozen=True)
+class MoneyArguments:
+    """What the answers cost."""
+
+    price_in: float | None = field(default=None, metadata={"help": "US dollars for a million prompt tokens."})
+    price_out: float | None = field(default=None, metadata={"help": "US dollars for a million answer tokens."})
+    max_cost: float | None = field(default=None, metadata={"help": "Stop before so many US dollars are exceeded."})
 
 
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError('must be a JSON object like {"reasoning_effort": "low"}')
-    return value
+_OUTPUT = {"help": "Files."}
+_MAX_TOKENS = {"help": "Tokens of one answer."}
+_TEMPERATURE = {"help": "Or 'default' to send none."}
+_DRY_RUN = {"help": f"Estimate from {PILOT} problems, whose answers are kept."}
 
 
-def _temperature(text: str) -> float | None:
-    return None if text == "default" else float(text)
+@dataclass(frozen=True)
+class ExtractArguments:
+    """How strategies are written and chosen."""
+
+    output: list[Path] = field(default_factory=lambda: [Path("strategies.parquet")], metadata=_OUTPUT)
+    max_tokens: int = field(default=4096, metadata=_MAX_TOKENS)
+    dry_run: bool = field(default=False, metadata=_DRY_RUN)
+    candidates: int = field(default=5, metadata={"help": "For each problem."})
+    judge_model: str | None = field(default=None, metadata={"help": "Scores the candidates; default: model."})
+    judge_price_in: float | None = field(default=None, metadata={"help": "Default: price_in."})
+    judge_price_out: float | None = field(default=None, metadata={"help": "Default: price_out."})
+    temperature: float | None = field(default=1.0, metadata=_TEMPERATURE)
+    judge_temperature: float | None = field(default=0.0, metadata=_TEMPERATURE)
+    extract_prompt: Path | None = field(default=None, metadata={"help": "Template file in place of ours."})
+    score_prompt: Path | None = field(default=None, metadata={"help": "Template file in place of ours."})
+    min_score: float = field(default=0.0, metadata={"help": "Reject what scores less."})
+    max_characters: int = field(default=Limits.characters, metadata={"help": "Of a strategy."})
+    max_steps: int = field(default=Limits.steps, metadata={"help": "Of a strategy."})
+    skip_unsolved: bool = field(default=False, metadata={"help": "Go on with problems that have no response."})
+
+
+@dataclass(frozen=True)
+class SolveArguments:
+    """How responses are sampled."""
+
+    output: list[Path] = field(default_factory=lambda: [Path("solved.parquet")], metadata=_OUTPUT)
+    max_tokens: int = field(default=16_384, metadata=_MAX_TOKENS)
+    dry_run: bool = field(default=False, metadata=_DRY_RUN)
+    attempts: int = field(default=4, metadata={"help": "For each problem, until one is right."})
+    temperature: float | None = field(default=0.6, metadata=_TEMPERATURE)
+    system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+
+
+@dataclass(frozen=True)
+class ShowArguments:
+    """Which rows are shown."""
+
+    file: str = field(metadata={"help": "What extract or solve wrote.", "positional": True})
+    rows: int = field(default=3, metadata={"help": "How many."})
+    seed: int | None = field(default=None, metadata={"help": "A random choice in place of the first rows."})
+    id: list[str] = field(default_factory=list, metadata={"help": "The rows with these ids."})
 
 
 # ------------------------------------------------------------------------------ actions
 
 
-def _extract(options: argparse.Namespace) -> None:
+def strategies_extract(
+    source: SourceArguments, server: ServerArguments, money: MoneyArguments, options: ExtractArguments
+) -> None:
     with usage_errors():
         how = Extraction(
-            model=options.model,
+            model=server.model,
             judge_model=options.judge_model,
             candidates=options.candidates,
             temperature=options.temperature,
@@ -133,39 +134,40 @@ def _extract(options: argparse.Namespace) -> None:
             min_score=options.min_score,
             limits=Limits(options.max_characters, options.max_steps),
             prompts=strategy_prompts(options.extract_prompt, options.score_prompt),
-            parameters=options.extra_body,
+            parameters=server.extra_body,
         )
-        connection = _connection(options, how.judge)
-        problems = _read_problems(options)
+        prices = _prices(money, server.model, how.judge, options.judge_price_in, options.judge_price_out)
+        connection = connect(source, server, money, options.output[0], prices)
+        problems = _read_problems(source, options.output)
         if not options.skip_unsolved:
-            _refuse_missing_responses(problems, options.problems)
+            _refuse_missing_responses(problems, source.problems)
     models = [how.model, how.judge]
-    run = _run(problems, lambda problem, client: extract_one(problem, client, how), connection, models, options)
-    _finish(run, strategy_rows(run.outcomes, how.columns), options, len(problems), "kept")
+    asked = _pilot(problems) if options.dry_run else problems
+    run = ask_all(asked, lambda problem, client: extract_one(problem, client, how), connection, models)
+    _finish(run, strategy_rows(run.outcomes, how.columns), options, connection, len(problems), "kept")
 
 
-def _solve(options: argparse.Namespace) -> None:
+def strategies_solve(
+    source: SourceArguments, server: ServerArguments, money: MoneyArguments, options: SolveArguments
+) -> None:
     with usage_errors():
         how = Solving(
-            model=options.model,
+            model=server.model,
             attempts=options.attempts,
             temperature=options.temperature,
             max_tokens=options.max_tokens,
             system_prompt=options.system_prompt,
-            parameters=options.extra_body,
+            parameters=server.extra_body,
         )
-        connection = _connection(options, how.model)
-        problems = _read_problems(options)
+        connection = connect(source, server, money, options.output[0])
+        problems = _read_problems(source, options.output)
         check_answers(problems)
-    run = _run(problems, lambda problem, client: solve_one(problem, client, how), connection, [how.model], options)
-    _finish(run, solved_rows(run.outcomes, how.model), options, len(problems), "solved")
+    asked = _pilot(problems) if options.dry_run else problems
+    run = ask_all(asked, lambda problem, client: solve_one(problem, client, how), connection, [how.model])
+    _finish(run, solved_rows(run.outcomes, how.model), options, connection, len(problems), "solved")
 
 
-def _quality(options: argparse.Namespace) -> None:
-    quality.quality(options, _connection, _run)
-
-
-def _show(options: argparse.Namespace) -> None:
+def strategies_show(options: ShowArguments) -> None:
     with usage_errors():
         problems = load_problems(options.file)
         if options.id:
@@ -183,9 +185,9 @@ def _show(options: argparse.Namespace) -> None:
 # ------------------------------------------------------------------------------ what extract and solve share
 
 
-def _read_problems(options: argparse.Namespace) -> list[Problem]:
-    check_outputs(options.output, options.problems)
-    return load_problems(options.problems, columns=columns_from_pairs(options.columns), limit=options.limit)
+def _read_problems(source: SourceArguments, output: Sequence[Path]) -> list[Problem]:
+    check_outputs(output, source.problems)
+    return load_problems(source.problems, columns=columns_from_pairs(source.columns), limit=source.limit)
 
 
 def _refuse_missing_responses(problems: Sequence[Problem], source: str) -> None:
@@ -198,50 +200,64 @@ def _refuse_missing_responses(problems: Sequence[Problem], source: str) -> None:
         )
 
 
-def _connection(options: argparse.Namespace, judge: str) -> Connection:
-    if options.journal is not None:
-        check_file_writable(options.journal, "--journal", appended=True)
+def connect(
+    source: SourceArguments,
+    server: ServerArguments,
+    money: MoneyArguments,
+    output: Path,
+    prices: dict[str, Prices] | None = None,
+) -> Connection:
+    """Args: prices: of each model; default: of the one that is asked."""
+    if source.journal is not None:
+        check_file_writable(source.journal, "--journal", appended=True)
     return Connection(
-        base_url=options.base_url,
-        journal=options.journal or options.output[0].with_suffix(".journal.jsonl"),
-        concurrency=options.concurrency,
-        prices=_prices(options, judge),
-        max_cost=options.max_cost,
-        timeouts=Timeouts(options.timeout, options.deadline),
+        base_url=server.base_url,
+        journal=source.journal or output.with_suffix(".journal.jsonl"),
+        concurrency=server.concurrency,
+        prices=_prices(money, server.model, server.model) if prices is None else prices,
+        max_cost=money.max_cost,
+        timeouts=Timeouts(server.timeout, server.deadline),
     )
 
 
-def _prices(options: argparse.Namespace, judge: str) -> dict[str, Prices]:
-    if (options.price_in is None) != (options.price_out is None):
+def _prices(
+    money: MoneyArguments, model: str, judge: str, judge_in: float | None = None, judge_out: float | None = None
+) -> dict[str, Prices]:
+    if (money.price_in is None) != (money.price_out is None):
         raise ValueError("--price-in and --price-out belong together")
-    if options.price_in is None:
+    if money.price_in is None or money.price_out is None:
         return {}
-    own = Prices(options.price_in, options.price_out)
-    judge_in = getattr(options, "judge_price_in", None)
-    judge_out = getattr(options, "judge_price_out", None)
+    own = Prices(money.price_in, money.price_out)
     other = Prices(own.prompt if judge_in is None else judge_in, own.completion if judge_out is None else judge_out)
-    if judge == options.model and other != own:
+    if judge == model and other != own:
         raise ValueError("--judge-price-in and --judge-price-out are for a --judge-model other than --model")
-    return {judge: other, options.model: own}
+    return {judge: other, model: own}
 
 
-def _run(
+def _pilot(problems: Sequence[Problem]) -> list[Problem]:
+    return random.Random(0).sample(problems, min(PILOT, len(problems)))
+
+
+def ask_all(
     problems: Sequence[Problem],
     handle: Callable[[Problem, ChatClient], Awaitable[T]],
     connection: Connection,
     models: Sequence[str],
-    options: argparse.Namespace,
 ) -> Run[T]:
-    """Handle the problems, of a dry run only the pilot's."""
-    if options.dry_run:
-        problems = random.Random(0).sample(problems, min(PILOT, len(problems)))
     with progress(len(problems), Console(stderr=True)) as watch:
         return asyncio.run(run_session(problems, handle, connection, models, watch))
 
 
-def _finish(run: Run[Any], rows: list[dict[str, Any]], options: argparse.Namespace, total: int, kept: str) -> None:
+def _finish(
+    run: Run[Any],
+    rows: list[dict[str, Any]],
+    options: ExtractArguments | SolveArguments,
+    connection: Connection,
+    total: int,
+    kept: str,
+) -> None:
     """Print and save. Raises as `Run.check_complete` does, and UnfinishedError if nothing came of any problem."""
-    console, priced = Console(), options.price_in is not None
+    console, priced = Console(), bool(connection.prices)
     console.print(summary_table(run, kept=kept, priced=priced))
     if options.dry_run and not run.stop_reason:
         console.print(estimate_table(run.outcomes, total, priced=priced))

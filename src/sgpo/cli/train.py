@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sgpo.configuration import parse
 from sgpo.errors import Refusals, usage_errors
 from sgpo.models.adapters import adapter_from, chain_of
-from sgpo.options.groups import SFT, TRAIN, check_beforehand
-from sgpo.options.help import asks_for_help, print_help
 from sgpo.rewards import RewardFunction
 from sgpo.runs.checkpoints import newest_checkpoint
 from sgpo.runs.folder import check_output_dir, explained_lack_of_space
 from sgpo.screen import no_progress_bars
 from sgpo.training.arguments import SFTArguments, TrainArguments, read_eval_problems, read_problems, read_rewards
 
+if TYPE_CHECKING:
+    from sgpo.training.config import SGPOConfig
+    from sgpo.training.sft import WarmupConfig
 
-def sft(argv: list[str]) -> None:
-    if asks_for_help(argv):
-        print_help(SFT, argv)
-        return
-    with usage_errors():
-        check_beforehand(SFT, argv)
-    from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
-    with usage_errors():
-        data, args = parse("sft", (SFTArguments, WarmupConfig), argv)
+def sft(data: SFTArguments, args: WarmupConfig) -> None:
+    from sgpo.training.sft import build_warmup_trainer
+
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
             refusals, problems, peft_config = Refusals(), None, None
@@ -42,17 +36,9 @@ def sft(argv: list[str]) -> None:
         _run("sft", trainer, data, args)
 
 
-def train(argv: list[str]) -> None:
-    if asks_for_help(argv):
-        print_help(TRAIN, argv)
-        return
-    with usage_errors():
-        check_beforehand(TRAIN, argv)
-    from sgpo.training.config import SGPOConfig
+def train(data: TrainArguments, args: SGPOConfig) -> None:
     from sgpo.training.trainer import SGPOTrainer
 
-    with usage_errors():
-        data, args = parse("train", (TrainArguments, SGPOConfig), argv)
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
             problems, eval_problems, rewards, peft_config = _read_all(data, args)

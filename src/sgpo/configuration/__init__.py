@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from sgpo.configuration.other_names import other_name
+from sgpo.configuration.parser import OPTION, Key, option_keys, texts_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 COMPARISON_KEYS = {"sft", "sets"}  # by which a recipe of sgpo compare is known
@@ -40,7 +41,7 @@ class Given:
     @property
     def options(self) -> list[str]:
         """The names on the command line, such as "--limit"."""
-        return [argument.partition("=")[0] for argument in self.arguments if argument.startswith("--")]
+        return [argument.partition("=")[0] for argument in self.arguments if OPTION.fullmatch(argument)]
 
 
 def read_given(prog: str, argv: Sequence[str]) -> Given:
@@ -65,38 +66,27 @@ def read_given(prog: str, argv: Sequence[str]) -> Given:
 
 
 def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
-    """An object of each kind.
+    """An object of each kind, a dataclass.
 
     Raises:
         ValueError: unknown keys, a configuration that cannot be read, or values that a kind refuses.
     """
-    from sgpo.configuration.parser import Parser
-
-    given = read_given(prog, argv)
-    parser = Parser(list(kinds), prog=f"sgpo {prog}", allow_abbrev=False)
-    check_keys(given.options, parser._option_string_actions, "the command line", prog)
-    if given.path is not None:
-        values = given.values
-        fields = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if field.init}
-        check_keys(values, fields, str(given.path), prog)
-        parser.set_defaults_with_config(**{name: _default(fields[name], value) for name, value in values.items()})
-    return parser.parse_args_into_dataclasses(given.arguments, look_for_args_file=False)
+    given, keys = read_given(prog, argv), option_keys(kinds)
+    check_options(given, keys, {key.name for key in keys.values() if key.kind is bool}, prog)
+    check_keys(given.values, keys, str(given.path), prog)
+    texts, loose = texts_of(given.arguments, keys)
+    if loose:
+        raise ValueError(f"{loose[0]!r} belongs to no option; sgpo {prog} --help lists them")
+    values = {name: keys[name].from_yaml(value) for name, value in given.values.items()}
+    values |= {name: keys[name].from_texts(found) for name, found in texts.items()}
+    check_required(keys, values)
+    return tuple(kind(**{name: values[name] for name in option_keys([kind]) if name in values}) for kind in kinds)
 
 
 def _assignments(env: Any) -> str:
     """As a shell takes them before a command."""
     pairs = env.items() if isinstance(env, dict) else []
     return "".join(f"{name}={shlex.quote(str(value))} " for name, value in pairs)
-
-
-def _default(field: dataclasses.Field[Any], value: Any) -> Any:
-    """A YAML value as the parser takes it: it converts and checks texts only."""
-    if isinstance(value, bool) and "bool" not in str(field.type):
-        words = "yes, on or true" if value else "no, off or false"
-        raise ValueError(f"{field.name}: YAML reads {words} without quotes as {value}; write it in quotes")
-    if str(field.type).startswith("list") and isinstance(value, str | int | float):
-        return [value]  # the parser would take a text apart
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
 def find_config(name: str) -> Path:
@@ -157,6 +147,22 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold lines of the form key: value")
     return values
+
+
+def check_options(given: Given, known: Collection[str], deniable: Iterable[str], prog: str) -> None:
+    """As `check_keys`, of the options on the command line: with - or _, and --no_KEY for those that can be denied."""
+    names = {*known, *(f"no_{name}" for name in deniable)}
+    unknown = [option for option in given.options if option.removeprefix("--").replace("-", "_") not in names]
+    spelled = {f"--{name}" for key in ("help", "config", *known) for name in (key, key.replace("_", "-"))}
+    check_keys(unknown, sorted(spelled), "the command line", prog)
+
+
+def check_required(keys: Mapping[str, Key], given: Container[str]) -> None:
+    """Raises ValueError that names what has no default and is not given."""
+    missing = [key for name, key in keys.items() if key.required and name not in given]
+    if missing:
+        shown = " and ".join(key.name.upper() if key.positional else f"--{key.name}" for key in missing)
+        raise ValueError(f"{shown} must be given, here or as a key of the file that --config names")
 
 
 def check_keys(keys: Iterable[str], known: Iterable[str], where: str, prog: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,7 +75,9 @@ class EvalArguments:
     verbose: bool = field(
         default=False, metadata={"help": "Also the progress bars and deprecation warnings of the libraries beneath."}
     )
-    extra_body: str | None = field(default=None, metadata={"help": 'sampler http: more fields, {"top_k": 20}.'})
+    extra_body: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": 'sampler http: more fields, {"top_k": 20}.'}
+    )
 
     @property
     def tokens_at_once(self) -> int:
@@ -98,9 +99,6 @@ def check_arguments(args: EvalArguments) -> None:
         refusals.add(refusals_of_vllm_values(args, "temperature"))
         with refusals.collected():
             check_vllm("colocate")
-    if args.sampler == "http":
-        with refusals.collected():
-            extra_body(args)
     refusals.refuse()
 
 
@@ -127,17 +125,6 @@ def _refusals(args: EvalArguments) -> Iterator[str]:
         yield "sampler http needs base_url, such as http://localhost:8000/v1"
     if args.sampler == "http" and args.output is None:
         yield "sampler http needs output: a folder where answers, which may be paid for, are kept"
-
-
-def extra_body(args: EvalArguments) -> dict[str, Any]:
-    """Raises ValueError for a text that is no JSON object."""
-    try:
-        value = json.loads(args.extra_body or "{}")
-    except ValueError as error:
-        raise ValueError(f"extra_body is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError('extra_body must be a JSON object like {"top_k": 20}')
-    return value
 
 
 def read_sets(args: EvalArguments, shipped: ShippedSets = NONE_SHIPPED) -> list[ProblemSet]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from sgpo.evaluation.arguments import EvalArguments, extra_body
+from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
 from sgpo.hub import commit_of
@@ -123,7 +123,7 @@ def http_engine(args: EvalArguments) -> HttpEngine:
         concurrency=args.concurrency,
         timeouts=Timeouts(args.timeout, args.deadline),
     )
-    return HttpEngine(connection, args.model, send_seed=args.send_seed, extra_body=extra_body(args))
+    return HttpEngine(connection, args.model, send_seed=args.send_seed, extra_body=args.extra_body)
 
 
 def _generation_config(name: str, config: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the commands with a configuration take, known before torch and transformers are imported.
+"""What a command takes; here for those that train and evaluate, known before torch and transformers are imported.
 
 So a typo is refused at once (`check_beforehand`), and `--help` shows our own options first (`sgpo.options.help`).
 What is checked here is checked again, with all values, once the classes themselves are there.
@@ -7,14 +7,16 @@ What is checked here is checked again, with all values, once the classes themsel
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_type_hints
 
-from sgpo.configuration import check_keys, read_given
+from sgpo.configuration import check_keys, check_options, check_required, parse, read_given
+from sgpo.configuration.parser import option_keys, texts_of
 from sgpo.configuration.source_fields import init_fields
-from sgpo.errors import Refusals
+from sgpo.errors import Refusals, usage_errors
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import check_set, split_names
 from sgpo.methods.arguments import MethodArguments
@@ -48,16 +50,22 @@ class Options:
 
     command: str
     groups: Mapping[str, tuple[type, ...]]  # title -> dataclasses, whose fields stand under it in --help
-    checks_of_files: Callable[[Values], Iterator[FileCheck]]  # each raises ValueError or OSError for what is not there
+    # Each raises ValueError or OSError for what is not there.
+    checks_of_files: Callable[[Values], Iterator[FileCheck]] = lambda values: iter(())
     other: tuple[str, str] | None = None  # module and name of another package's dataclass, whose fields are taken too
     usual: Mapping[str, str] = field(default_factory=dict)  # of those, the ones that --help shows, with their help
     fixed: tuple[type, ...] = ()  # dataclasses whose fields only --help all shows
+    parsed: tuple[str, ...] = ()  # MODULE:NAME of the classes whose objects the command gets; default: those of groups
+
+    @property
+    def kinds(self) -> list[type]:
+        """Our own dataclasses."""
+        return [*(kind for group in self.groups.values() for kind in group), *self.fixed]
 
     @property
     def own(self) -> list[dataclasses.Field[Any]]:
         """The fields of our own dataclasses."""
-        kinds = [*(kind for group in self.groups.values() for kind in group), *self.fixed]
-        return [each for kind in kinds for each in dataclasses.fields(kind)]
+        return [each for kind in self.kinds for each in dataclasses.fields(kind)]
 
     def known(self) -> frozenset[str] | None:
         """All keys; None where the source of the other package's class cannot be read."""
@@ -79,55 +87,49 @@ def check_beforehand(options: Options, argv: Sequence[str]) -> None:
         OSError: a file that is not there.
     """
     given, refusals = read_given(options.command, argv), Refusals()
-    known = options.known()
+    known, keys = options.known(), option_keys(options.kinds)
     if known is not None:
-        names = [name for name in given.options if not _denies(name, known)]
         with refusals.collected():
-            check_keys(names, _as_options(known), "the command line", options.command)
+            check_options(given, known, known, options.command)
     with refusals.collected():
         options.check_keys(given.values, str(given.path))
     values = {name: _texts(value) for name, value in given.values.items() if value is not None}
-    values |= _on_command_line(given.arguments)
+    values |= texts_of(given.arguments, keys)[0]
     with refusals.collected():
-        _check_required(options, values)
+        check_required(keys, values)
     for check in options.checks_of_files(values):
         with refusals.collected():
             check()
     refusals.refuse()
 
 
-def _check_required(options: Options, values: Values) -> None:
-    required = [each for each in options.own if MISSING is each.default and MISSING is each.default_factory]
-    if missing := [each.name for each in required if each.name not in values]:
-        shown = " and ".join(f"--{name}" for name in missing)
-        raise ValueError(f"{shown} must be given, here or as a key of the file that --config names")
+def parse_options(options: Options, argv: Sequence[str]) -> tuple[Any, ...]:
+    """What a command gets. Imports what takes seconds, such as transformers, once all is well as far as it can be told.
+
+    Raises:
+        UsageError: anything else than what the options are.
+    """
+    with usage_errors():
+        check_beforehand(options, argv)
+    kinds = [load(place) for place in options.parsed] or options.kinds
+    with usage_errors():
+        return parse(options.command, kinds, argv)
 
 
-def _as_options(keys: frozenset[str]) -> list[str]:
-    return sorted({option for key in keys for option in (f"--{key}", f"--{key.replace('_', '-')}")} | {"--help"})
+def options_for(command: str, function: Callable[..., None]) -> Options:
+    """Those of a command whose function takes dataclasses; the docstring of each is the title in --help."""
+    kinds = [kind for name, kind in get_type_hints(function).items() if name != "return"]
+    return Options(command, {str(kind.__doc__).rstrip("."): (kind,) for kind in kinds})
 
 
-def _denies(option: str, known: frozenset[str]) -> bool:
-    """Whether it is `--no_KEY`, which switches a key off."""
-    name = option.removeprefix("--").replace("-", "_")
-    return name not in known and name.startswith("no_") and name.removeprefix("no_") in known
+def load(place: str) -> Any:
+    """What ``MODULE:NAME`` names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _texts(value: Any) -> list[str]:
     return [str(each) for each in (value if isinstance(value, list) else [value])]
-
-
-def _on_command_line(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each option; of one that stands twice the last."""
-    found: dict[str, list[str]] = {}
-    values: list[str] = []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, equals, value = argument.removeprefix("--").partition("=")
-            values = found[name.replace("-", "_")] = [value] if equals else []
-        else:
-            values.append(argument)
-    return found
 
 
 # ---------------------------------------------------------------------- the commands
@@ -192,6 +194,7 @@ TRAIN = Options(
         "load_best_model_at_end": "End with the best checkpoint.",
     },
     fixed=(FixedArguments,),
+    parsed=("sgpo.training.arguments:TrainArguments", "sgpo.training.config:SGPOConfig"),
 )
 SFT = Options(
     "sft",
@@ -208,5 +211,6 @@ SFT = Options(
         "gradient_accumulation_steps": "Passes that an update adds up.",
         "pad_token": "The token that pads, if the tokenizer has none.",
     },
+    parsed=("sgpo.training.arguments:SFTArguments", "sgpo.training.sft:WarmupConfig"),
 )
 EVAL = Options("eval", {"options": (EvalArguments,)}, files_of_evaluation)

@@ -25,9 +25,10 @@ def print_help(options: Options, argv: Sequence[str]) -> None:
 def help_parser(options: Options, *, full: bool = False) -> argparse.ArgumentParser:
     """For its help alone, at most as wide as the terminal and 110 columns."""
     width = min(shutil.get_terminal_size().columns, 110)
+    positional = [_called(each) for each in options.own if "positional" in each.metadata]
     parser = argparse.ArgumentParser(
         prog=f"sgpo {options.command}",
-        usage=f"sgpo {options.command} [--config FILE_OR_RECIPE] [--KEY VALUE ...]",
+        usage=" ".join([f"sgpo {options.command}", *positional, "[--config FILE_OR_RECIPE] [--KEY VALUE ...]"]),
         description=None if full else _description(options),
         add_help=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=34, width=width),
@@ -42,7 +43,7 @@ def help_parser(options: Options, *, full: bool = False) -> argparse.ArgumentPar
     elif options.other is not None:
         group = parser.add_argument_group(f"of {'.'.join(options.other)}, the usual ones")
         for key, text in options.usual.items():
-            _add(group, key, {"metavar": "VALUE"}, text)
+            _add(group, f"--{key}", {"metavar": "VALUE"}, text)
     return parser
 
 
@@ -66,11 +67,17 @@ def _description(options: Options) -> str:
 
 def _add_fields(group: Any, fields: Iterable[dataclasses.Field[Any]]) -> None:
     for each in fields:
-        _add(group, each.name, _form(each), _with_default(each))
+        _add(group, _called(each), _form(each), _with_default(each))
+
+
+def _called(each: dataclasses.Field[Any]) -> str:
+    if "positional" not in each.metadata:
+        return f"--{each.name}"
+    return f"{each.name.upper()}{' ...' if 'list' in str(each.type) else ''}"
 
 
 def _add(group: Any, name: str, form: dict[str, Any], text: str) -> None:
-    group.add_argument(f"--{name}", help=text.replace("%", "%%"), **form)
+    group.add_argument(name, help=text.replace("%", "%%"), **form)
 
 
 def _form(each: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -78,6 +85,8 @@ def _form(each: dataclasses.Field[Any]) -> dict[str, Any]:
     kind = str(each.type)
     if "bool" in kind:
         return {"metavar": "true|false", "nargs": None if each.default is None else "?"}
+    if "positional" in each.metadata:
+        return {}
     if "list" in kind:
         return {"metavar": "VALUE", "nargs": "+"}
     return {"metavar": "N" if "int" in kind else "X" if "float" in kind else "VALUE"}
@@ -87,12 +96,13 @@ def _with_default(each: dataclasses.Field[Any]) -> str:
     text = " ".join(str(each.metadata.get("help", "")).replace("%%", "%").split())
     if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
         return f"{text} Required."
-    if each.default in (None, "") or each.default is dataclasses.MISSING:
-        return text
-    return f"{text} (default {_shown(each.default)})"
+    default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+    return text if default in (None, "", [], {}) else f"{text} (default {_shown(default)})"
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list):
+        return " ".join(map(str, value))
     return str(getattr(value, "value", value))
