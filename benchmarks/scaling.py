@@ -34,10 +34,10 @@ from common import PeakMemory, finish, write_report
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sgpo.engine.batching import BatchLayout
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.records import ProblemRollouts
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
+from sgpo.methods.records import ProblemRollouts, Scores, UpdateContext
 from sgpo.methods.registry import METHODS
+from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
 from sgpo.problems import Problem
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
@@ -97,7 +97,9 @@ class Step:
         finish()
         sampled = time.perf_counter()
         with PeakMemory() as update:
-            rows = METHODS["sgpo"].assemble(groups, self._score, MethodArguments()).sequences
+            context = UpdateContext(len(groups), self._score)
+            decisions = METHODS["sgpo"].decide(groups, SGPOOptions(), context)
+            rows = [row for decision in decisions for row in decision.rows]
             accumulate_gradients(self.model, rows, self.layout, Thresholds(0.2, 0.28, 1.0))
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -126,10 +128,11 @@ class Step:
         return [
             ProblemRollouts(
                 Problem(str(number), "", ""),
-                plain.prompt_ids,
-                with_strategy.prompt_ids,
-                self._rewarded(found[2 * number]),
-                self._rewarded(found[2 * number + 1]),
+                {"autonomous": plain.prompt_ids, "guided": with_strategy.prompt_ids},
+                {
+                    "autonomous": self._rewarded(found[2 * number]),
+                    "guided": self._rewarded(found[2 * number + 1]),
+                },
             )
             for number, (plain, with_strategy) in enumerate(zip(requests[::2], requests[1::2], strict=True))
         ]
@@ -142,8 +145,8 @@ class Step:
             for rollout, right in zip(rollouts, rights, strict=True)
         ]
 
-    def _score(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
-        return completion_logprobs(self.model, sequences, self.layout)
+    def _score(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+        return completion_scores(self.model, sequences, self.layout)
 
     def _tokens(self, count: int) -> list[int]:
         return [self.source.randrange(1, VOCABULARY) for _ in range(count)]

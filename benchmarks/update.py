@@ -126,7 +126,7 @@ def our_update(model: Any, batch: list[Any], budget: int, skip_equal: bool = Tru
             prompt,
             completion,
             # A small weight (not so small that arithmetic slows down) keeps a row of a group with equal rewards.
-            [(advantage or (0.0 if skip_equal else 1e-9)) / (len(batch) * len(completion))] * len(completion),
+            (advantage or (0.0 if skip_equal else 1e-9)) / (len(batch) * len(completion)),
         )
         for prompt, completion, advantage in batch
     ]

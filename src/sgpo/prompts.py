@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sgpo.problems import Problem
 
 SYSTEM_PROMPT = "Please reason step by step, and put your final answer within \\boxed{}."
 GUIDED_TEMPLATE = "Strategy for this kind of problem:\n{strategy}\n\nProblem:\n{problem}"
@@ -92,6 +95,7 @@ REPAIR_TEMPLATE = """\
 That cannot be used: {error}. Write it again with this mended, in the form that was asked for and with nothing else."""
 
 Messages = list[dict[str, str]]
+AUTONOMOUS, GUIDED = "autonomous", "guided"  # the prompts that every problem may have, and the groups sampled from them
 
 
 def student_messages(problem: str, system_prompt: str | None = SYSTEM_PROMPT) -> Messages:
@@ -103,6 +107,20 @@ def student_messages(problem: str, system_prompt: str | None = SYSTEM_PROMPT) ->
 def guided_messages(problem: str, strategy: str, system_prompt: str | None = SYSTEM_PROMPT) -> Messages:
     """The guided prompt: the strategy, then the problem, in one user turn."""
     return student_messages(GUIDED_TEMPLATE.format(strategy=strategy, problem=problem), system_prompt)
+
+
+# (problem, system prompt) -> its messages; None for a problem that does not have this prompt
+PromptOf = Callable[["Problem", str | None], Messages | None]
+
+
+def _guided(problem: Problem, system_prompt: str | None) -> Messages | None:
+    return guided_messages(problem.prompt, problem.strategy, system_prompt) if problem.strategy else None
+
+
+PROMPTS: Mapping[str, PromptOf] = {
+    AUTONOMOUS: lambda problem, system_prompt: student_messages(problem.prompt, system_prompt),
+    GUIDED: _guided,
+}
 
 
 def response_messages(response: str) -> Messages:

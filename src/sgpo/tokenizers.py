@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sgpo.errors import Refusals
-from sgpo.prompts import encode_prompts, guided_messages, student_messages
+from sgpo.prompts import Messages, PromptOf, encode_prompts
 
 if TYPE_CHECKING:
     from sgpo.problems import Problem
@@ -62,28 +63,24 @@ def _spare_token(tokenizer: Any) -> str | None:
 
 
 class PromptLengths:
-    """Tokens of a problem's prompt through the chat template, the longer one of unguided and guided.
+    """Tokens of the longest of a problem's prompts through the chat template.
 
-    Example: ``PromptLengths(tokenizer, system_prompt, guided=True)(problems)`` is one number for each problem. What was
+    Example: ``PromptLengths(tokenizer, system_prompt, PROMPTS)(problems)`` is one number for each problem. What was
     measured once is remembered.
     """
 
-    def __init__(self, tokenizer: Any, system_prompt: str | None, *, guided: bool) -> None:
-        self.tokenizer, self.system_prompt, self.guided = tokenizer, system_prompt, guided
-        self._known: dict[tuple[str, str | None], int] = {}
+    def __init__(self, tokenizer: Any, system_prompt: str | None, prompts: Mapping[str, PromptOf]) -> None:
+        self.tokenizer, self.system_prompt, self.prompts = tokenizer, system_prompt, prompts
+        self._known: dict[str, int] = {}
 
     def __call__(self, problems: Sequence[Problem]) -> list[int]:
-        keys = [self._key(problem) for problem in problems]
-        new = list(dict.fromkeys(key for key in keys if key not in self._known))
-        conversations = [
-            guided_messages(prompt, strategy, self.system_prompt)  # the unguided one is a part of it
-            if strategy
-            else student_messages(prompt, self.system_prompt)
-            for prompt, strategy in new
-        ]
-        encoded = encode_prompts(self.tokenizer, conversations)
+        of_problems = [self._prompts_of(problem) for problem in problems]
+        new = {key: messages for each in of_problems for key, messages in each.items() if key not in self._known}
+        encoded = encode_prompts(self.tokenizer, [*new.values()])
         self._known |= {key: len(ids) for key, ids in zip(new, encoded, strict=True)}
-        return [self._known[key] for key in keys]
+        return [max(self._known[key] for key in each) for each in of_problems]
 
-    def _key(self, problem: Problem) -> tuple[str, str | None]:
-        return problem.prompt, problem.strategy if self.guided else None
+    def _prompts_of(self, problem: Problem) -> dict[str, Messages]:
+        """By their own text."""
+        found = [prompt(problem, self.system_prompt) for prompt in self.prompts.values()]
+        return {json.dumps(messages): messages for messages in found if messages is not None}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 import subprocess
@@ -16,7 +15,7 @@ import yaml
 import sgpo
 from sgpo.cli import COMMANDS, main
 from sgpo.configuration import read_config
-from sgpo.methods.arguments import MethodArguments
+from sgpo.methods.registry import DEFAULTS
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.problems import load_problems
 from sgpo.problems.inspection import describe_problems
@@ -303,7 +302,7 @@ def test_a_recipe_is_found_by_its_name(tmp_path: Path) -> None:
 
 # What the methods may differ in.
 OPTIONS = {"method", "output_dir", "learning_rate", "delta", "columns"} | {
-    field.name for field in dataclasses.fields(MethodArguments) if not field.name.startswith(("num_", "max_"))
+    name for name in DEFAULTS if not name.startswith(("num_", "max_"))
 }
 
 

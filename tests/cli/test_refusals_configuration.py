@@ -144,9 +144,10 @@ from sgpo.configuration import recipes
     ],
 )
 def test_training_refuses(refuse: Refuse, folder: Path, tokenizer: Any, changes: list[str], message: str) -> None:
+    from sgpo.prompts import PROMPTS
     from sgpo.tokenizers import PromptLengths
 
-    lengths = PromptLengths(tokenizer, SGPOConfig.system_prompt, guided=True)(PROBLEMS)
+    lengths = PromptLengths(tokenizer, SGPOConfig.system_prompt, PROMPTS)(PROBLEMS)
     numbers = {"longest": max(lengths), "shortest": min(lengths), "needed": max(lengths) + 12}
     assert refuse("train", *changes) == message.format(**numbers, folder=folder)
 

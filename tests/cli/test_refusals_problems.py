@@ -79,11 +79,12 @@ def test_revision_of_a_file_is_refused(refuse: Refuse) -> None:
 
 
 def test_bad_rows_are_counted_with_an_example_each(refuse: Refuse, tokenizer: Any) -> None:
+    from sgpo.prompts import PROMPTS
     from sgpo.tokenizers import PromptLengths
 
     save_problems(PROBLEMS, "dev.jsonl")
     save_problems([*PROBLEMS, *BAD_ROWS], "bad.jsonl")
-    (length,) = PromptLengths(tokenizer, SGPOConfig.system_prompt, guided=True)([BAD_ROWS[3]])
+    (length,) = PromptLengths(tokenizer, SGPOConfig.system_prompt, PROMPTS)([BAD_ROWS[3]])
     start = "5 of 13 rows cannot be used: empty field: 1, e.g. row 9 (id 'empty') has no answer; "
     middle = (
         "duplicate: 1, e.g. row 8 (id 'double') has the prompt and answer of row 3; id used twice: 1, e.g. row 12 (id "
@@ -96,7 +97,9 @@ def test_bad_rows_are_counted_with_an_example_each(refuse: Refuse, tokenizer: An
         f"max_completion_length 12 of 512 positions leaves 500{end}"
     )
     assert refuse("train", problems="bad.jsonl") == expected
-    unguided = PromptLengths(tokenizer, SGPOConfig.system_prompt, guided=False)([BAD_ROWS[3]])[0]
+    unguided = PromptLengths(tokenizer, SGPOConfig.system_prompt, {"autonomous": PROMPTS["autonomous"]})([BAD_ROWS[3]])[
+        0
+    ]
     assert refuse("train", "--eval_problems", "bad.jsonl") == expected.replace("training", "evaluation").replace(
         str(length), str(unguided)
     )

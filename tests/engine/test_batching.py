@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import math
 import random
 from dataclasses import replace
@@ -26,8 +27,8 @@ def row(prompt: int, completion: int, *, weight: float = 1.0, teacher: int | Non
         term="surrogate" if teacher is None else "distillation",
         prompt_ids=[1] * prompt,
         completion_ids=[2] * completion,
-        weights=[weight] * completion,
-        old_logprobs=[-1.0] * completion,
+        weights=weight,
+        old_logprobs=torch.full((completion,), -1.0),
         teacher_prompt_ids=None if teacher is None else [3] * teacher,
     )
 
@@ -68,7 +69,7 @@ def test_a_row_longer_than_the_budget_is_alone() -> None:
 
 
 def test_rows_without_weight_are_left_out() -> None:
-    partly = replace(row(1, 3), weights=[0.0, 0.0, -1e-9])
+    partly = replace(row(1, 3), weights=torch.tensor([0.0, 0.0, -1e-9]))
     assert split_by_token_budget([row(1, 3, weight=0.0), partly, row(1, 9, weight=-0.0)], 100) == [[partly]]
     assert split_by_token_budget([row(1, 3, weight=0.0)], 100) == []
     assert split_by_token_budget([], 100) == []
@@ -104,9 +105,10 @@ def test_budget_must_be_positive() -> None:
 # --- layout -------------------------------------------------------------------------------------------------
 
 
+tensor = functools.partial(torch.tensor, dtype=torch.float64)
 ROWS = [
-    TrainingSequence("distillation", [5, 6], [7, 8, 9], [0.1, 0.2, 0.3], [-1.0, -2.0, -3.0], [4, 5, 6]),
-    TrainingSequence("distillation", [5, 6, 7], [8], [0.4], [-4.0], [4]),
+    TrainingSequence("distillation", [5, 6], [7, 8, 9], tensor([0.1, 0.2, 0.3]), tensor([-1.0, -2.0, -3.0]), [4, 5, 6]),
+    TrainingSequence("distillation", [5, 6, 7], [8], 0.4, tensor([-4.0]), [4]),
 ]
 
 
@@ -163,7 +165,7 @@ def test_old_logprobs_may_be_absent_from_all_rows() -> None:
     assert distilled.old_logprobs is None
     assert distilled.teacher is not None
     with pytest.raises(ValueError, match="differ in number"):
-        collate([replace(row(1, 2), old_logprobs=None, weights=[1.0])], PAD, "cpu")
+        collate([replace(row(1, 2), old_logprobs=None, weights=torch.tensor([1.0]))], PAD, "cpu")
 
 
 @pytest.mark.parametrize("absent", [0, 1])
@@ -182,9 +184,9 @@ def test_collate_refuses_what_does_not_fit_together() -> None:
     with pytest.raises(ValueError, match="rows of one term"):
         collate([], PAD, "cpu")
     with pytest.raises(ValueError, match="differ in number"):
-        collate([replace(row(1, 2), weights=[1.0])], PAD, "cpu")
+        collate([replace(row(1, 2), weights=torch.tensor([1.0]))], PAD, "cpu")
     with pytest.raises(ValueError, match="differ in number"):
-        collate([replace(row(1, 2), old_logprobs=[])], PAD, "cpu")
+        collate([replace(row(1, 2), old_logprobs=torch.tensor([]))], PAD, "cpu")
     with pytest.raises(ValueError, match="prompt is empty"):
         collate([row(0, 2)], PAD, "cpu")
     with pytest.raises(ValueError, match="prompt is empty"):
@@ -229,8 +231,8 @@ def sequences() -> list[TrainingSequence]:
                 term="distillation" if distilled else "surrogate",
                 prompt_ids=prompt,
                 completion_ids=completion,
-                weights=[weight / len(completion)] * len(completion),
-                old_logprobs=[source.uniform(-3.0, -1.5) for _ in completion],
+                weights=weight / len(completion),
+                old_logprobs=torch.tensor([source.uniform(-3.0, -1.5) for _ in completion]),
                 teacher_prompt_ids=ids(5) + prompt if distilled else None,
             )
         )
@@ -264,10 +266,10 @@ def one_by_one(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> tu
         start = len(sequence.prompt_ids)
         logits = model(torch.tensor([sequence.prompt_ids + sequence.completion_ids])).logits[0]
         logprobs = logits[start - 1 : -1].log_softmax(-1)
-        weights = torch.tensor(sequence.weights, dtype=torch.float64)
+        weights = torch.tensor(sequence.weights, dtype=torch.float64).expand(len(completion))
         if sequence.teacher_prompt_ids is None:
             chosen = logprobs[range(len(completion)), completion]
-            rho = (chosen - torch.tensor(sequence.old_logprobs, dtype=torch.float64)).exp()
+            rho = (chosen - sequence.old_logprobs.double()).exp()
             total = total - torch.minimum(rho * weights, rho.clamp(0.8, 1.28) * weights).sum()
         else:
             start = len(sequence.teacher_prompt_ids)
@@ -323,7 +325,7 @@ def test_padding_has_no_effect(model: Qwen2ForCausalLM, sequences: list[Training
 
 
 def test_rows_left_out_change_nothing(model: Qwen2ForCausalLM, sequences: list[TrainingSequence]) -> None:
-    unweighted = [sequence for sequence in sequences if not any(sequence.weights)]
+    unweighted = [sequence for sequence in sequences if not sequence.weights]
     assert len(unweighted) == 1
     loss, gradient = loss_and_gradient(model, [unweighted])
     assert loss == 0.0

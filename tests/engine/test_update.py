@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 from typing import Any
 
 import peft
@@ -21,6 +22,7 @@ from engine_cases import (
     rollout_groups,
     sequences_for,
 )
+from method_cases import decided
 from torch import Tensor
 from transformers import (
     OPTConfig,
@@ -30,10 +32,10 @@ from transformers import (
 )
 
 from sgpo.engine.batching import BatchLayout
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.records import ProblemRollouts, TrainingSequence
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
+from sgpo.methods.records import TrainingSequence
 from sgpo.methods.registry import METHODS
+from sgpo.methods.sgpo import SGPOOptions
 from sgpo.sampling.records import Rollout
 
 
@@ -154,11 +156,11 @@ def test_passes_are_without_dropout(name: str, checkpointing: bool, lora: float 
     model = make_dropout_model(name, active=True, checkpointing=checkpointing, lora=lora)
     plain = make_dropout_model(name, active=False, lora=lora)
     prompt, completion = [3, 1, 4], [15, 9, 2, 6, 5]
-    (logprobs,) = completion_logprobs(model, [(prompt, completion)], LAYOUT)
-    assert logprobs == completion_logprobs(plain, [(prompt, completion)], LAYOUT)[0]
-    row = TrainingSequence("ratio", prompt, completion, [1.0] * 5, old_logprobs=logprobs)
-    target = TrainingSequence("distillation", prompt, completion, [1.0] * 5, teacher_prompt_ids=prompt)
-    other = TrainingSequence("distillation", prompt, completion, [1.0] * 5, teacher_prompt_ids=[7, 8, 9, 10])
+    (found,) = completion_scores(model, [(prompt, completion)], LAYOUT)
+    assert torch.equal(found.logprobs, completion_scores(plain, [(prompt, completion)], LAYOUT)[0].logprobs)
+    row = TrainingSequence("ratio", prompt, completion, 1.0, old_logprobs=found.logprobs)
+    target = TrainingSequence("distillation", prompt, completion, 1.0, teacher_prompt_ids=prompt)
+    other = TrainingSequence("distillation", prompt, completion, 1.0, teacher_prompt_ids=[7, 8, 9, 10])
     runs: list[int] = []
     layers = model.get_base_model() if lora is not None else model
     layers = layers.get_decoder().layers
@@ -166,10 +168,10 @@ def test_passes_are_without_dropout(name: str, checkpointing: bool, lora: float 
     assert accumulate_gradients(model, [row], LAYOUT, THRESHOLDS).loss == -5.0  # every ratio is 1, to the last bit
     assert len(runs) == 1 + checkpointing  # run again in the backward pass
     assert accumulate_gradients(model, [target], LAYOUT, THRESHOLDS).means["divergence"] == 0.0
-    loss, found = gradients(model, [row, other])
+    loss, mine = gradients(model, [row, other])
     expected_loss, expected = gradients(plain, [row, other])
     assert loss == expected_loss
-    assert all(torch.equal(one, two) for one, two in zip(found, expected, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(mine, expected, strict=True))
 
 
 def test_modules_keep_their_modes() -> None:
@@ -178,9 +180,9 @@ def test_modules_keep_their_modes() -> None:
     before = [module.training for module in model.modules()]
     functions = [layer._gradient_checkpointing_func for layer in model.get_decoder().layers]
     gradients(model, sequences_for(model))
-    completion_logprobs(model, [([1, 2], [3])], LAYOUT)
+    completion_scores(model, [([1, 2], [3])], LAYOUT)
     with pytest.raises(RuntimeError, match="index 40 is out of bounds"):
-        completion_logprobs(model, [([1, 2], [VOCABULARY])], LAYOUT)
+        completion_scores(model, [([1, 2], [VOCABULARY])], LAYOUT)
     assert [module.training for module in model.modules()] == before
     assert [layer._gradient_checkpointing_func for layer in model.get_decoder().layers] == functions
 
@@ -243,12 +245,9 @@ def test_unselected_completions_and_equal_rewards_cost_no_pass(monkeypatch: pyte
     first, second = rollout_groups()
     equal = [Rollout(r.completion_ids, r.sampler_logprobs, False, 0.0) for r in second.autonomous]
     wrong = [Rollout(r.completion_ids, r.sampler_logprobs, False, 0.0) for r in second.guided]
-    groups = [first, ProblemRollouts(second.problem, second.prompt_ids, second.guided_prompt_ids, equal, wrong)]
-    assembly = METHODS["sgpo"].assemble(
-        groups,
-        lambda pairs: completion_logprobs(model, pairs, LAYOUT),
-        MethodArguments(num_autonomous=4, num_guided=3),
-    )
+    groups = [first, replace(second, groups={"autonomous": equal, "guided": wrong})]
+    options = SGPOOptions(num_autonomous=4, num_guided=3)
+    assembly = decided(METHODS["sgpo"], groups, options, lambda pairs: completion_scores(model, pairs, LAYOUT))
     rows: list[int] = []
     model.model.register_forward_hook(lambda *_: rows.append(1))
     accumulate_gradients(model, assembly.sequences, BatchLayout(1, 0), THRESHOLDS)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from sgpo.evaluation.evaluate import Evaluation, Sample, SampledCompletion, evaluate, evaluation_of, problem_seed
 from sgpo.problems import Problem
@@ -82,7 +83,7 @@ def texts(tokenizer: Any) -> Any:
     def rollout(text: str, truncated: bool = False) -> Rollout:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = ids if truncated else [*ids, tokenizer.eos_token_id]
-        return Rollout(ids, [-1.0] * len(ids), truncated=truncated)
+        return Rollout(ids, torch.full((len(ids),), -1.0), truncated=truncated)
 
     return rollout
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
+from method_cases import weights_of
 from transformers import AutoModelForCausalLM
 
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.records import Assembly, ProblemRollouts, Scorer, response_ids
+from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext, response_ids
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, response_messages, student_messages
 from sgpo.sampling.records import Rollout, SampleRequest
@@ -30,7 +30,7 @@ class NeverRight:
     """A sampler whose completions are all wrong."""
 
     def sample(self, requests: list[SampleRequest], sampling: Any, *, seed: int) -> list[list[Rollout]]:
-        return [[Rollout([7, 9, 1], [-1.0] * 3, truncated=False) for _ in range(r.count)] for r in requests]
+        return [[Rollout([7, 9, 1], torch.full((3,), -1.0), truncated=False) for _ in range(r.count)] for r in requests]
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_group_sizes_and_terms(make_trainer: Callable[..., Any]) -> None:
     trainer = make_trainer(method="luffy")
     groups = trainer._verify(trainer._sample(PROBLEMS))
     assert [len(group.autonomous) for group in groups] == [4, 4, 4, 5]  # of G1 + G2 = 5
-    assert [None if g.expert is None else g.expert.reward for g in groups] == [1.0, 0.0, 1.0, None]
-    trainer._assemble(groups)
-    rows = {row.term for row in trainer._updates[0] if any(row.weights)}
+    assert [[expert.reward for expert in group.experts] for group in groups] == [[1.0], [0.0], [1.0], []]
+    (update,) = trainer._decide(groups)
+    rows = {row.term for row in update.rows if row.weights}
     assert rows == {"ratio", "shaped"}
 
 
@@ -87,41 +87,41 @@ def test_group_sizes_and_terms(make_trainer: Callable[..., Any]) -> None:
 def test_an_expert_may_have_a_ratio(make_trainer: Callable[..., Any], cap: float | None) -> None:
     """pi_old of its tokens is recomputed, or what the row says; only what was sampled is corrected for the sampler."""
 
-    def assemble(
-        groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
-    ) -> Assembly:
-        rows = []
+    def decide(groups: Sequence[ProblemRollouts], options: Any, update: UpdateContext) -> list[Decision]:
+        decisions = []
         for group in groups:
-            rows.append(group.row("ratio", group.autonomous[0], 0.25))
-            if group.expert:
-                behaviour = [-0.5] * len(group.expert.completion_ids)
-                rows.append(group.row("ratio", group.expert, 0.5))
-                rows.append(replace(group.row("ratio", group.expert, 0.125), old_logprobs=behaviour))
-        return Assembly(rows)
+            rows = [group.row("ratio", group.autonomous[0], 0.25)]
+            for expert in group.experts:
+                behaviour = torch.full((len(expert.completion_ids),), -0.5)
+                rows.append(group.row("ratio", expert, 0.5))
+                rows.append(replace(group.row("ratio", expert, 0.125), old_logprobs=behaviour))
+            decisions.append(Decision(rows, "all of it"))
+        return decisions
 
     trainer = make_trainer(method="luffy", updates_per_rollout=2, max_steps=2, importance_cap=cap)
-    trainer.method = replace(trainer.method, assemble=assemble)
-    trainer._assemble(trainer._verify(trainer._sample(PROBLEMS)))
-    for update, rows in enumerate(trainer._updates):
-        assert len(rows) == (6 if update == 0 else 4)  # the last problem has no expert
+    trainer.method = replace(trainer.method, decide=decide)
+    updates = trainer._decide(trainer._verify(trainer._sample(PROBLEMS)))
+    for number, update in enumerate(updates):
+        assert len(update.rows) == (6 if number == 0 else 4)  # the last problem has no expert
         expected = 0.0
-        for row in rows:
-            (logprobs,) = trainer._completion_logprobs([(row.prompt_ids, row.completion_ids)])
-            recomputed = update > 0 or cap is not None
-            if row.weights[0] == 0.125:
-                assert row.old_logprobs == [-0.5] * len(logprobs)
+        for row in update.rows:
+            logprobs = trainer._policy_scores([(row.prompt_ids, row.completion_ids)])[0].logprobs.tolist()
+            recomputed = number > 0 or cap is not None
+            weights = weights_of(row)
+            if weights[0] == 0.125:
+                assert row.old_logprobs.tolist() == [-0.5] * len(logprobs)
                 expected -= sum(0.125 * math.exp(value + 0.5) for value in logprobs)
                 continue
             assert (row.old_logprobs is not None) == recomputed
             if recomputed:
-                assert row.old_logprobs == pytest.approx(logprobs, abs=1e-5)
-            weights = [0.5] * len(logprobs)
+                assert row.old_logprobs.tolist() == pytest.approx(logprobs, abs=1e-5)
+            by_hand = [0.5] * len(logprobs)
             if row.completion_ids == [7, 9, 1]:
-                weights = [0.25 * (1.0 if cap is None else min(cap, math.exp(value + 1.0))) for value in logprobs]
-            assert row.weights == pytest.approx(weights, rel=1e-5)
-            expected -= sum(weights)
+                by_hand = [0.25 * (1.0 if cap is None else min(cap, math.exp(value + 1.0))) for value in logprobs]
+            assert weights == pytest.approx(by_hand, rel=1e-5)
+            expected -= sum(by_hand)
         trainer.model.zero_grad()
-        assert float(trainer._optimise(trainer.model, rows)) == pytest.approx(expected, rel=1e-5)
+        assert float(trainer._optimise(trainer.model, update)) == pytest.approx(expected, rel=1e-5)
     trainer.train()
     assert trainer.state.global_step == 2
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from engine_cases import LAYOUT, distance, make_model
 from group_cases import LONGEST, rollout_groups
+from method_cases import decided
 from torch import Tensor
 
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.records import ProblemRollouts, TrainingSequence
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
+from sgpo.methods.records import ProblemRollouts, Scores, TrainingSequence
 from sgpo.methods.registry import METHODS
+from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
 from sgpo.sampling.records import Rollout
 
@@ -28,7 +29,7 @@ DELTA = 0.4
 class Reference:
     """The formulas, with nothing of the package but its records."""
 
-    def __init__(self, policy: Any, old: Any, config: MethodArguments) -> None:
+    def __init__(self, policy: Any, old: Any, config: Any) -> None:
         self.policy, self.old, self.config = policy, old, config
         self.entropies: list[Tensor] = []
         self.seen: dict[str, list[float]] = {"divergence": [], "ratio": []}
@@ -91,8 +92,7 @@ class Reference:
         return min(max(0.5 * (p_guide - p_auto + 0.1) / (p_auto + 0.1), 0.0), 0.8)
 
     def distilled(self, group: ProblemRollouts, target: Rollout) -> Tensor:
-        assert group.guided_prompt_ids is not None
-        teacher = self.distributions(self.policy, group.guided_prompt_ids, target).detach()
+        teacher = self.distributions(self.policy, group.prompts["guided"], target).detach()
         student = self.distributions(self.policy, group.prompt_ids, target)
         forward = (teacher.exp() * (teacher - student)).sum(-1)
         reverse = (student.exp() * (student - teacher)).sum(-1)
@@ -108,7 +108,7 @@ class Reference:
     def luffy(self, groups: list[ProblemRollouts]) -> Tensor:
         total = torch.zeros((), dtype=F64)
         for group in groups:
-            mixed = [*group.autonomous, *([group.expert] if group.expert else [])]
+            mixed = [*group.autonomous, *group.experts]
             total = total + self.unclipped(group, mixed, len(groups))
         return total - self.bonus(groups)
 
@@ -116,9 +116,9 @@ class Reference:
         total, experts = torch.zeros((), dtype=F64), []
         for group in groups:
             correct = sum(rollout.correct for rollout in group.autonomous)
-            if group.expert is not None and correct / len(group.autonomous) <= self.config.hpt_gate:
-                experts.append(-self.chosen(self.policy, group.prompt_ids, group.expert))
-                self.measure_entropy(group, group.expert, 1, len(groups))
+            if group.experts and correct / len(group.autonomous) <= self.config.hpt_gate:
+                experts.append(-self.chosen(self.policy, group.prompt_ids, group.experts[0]))
+                self.measure_entropy(group, group.experts[0], 1, len(groups))
             else:
                 total = total + self.unclipped(group, group.autonomous, len(groups))
         if experts and self.config.normalization == "authors":
@@ -132,7 +132,7 @@ class Reference:
         total = torch.zeros((), dtype=F64)
         advantages = self.advantages([o.reward for o in rollouts], std=not authors)
         for advantage, rollout in zip(advantages, rollouts, strict=True):
-            if rollout is group.expert:
+            if rollout in group.experts:
                 p = self.chosen(self.policy, group.prompt_ids, rollout).exp()
                 values = p / (p + 0.1)
             else:
@@ -164,27 +164,25 @@ def policies() -> tuple[Any, Any]:
     return policy, old
 
 
-def ours(method: str, groups: list[ProblemRollouts], config: MethodArguments) -> tuple[float, list[Tensor]]:
+def ours(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float, list[Tensor]]:
     policy, old = policies()
     for model in (policy, old):
         add_head_task(model)
 
-    def scorer(pairs: Any) -> list[list[float]]:
-        return completion_logprobs(old, pairs, LAYOUT)
+    def scorer(pairs: Any) -> list[Scores]:
+        return completion_scores(old, pairs, LAYOUT)
 
     def with_old(row: TrainingSequence) -> TrainingSequence:
         if not row.lacks_old_logprobs:
             return row
-        return replace(row, old_logprobs=scorer([(row.prompt_ids, row.completion_ids)])[0])
+        return replace(row, old_logprobs=scorer([(row.prompt_ids, row.completion_ids)])[0].logprobs)
 
-    rows = [with_old(row) for row in METHODS[method].assemble(groups, scorer, config).sequences]
-    found = accumulate_gradients(policy, rows, LAYOUT, Thresholds(0.2, 0.28, config.delta))
+    rows = [with_old(row) for row in decided(METHODS[method], groups, config, scorer).sequences]
+    found = accumulate_gradients(policy, rows, LAYOUT, Thresholds.of(config))
     return found.loss, [p.grad for p in policy.parameters() if p.grad is not None]
 
 
-def expected(
-    method: str, groups: list[ProblemRollouts], config: MethodArguments
-) -> tuple[float, list[Tensor], Reference]:
+def expected(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float, list[Tensor], Reference]:
     policy, old = (copy.deepcopy(model).double() for model in policies())
     reference = Reference(policy, old, config)
     loss: Callable[[list[ProblemRollouts]], Tensor] = getattr(reference, method)
@@ -211,7 +209,7 @@ SGPO_VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("variant", SGPO_VARIANTS)
 def test_sgpo_and_its_ablations(variant: str) -> None:
-    config = MethodArguments(num_autonomous=4, num_guided=3, **{"delta": DELTA, **SGPO_VARIANTS[variant]})
+    config = SGPOOptions(num_autonomous=4, num_guided=3, **{"delta": DELTA, **SGPO_VARIANTS[variant]})
     loss, gradients = ours("sgpo", rollout_groups(), config)
     expected_loss, expected_gradients, reference = expected("sgpo", rollout_groups(), config)
     assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
@@ -227,7 +225,7 @@ def test_sgpo_and_its_ablations(variant: str) -> None:
 def test_the_variants_differ() -> None:
     """Guards the test above: no option is without effect."""
     losses = {
-        name: ours("sgpo", rollout_groups(), MethodArguments(num_autonomous=4, num_guided=3, **{"delta": DELTA, **how}))
+        name: ours("sgpo", rollout_groups(), SGPOOptions(num_autonomous=4, num_guided=3, **{"delta": DELTA, **how}))
         for name, how in SGPO_VARIANTS.items()
     }
     names = sorted(losses)
@@ -240,14 +238,13 @@ def test_the_variants_differ() -> None:
 @pytest.mark.parametrize(("method", "options"), [("luffy", {}), ("hpt", {}), ("hpt", {"hpt_gate": 0.25})])
 @pytest.mark.parametrize("experts", [True, False])
 def test_luffy_and_hpt(method: str, options: dict[str, Any], normalization: str, experts: bool) -> None:
-    config = MethodArguments(
-        method=method,
+    config = METHODS[method].options(
         num_autonomous=4,
         num_guided=1,
         max_completion_length=LONGEST,
         normalization=normalization,
         entropy_coefficient=0.2,
-        hpt_sft_coefficient=0.7,
+        **({"hpt_sft_coefficient": 0.7} if method == "hpt" else {}),
         **options,
     )
     groups = rollout_groups(experts)
@@ -259,14 +256,15 @@ def test_luffy_and_hpt(method: str, options: dict[str, Any], normalization: str,
 
 @pytest.mark.parametrize("method", ["luffy", "hpt"])
 def test_without_experts_it_is_grpo_without_clipping(method: str) -> None:
-    options: dict[str, Any] = {"num_autonomous": 4, "num_guided": 1, "eps_low": 1.0, "eps_high": math.inf}
-    config = MethodArguments(method=method, normalization="grpo", entropy_coefficient=0.0, **options)
+    sizes: dict[str, Any] = {"num_autonomous": 4, "num_guided": 1}
+    unclipped: dict[str, Any] = {"normalization": "grpo", "entropy_coefficient": 0.0}
+    of_methods = {method: METHODS[method].options(**sizes, **unclipped), "grpo": METHODS["grpo"].options(**sizes)}
     policy, _ = policies()
     add_head_task(policy)
 
     def gradients(name: str) -> list[Tensor]:
         policy.zero_grad()
-        rows = METHODS[name].assemble(rollout_groups(experts=False), lambda _: [], config).sequences
+        rows = decided(METHODS[name], rollout_groups(experts=False), of_methods[name]).sequences
         accumulate_gradients(policy, rows, LAYOUT, Thresholds(1.0, math.inf, 1.0))
         return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
@@ -275,9 +273,9 @@ def test_without_experts_it_is_grpo_without_clipping(method: str) -> None:
 
 @pytest.mark.parametrize("gate", [0.0, 0.25])
 def test_hpt_imitates_where_the_pass_rate_is_at_most_the_gate(gate: float) -> None:
-    config = MethodArguments(method="hpt", num_autonomous=4, num_guided=0, hpt_gate=gate)
-    assembly = METHODS["hpt"].assemble(rollout_groups(), lambda _: [], config)
-    assert assembly.imitated == [gate > 0, True, False, gate > 0, False]
+    options = METHODS["hpt"].options(num_autonomous=4, num_guided=0, hpt_gate=gate)
+    assembly = decided(METHODS["hpt"], rollout_groups(), options)
+    assert assembly.metric("imitated_share") == [gate > 0, True, False, gate > 0, False]
     terms = [row.term for row in assembly.sequences]
     assert terms.count("likelihood") == (3 if gate else 1)
     assert terms.count("ratio") == 4 * (2 if gate else 4)

@@ -13,10 +13,10 @@ import torch
 from engine_cases import LAYOUT, distance, gradients, make_model
 from group_cases import rollout_groups
 from places import ROOT
+from sgpo.methods.arguments import MethodArguments
 
 from sgpo.cli import main
 from sgpo.engine.update import add_head_task
-from sgpo.methods.arguments import MethodArguments
 from sgpo.methods.records import Assembly, Method, TrainingSequence, check_sequences
 from sgpo.methods.registry import find_method
 from sgpo.problems import Problem, save_problems

@@ -11,6 +11,7 @@ from torch import Tensor
 from sgpo.methods.terms import (
     TERMS,
     Thresholds,
+    Tokens,
     clipped_surrogate,
     distillation_loss,
     divergence_mask,
@@ -19,7 +20,7 @@ from sgpo.methods.terms import (
     token_divergence,
     token_logprobs,
 )
-from sgpo.methods.weights import adaptive_weight, group_advantages, select_target, select_target_per_token
+from sgpo.methods.weights import adaptive_weight, group_advantages, select_target
 
 F64 = torch.float64
 PAPER = Thresholds(eps_low=0.2, eps_high=0.28, delta=1.0)
@@ -173,32 +174,32 @@ ALPHA = {  # p_auto: alpha for p_guide = 0.25, 0.5, 0.75, 1.0
 
 @pytest.mark.parametrize("p_auto", ALPHA)
 def test_adaptive_weight_table(p_auto: float) -> None:
-    actual = [adaptive_weight(p_auto, p_guide) for p_guide in (0.25, 0.5, 0.75, 1.0)]
-    assert actual == pytest.approx(ALPHA[p_auto], abs=5e-7)
+    p_guide = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=F64)
+    actual = adaptive_weight(torch.full_like(p_guide, p_auto), p_guide)
+    assert actual.tolist() == pytest.approx(ALPHA[p_auto], abs=5e-7)
 
 
 def test_adaptive_weight_is_the_formula_to_the_letter() -> None:
-    assert adaptive_weight(0.0, 0.0) == 0.5
-    assert adaptive_weight(0.5, 1.0, a0=0.3, gamma=0.2, a_max=1.0) == pytest.approx(0.3, abs=1e-12)
-    assert adaptive_weight(0.0, 1.0, a_max=2.0) == 2.0
+    none, half, whole = torch.tensor([0.0, 0.5, 1.0], dtype=F64)
+    assert adaptive_weight(none, none) == 0.5
+    assert float(adaptive_weight(half, whole, a0=0.3, gamma=0.2, a_max=1.0)) == pytest.approx(0.3, abs=1e-12)
+    assert adaptive_weight(none, whole, a_max=2.0) == 2.0
 
 
 @pytest.mark.parametrize("rates", [(-0.1, 0.5), (0.5, 1.1), (math.nan, 0.5), (0.5, math.nan)])
 def test_adaptive_weight_refuses_what_is_not_a_rate(rates: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="lies in"):
-        adaptive_weight(*rates)
+        adaptive_weight(*torch.tensor(rates))
 
 
 def test_target_selection() -> None:
-    sums = [-9.0, -4.0, -6.0, -4.0]
+    sums = torch.tensor([-9.0, -4.0, -6.0, -4.0])
     assert select_target(sums) == 1  # the first of equals
-    assert select_target_per_token(sums, [9, 2, 12, 4]) == 2  # means -1, -2, -0.5, -1
+    assert select_target(sums / torch.tensor([9, 2, 12, 4])) == 2  # means -1, -2, -0.5, -1
     with pytest.raises(ValueError, match="no correct guided completion"):
-        select_target([])
+        select_target(torch.tensor([]))
     with pytest.raises(ValueError, match="not a number"):
-        select_target([-1.0, math.nan])
-    with pytest.raises(ValueError, match="zip"):
-        select_target_per_token(sums, [1, 2])
+        select_target(torch.tensor([-1.0, math.nan]))
 
 
 def test_logprobs_and_entropy_by_hand() -> None:
@@ -332,17 +333,18 @@ def weighted_sum_loss(problems: list[ToyProblem], *, alpha_factor: float = 1.0) 
         ):
             weight = advantage / (len(problems) * len(problem.rewards) * len(ids))
             logprobs, weights = token_logprobs(logits, ids), torch.full_like(old_logprobs, weight)
-            loss = loss + TERMS["surrogate"].loss(logprobs, old_logprobs, weights, PAPER).sum()
+            loss = loss + TERMS["surrogate"].loss(Tokens(logprobs, weights, old_logprobs), PAPER)[0].sum()
         correct = [j for j, reward in enumerate(problem.guided_rewards) if reward == 1]
         if not correct:
             continue
-        sums = [token_logprobs(problem.unguided_logits[j], problem.guided_ids[j]).sum().item() for j in correct]
-        target = correct[select_target(sums)]
+        sums = [token_logprobs(problem.unguided_logits[j], problem.guided_ids[j]).sum() for j in correct]
+        target = correct[select_target(torch.stack(sums).detach())]
         p_auto = sum(problem.rewards) / len(problem.rewards)
-        alpha = alpha_factor * adaptive_weight(p_auto, len(correct) / len(problem.guided_rewards))
+        p_guide = len(correct) / len(problem.guided_rewards)
+        alpha = alpha_factor * float(adaptive_weight(*torch.tensor([p_auto, p_guide], dtype=F64)))
         divergence = token_divergence(problem.teacher_logits[target], problem.unguided_logits[target])
         weights = torch.full_like(divergence, alpha / (len(problems) * len(divergence)))
-        loss = loss + TERMS["distillation"].loss(divergence, None, weights, PAPER).sum()
+        loss = loss + TERMS["distillation"].loss(Tokens(divergence, weights), PAPER)[0].sum()
     return loss
 
 
@@ -387,7 +389,8 @@ def test_zero_weights_give_exactly_no_gradient() -> None:
         "reverse_divergence": (policy.exp() * (policy - teacher)).sum(-1),
     }
     for term in TERMS.values():
-        loss = term.loss(scores[term.score], old_logprobs, zeros, PAPER).sum()
+        tokens = Tokens(scores[term.score], zeros, old_logprobs, torch.zeros_like(zeros) if term.masked else None)
+        loss = term.loss(tokens, PAPER)[0].sum()
         (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
         assert loss.item() == 0.0
         assert torch.count_nonzero(gradient) == 0

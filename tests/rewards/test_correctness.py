@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from method_cases import decided, scores
 
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
@@ -43,7 +45,7 @@ def make_trainer(
     def rollout(text: str) -> Rollout:
         ids = tokenizer(text.removesuffix(" cut"), add_special_tokens=False)["input_ids"]
         ids = ids if text.endswith("cut") else [*ids, tokenizer.eos_token_id]
-        return Rollout(ids, [-1.0] * len(ids), truncated=text.endswith("cut"))
+        return Rollout(ids, torch.full((len(ids),), -1.0), truncated=text.endswith("cut"))
 
     def make(rewards: Any, weights: Sequence[float] | None = None, **changes: Any) -> SGPOTrainer:
         script = {}
@@ -71,7 +73,8 @@ def make_trainer(
 
 def assembled(trainer: SGPOTrainer) -> Any:
     groups = trainer._verify(trainer._sample(PROBLEMS))
-    return groups, trainer.method.assemble(groups, lambda asked: [[-1.0] for _ in asked], trainer.args)
+    scorer = lambda pairs: [scores([-1.0]) for _ in pairs]  # noqa: E731
+    return groups, decided(trainer.method, groups, trainer.options, scorer)
 
 
 ALPHA = 0.5 * (1 / 2 - 1 / 3 + 0.1) / (1 / 3 + 0.1)
@@ -90,14 +93,14 @@ def test_targets_and_alpha_follow_what_is_correct(
     make_trainer: Callable[..., SGPOTrainer], rewards: Any, weights: Any
 ) -> None:
     _, assembly = assembled(make_trainer(rewards, weights))
-    assert assembly.has_target == [True, False]
+    assert assembly.metric("target_share") == [True, False]
     assert assembly.alphas == pytest.approx([ALPHA, 0.0], rel=1e-12)
 
 
 def test_the_gate_of_hpt_counts_correct_answers(make_trainer: Callable[..., SGPOTrainer]) -> None:
     trainer = make_trainer([math_reward, has_box], method="hpt", num_autonomous=3, num_guided=0)
     _, assembly = assembled(trainer)
-    assert assembly.imitated == [False, True]
+    assert assembly.metric("imitated_share") == [False, True]
 
 
 def test_an_evaluation_counts_correct_answers(make_trainer: Callable[..., SGPOTrainer]) -> None:
@@ -117,7 +120,7 @@ def test_no_telling_what_is_correct_is_refused_at_the_start(make_trainer: Callab
 def test_a_named_function_says_what_is_correct(make_trainer: Callable[..., SGPOTrainer]) -> None:
     groups, assembly = assembled(make_trainer([has_box, math_reward], correctness=["has_box"]))
     assert [[rollout.correct for rollout in group.guided] for group in groups] == [[True, True], [True, False]]
-    assert assembly.has_target == [True, True]
+    assert assembly.metric("target_share") == [True, True]
 
 
 def test_rollouts_keep_the_reward_beside_what_is_correct(make_trainer: Callable[..., SGPOTrainer]) -> None:
@@ -126,9 +129,9 @@ def test_rollouts_keep_the_reward_beside_what_is_correct(make_trainer: Callable[
         assert ([r.correct for r in group.autonomous], [r.correct for r in group.guided]) == CORRECT[group.problem.id]
     assert [r.reward for group in groups for r in group.autonomous] == [1.5, 0.5, 0.0, 0.5, 0.5, 0.0]
     # The advantages are those of the rewards: b has no correct answer, and yet something to learn.
-    of_b = [row.weights[0] > 0 for row in assembly.sequences if row.term == "surrogate"][3:]
+    of_b = [row.weights > 0 for row in assembly.sequences if row.term == "surrogate"][3:]
     assert of_b == [True, True, False]
-    metrics = group_metrics(groups, assembly).values()
+    metrics = group_metrics(groups, assembly.decisions).values()
     assert metrics["reward/autonomous"] == 0.5
     assert metrics["pass_rate/autonomous"] == pytest.approx(1 / 6)
     assert metrics["pass_rate/guided"] == 0.25

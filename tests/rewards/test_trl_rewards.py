@@ -52,7 +52,7 @@ def make_trainer(
 
     def rollout(text: str) -> Rollout:
         ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        return Rollout(ids, [-1.0] * len(ids), truncated=False)
+        return Rollout(ids, torch.full((len(ids),), -1.0), truncated=False)
 
     def make(rewards: Any, weights: Any = None, problems: Sequence[Problem] = PROBLEMS, **changes: Any) -> SGPOTrainer:
         script = {}

@@ -194,7 +194,7 @@ def test_logprobs_equal_teacher_forcing_at_temperature_one(name: str, temperatur
             with torch.no_grad():
                 logprobs = model(input_ids=ids).logits[0, len(request.prompt_ids) - 1 : -1].log_softmax(-1)
             expected = logprobs.gather(-1, torch.tensor(rollout.completion_ids)[:, None]).squeeze(-1)
-            torch.testing.assert_close(torch.tensor(rollout.sampler_logprobs), expected, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(rollout.sampler_logprobs, expected, atol=1e-5, rtol=1e-5)
             assert rollout.reward == 0
 
 
@@ -209,8 +209,8 @@ def test_left_padding_and_company_have_no_effect() -> None:
     repadded, _ = other_pad.sample([SampleRequest(alone, 4), SampleRequest(other, 3)], sampling, seed=2)
     assert token_ids([by_itself]) == token_ids([padded]) == token_ids([repadded])
     for a, b, c in zip(by_itself, padded, repadded, strict=True):
-        assert a.sampler_logprobs == pytest.approx(b.sampler_logprobs, abs=1e-5)
-        assert b.sampler_logprobs == c.sampler_logprobs
+        torch.testing.assert_close(a.sampler_logprobs, b.sampler_logprobs, atol=1e-5, rtol=0)
+        assert torch.equal(b.sampler_logprobs, c.sampler_logprobs)
 
 
 def test_seed_decides_and_global_state_is_untouched() -> None:
@@ -279,7 +279,7 @@ def test_dropping_rows_has_no_effect(monkeypatch: pytest.MonkeyPatch, temperatur
     kept = TransformersSampler(model, [EOS], PAD).sample(asked, sampling, seed=6)
     assert token_ids(kept) == token_ids(dropped)
     for a, b in zip(flat(kept), flat(dropped), strict=True):
-        assert a.sampler_logprobs == pytest.approx(b.sampler_logprobs, abs=1e-5)
+        torch.testing.assert_close(a.sampler_logprobs, b.sampler_logprobs, atol=1e-5, rtol=0)
 
 
 def test_work_done_each_prompt_once_and_live_rows_only() -> None:

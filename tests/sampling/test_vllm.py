@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.engine.batching import BatchLayout
-from sgpo.engine.update import add_head_task, completion_logprobs
+from sgpo.engine.update import add_head_task, completion_scores
 from sgpo.errors import EngineError, StopHere
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.prompts import SYSTEM_PROMPT, encode_prompts, guided_messages, student_messages
@@ -117,11 +117,11 @@ def mismatches(model: Any, tokenizer: Any, requests: list[SampleRequest], groups
     """Difference of the sampler's and the training engine's log-probability, of each token."""
     pairs = [(r.prompt_ids, rollout) for r, group in zip(requests, groups, strict=True) for rollout in group]
     layout = BatchLayout(8192, tokenizer.pad_token_id, False)
-    ours = completion_logprobs(model, [(ids, rollout.completion_ids) for ids, rollout in pairs], layout)
+    ours = completion_scores(model, [(ids, rollout.completion_ids) for ids, rollout in pairs], layout)
     return [
         abs(a - b)
         for (_, rollout), row in zip(pairs, ours, strict=True)
-        for a, b in zip(rollout.sampler_logprobs, row, strict=True)
+        for a, b in zip(rollout.sampler_logprobs.tolist(), row.logprobs.tolist(), strict=True)
     ]
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from typing import Any
 
 import torch
+from method_cases import decided, group_of
 from torch import Tensor
 from transformers import (
     LlamaConfig,
@@ -17,10 +19,10 @@ from transformers import (
 )
 
 from sgpo.engine.batching import BatchLayout
-from sgpo.engine.update import accumulate_gradients, completion_logprobs
-from sgpo.methods.arguments import MethodArguments
+from sgpo.engine.update import accumulate_gradients, completion_scores
 from sgpo.methods.records import ProblemRollouts, TrainingSequence
 from sgpo.methods.registry import METHODS
+from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
 from sgpo.problems import Problem
 from sgpo.sampling.records import Rollout
@@ -68,24 +70,23 @@ def rollout_groups() -> list[ProblemRollouts]:
 
     def rollout(reward: float) -> Rollout:
         completion = ids(source.randint(1, 20))
-        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward, correct=reward == 1)
+        return Rollout(
+            completion, torch.full((len(completion),), -2.0), truncated=False, reward=reward, correct=reward == 1
+        )
 
     def group(name: str) -> ProblemRollouts:
         autonomous = [rollout(reward) for reward in (1.0, 0.0, 0.0, 0.0)]
         guided = [rollout(reward) for reward in (1.0, 1.0, 0.0)]
-        return ProblemRollouts(Problem(name, "?", "1", strategy="s"), ids(5), ids(9), autonomous, guided)
+        return group_of(Problem(name, "?", "1", strategy="s"), ids(5), ids(9), autonomous, guided)
 
     return [group("a"), group("b")]
 
 
 def sequences_for(model: Any) -> list[TrainingSequence]:
     """As the documentation shows it: completions and rewards in, training sequences out."""
-    arguments = MethodArguments(num_autonomous=4, num_guided=3)
-    return (
-        METHODS["sgpo"]
-        .assemble(rollout_groups(), lambda pairs: completion_logprobs(model, pairs, LAYOUT), arguments)
-        .sequences
-    )
+    options = SGPOOptions(num_autonomous=4, num_guided=3)
+    scorer = functools.partial(completion_scores, model, layout=LAYOUT)
+    return decided(METHODS["sgpo"], rollout_groups(), options, scorer).sequences
 
 
 def gradients(model: Any, sequences: list[TrainingSequence], **options: Any) -> tuple[float, list[Tensor]]:

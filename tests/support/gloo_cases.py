@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from sgpo import distributed
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.methods.records import TrainingSequence
 from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
@@ -58,7 +58,7 @@ def splits(rows: Rows) -> dict[str, tuple[Rows, Rows]]:
 
 
 def weightless(row: TrainingSequence) -> TrainingSequence:
-    return TrainingSequence("surrogate", row.prompt_ids, row.completion_ids, [0.0] * len(row.completion_ids))
+    return TrainingSequence("surrogate", row.prompt_ids, row.completion_ids, 0.0)
 
 
 def replicate(model: Any) -> Any:
@@ -190,13 +190,13 @@ def sharded(folder: Path) -> None:
     bare = make_model("llama").eval()
     add_head_task(bare)
     pairs = [([1, 2, 3], [4, 5]), ([6, 7], [8, 9, 10, 11])]
-    expected = completion_logprobs(bare, pairs, LAYOUT)
+    expected = completion_scores(bare, pairs, LAYOUT)
     requests = [SampleRequest([1, 2, 3], 2), SampleRequest([4, 5], 1)]
     config = SamplingConfig(12)
     samples = TransformersSampler(bare, [7, 8, 9], 0).sample(requests, config, seed=3)
     start()
     model = shard_as_accelerate(bare)
-    found_logprobs = completion_logprobs(model, pairs if RANK else [], LAYOUT)  # the other process has none
+    found_logprobs = completion_scores(model, pairs if RANK else [], LAYOUT)  # the other process has none
     with distributed.gathered(model):
         own = requests if RANK else requests[:1]
         found = TransformersSampler(model, [7, 8, 9], 0).sample(own, config, seed=3)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from engine_cases import VOCABULARY
+from method_cases import group_of
 
 from sgpo.methods.records import ProblemRollouts
 from sgpo.problems import Problem
@@ -27,7 +28,9 @@ def rollout_groups(experts: bool = True) -> list[ProblemRollouts]:
     def rollout(correct: bool, bonus: float) -> Rollout:
         completion = ids(int(torch.randint(1, LONGEST, (1,), generator=source)))
         reward = correct + bonus * (len(completion) % 2)
-        return Rollout(completion, [-2.0] * len(completion), truncated=False, reward=reward, correct=correct)
+        return Rollout(
+            completion, torch.full((len(completion),), -2.0), truncated=False, reward=reward, correct=correct
+        )
 
     plans: list[tuple[Sequence[int], Sequence[int], int, float]] = [
         ((1, 0, 0, 0), (1, 1, 0), 1, 1.0),
@@ -41,5 +44,5 @@ def rollout_groups(experts: bool = True) -> list[ProblemRollouts]:
         problem = Problem(str(number), "?", "1", strategy="s", response="r")
         rows = [rollout(bool(c), bonus) for c in autonomous], [rollout(bool(c), bonus) for c in guided]
         teacher = rollout(bool(expert), bonus)
-        groups.append(ProblemRollouts(problem, ids(5), ids(9), *rows, teacher if experts else None))
+        groups.append(group_of(problem, ids(5), ids(9), *rows, teacher if experts else None))
     return groups

@@ -38,7 +38,7 @@ class FromPrompts:
     def rollout(self, prompt_ids: list[int], number: int) -> Rollout:
         source = torch.Generator().manual_seed(sum(prompt_ids) * 10 + number)
         ids = torch.randint(5, 60, (int(torch.randint(1, 9, (1,), generator=source)),), generator=source).tolist()
-        return Rollout(ids, [-3.0] * len(ids), truncated=False)
+        return Rollout(ids, torch.full((len(ids),), -3.0), truncated=False)
 
 
 def parity(completions: Sequence[str], **columns: Any) -> list[float]:

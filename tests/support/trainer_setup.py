@@ -140,7 +140,7 @@ class Reference:
             rho = (present - before).exp()
             correction = torch.ones_like(before)
             if self.config.importance_cap is not None:
-                sampled = torch.tensor(rollout.sampler_logprobs, dtype=F64)
+                sampled = rollout.sampler_logprobs.to(F64)
                 correction = (before - sampled).exp().clamp(max=self.config.importance_cap)
             if advantage:
                 self.ratios += rho.tolist()

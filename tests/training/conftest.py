@@ -51,7 +51,7 @@ def script(problems: list[Problem], tokenizer: Any) -> Script:
                 ids = [*drawn, false if reward == 0 else right]
                 if reward != "cut":
                     ids.append(tokenizer.eos_token_id)
-                rollouts.append(Rollout(ids, [-1.0] * len(ids), truncated=reward == "cut"))
+                rollouts.append(Rollout(ids, torch.full((len(ids),), -1.0), truncated=reward == "cut"))
             found[tuple(prompt)] = rollouts
     return found
 

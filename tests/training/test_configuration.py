@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_configuration_has_the_defaults_of_the_paper(tmp_path: Path) -> None:
 
 
 def test_problems_without_any_strategy_are_refused(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
-    bare = [trainer_module.replace(p, strategy=None) for p in problems]
+    bare = [replace(p, strategy=None) for p in problems]
     with pytest.raises(ValueError, match=r"method sgpo needs strategies, and no problem has one; .* method: grpo"):
         make_trainer(train_dataset=bare)
     make_trainer(train_dataset=bare, method="grpo")

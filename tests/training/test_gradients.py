@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,6 @@ from torch import Tensor
 from trainer_setup import DELTA, MakeTrainer, Recorder, Reference, Script, assert_same_gradient, gradient_of, updates_of
 
 from sgpo.problems import Problem
-from sgpo.training import trainer as trainer_module
 from sgpo.training.trainer import SGPOTrainer
 
 CAP = 0.01  # low, as the script calls the probabilities in the sampler high
@@ -73,19 +73,19 @@ def test_gradient_does_not_depend_on_the_token_budget(
     for budget in (400, max_tokens):
         trainer = make_trainer()
         trainer.args.max_tokens_per_microbatch = budget  # also one so small that every row is a micro-batch of its own
-        trainer._assemble(trainer._verify(trainer._sample(problems)))
-        trainer._optimise(trainer.model, trainer._updates[0])
+        updates = trainer._decide(trainer._verify(trainer._sample(problems)))
+        trainer._optimise(trainer.model, updates[0])
         gradients.append(gradient_of(trainer.model))
     assert_same_gradient(gradients[1], gradients[0], 2e-6)
 
 
 def gradients_of_both_parts(trainer: SGPOTrainer, problems: list[Problem]) -> list[Tensor]:
     """Without a step between, so both are of the policy that sampled."""
-    trainer._assemble(trainer._verify(trainer._sample(problems)))
+    trainer._updates = trainer._decide(trainer._verify(trainer._sample(problems)))
     gradients = []
-    for sequences in trainer._updates:
+    for update in trainer._updates:
         trainer.model.zero_grad()
-        trainer._optimise(trainer.model, sequences)
+        trainer._optimise(trainer.model, update)
         gradients.append(gradient_of(trainer.model))
     return gradients
 
@@ -118,14 +118,14 @@ def test_equal_prompts_have_no_divergence_and_no_gradient(
     groups = trainer._sample(with_strategy)
     monkeypatch.setattr(trainer, "_sample", lambda problems: [unguided(group) for group in groups])
     ours = gradients_of_both_parts(trainer, with_strategy)
-    assert any(row.term == "distillation" for rows in trainer._updates for row in rows)
+    assert any(row.term == "distillation" for update in trainer._updates for row in update.rows)
     assert trainer.logbook.take()["divergence"] == 0.0
     for actual, expected in zip(ours, grpo_gradients(make_trainer, with_strategy), strict=True):
         assert_same_gradient(actual, expected, 1e-6)
 
 
 def unguided(group: Any) -> Any:
-    return trainer_module.replace(group, guided_prompt_ids=group.prompt_ids)
+    return replace(group, prompts={**group.prompts, "guided": group.prompt_ids})
 
 
 def test_updates_without_any_weight_change_nothing(make_trainer: MakeTrainer, problems: list[Problem]) -> None:

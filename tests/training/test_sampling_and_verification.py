@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from trainer_setup import PLANS, MakeTrainer, Script, full_reward, last_digit_re
 
 from sgpo.problems import Problem
 from sgpo.rewards import VERIFIER, choose_rewards
-from sgpo.training import trainer as trainer_module
 from sgpo.training.config import SGPOConfig
 from sgpo.training.trainer import SGPOTrainer
 
@@ -28,11 +28,10 @@ def test_both_groups_are_sampled_in_one_call(
     for group in groups:
         assert group.autonomous == script[tuple(group.prompt_ids)]
         if group.problem.strategy:
-            assert group.guided_prompt_ids is not None
-            assert group.guided == script[tuple(group.guided_prompt_ids)]
-            assert group.guided_prompt_ids != group.prompt_ids
+            assert group.guided == script[tuple(group.prompts["guided"])]
+            assert group.prompts["guided"] != group.prompt_ids
         else:
-            assert (group.guided, group.guided_prompt_ids) == ([], None)
+            assert (group.guided, list(group.prompts)) == ([], ["autonomous"])
     trainer.state.global_step = 1
     assert trainer._sampling_seed() == seed  # the same rollout batch
     trainer.state.global_step = 2
@@ -41,8 +40,8 @@ def test_both_groups_are_sampled_in_one_call(
 
 def test_an_empty_strategy_is_none(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
     trainer = make_trainer()
-    (group,) = trainer._sample([trainer_module.replace(problems[3], strategy="")])
-    assert (len(group.autonomous), group.guided, group.guided_prompt_ids) == (5, [], None)
+    (group,) = trainer._sample([replace(problems[3], strategy="")])
+    assert (len(group.autonomous), group.guided, list(group.prompts)) == (5, [], ["autonomous"])
 
 
 def test_a_prompt_is_the_chat_template_and_nothing_more(
@@ -51,7 +50,7 @@ def test_a_prompt_is_the_chat_template_and_nothing_more(
     group = make_trainer()._sample(problems[:1])[0]
     system = "Please reason step by step, and put your final answer within \\boxed{}."
     assert tokenizer.decode(group.prompt_ids) == f"<|system|>{system}<|end|><|user|>Compute 0+3<|end|><|assistant|>"
-    assert tokenizer.decode(group.guided_prompt_ids) == (
+    assert tokenizer.decode(group.prompts["guided"]) == (
         f"<|system|>{system}<|end|><|user|>Strategy for this kind of problem:\nSteps: (a) add\n\nProblem:\nCompute 0+3"
         "<|end|><|assistant|>"
     )

@@ -8,6 +8,7 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from method_cases import group_of
 from places import ROOT
 from rich.console import Console
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState
@@ -23,7 +25,7 @@ from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.distributed import unshare
 from sgpo.engine.not_finite import NotFiniteError
 from sgpo.means import Means
-from sgpo.methods.records import Assembly, ProblemRollouts
+from sgpo.methods.records import Decision
 from sgpo.problems import Problem
 from sgpo.rewards import math_reward
 from sgpo.sampling.records import Rollout
@@ -31,6 +33,7 @@ from sgpo.training import completions
 from sgpo.training.alarms import Alarms
 from sgpo.training.metrics import Logbook
 from sgpo.training.start_table import start_rows
+from sgpo.training.step import Update
 
 DOCS = ROOT / "docs" / "metrics.md"
 PROBLEMS = [
@@ -217,17 +220,17 @@ def test_a_run_warns(make_trainer: Train, caplog: pytest.LogCaptureFixture) -> N
 def test_not_finite_stops_with_the_sequences(make_trainer: Train, what: str, max_grad_norm: float) -> None:
     trainer = make_trainer(max_grad_norm=max_grad_norm, max_steps=4)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
-    poison: list[list[float]] = []
-    assemble = trainer._assemble
+    decide = trainer._decide
 
-    def poisoned(groups: Any) -> None:
-        assemble(groups)
-        for row in trainer._updates[0]:
-            if row.term == "surrogate" and row.contributes and not poison:
-                row.weights[0] = math.nan if what == "the loss" else 1e38
-                poison.append(row.weights)
+    def poisoned(groups: Any) -> list[Update]:
+        first, *others = decide(groups)
+        place = next(n for n, row in enumerate(first.rows) if row.term == "surrogate" and row.contributes)
+        weights = torch.ones(len(first.rows[place].completion_ids))
+        weights[0] = math.nan if what == "the loss" else 1e38
+        first.rows[place] = replace(first.rows[place], weights=weights)
+        return [first, *others]
 
-    trainer._assemble = poisoned  # type: ignore[method-assign]
+    trainer._decide = poisoned  # type: ignore[method-assign]
     with pytest.raises(NotFiniteError, match=rf"{what} of update 1 is not finite.*learning_rate") as caught:
         trainer.train()
     assert "1 in " in str(caught.value)
@@ -238,7 +241,7 @@ def test_not_finite_stops_with_the_sequences(make_trainer: Train, what: str, max
     if what == "the loss":
         assert math.isnan(row["weights"][0])
     else:
-        assert row["weights"][0] == 1e38
+        assert row["weights"][0] == pytest.approx(1e38)
     for parameter, old in zip(trainer.model.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
     assert not (Path(trainer.args.output_dir) / "metrics.jsonl").exists()
@@ -275,20 +278,21 @@ def test_completions_of_a_run(make_trainer: Train, capsys: pytest.CaptureFixture
 
 
 def test_the_table_of_completions() -> None:
-    target = Rollout([1, 2], [0.0, 0.0], truncated=False, reward=1.2, correct=True)
-    long = Rollout([1] * 9, [0.0] * 9, truncated=True)
-    group = ProblemRollouts(Problem("a", "2 + [x]", "3", strategy="add"), [1], [2], [long], [target, long])
+    target = Rollout([1, 2], None, truncated=False, reward=1.2, correct=True)
+    long = Rollout([1] * 9, None, truncated=True)
+    group = group_of(Problem("a", "2 + [x]", "3", strategy="add"), [1], [2], [long], [target, long])
 
     class Words:
         def batch_decode(self, rows: Sequence[list[int]], skip_special_tokens: bool) -> list[str]:
             return ["one\n two [/b]" if len(row) == 2 else "w" * 300 for row in rows]
 
-    assembly = Assembly([], alphas=[0.25], has_target=[True], targets=[[target]])
-    rows = completions.completion_rows([group], assembly, Words(), step=6, update=1)
+    decision = Decision([], "1 of 2 guided completions is correct", alpha=0.25, targets=[target])
+    rows = completions.completion_rows([group], [decision], Words(), step=6, update=1)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(completions.problem_table(rows, 6))
     lines = [line.strip("│ ") for line in console.export_text().splitlines()]
-    assert lines[:4] == ["After 6 updates, problem a", "2 + [x]", "answer 3", "strategy add"]
+    expected = ["After 6 updates, problem a", "2 + [x]", "answer 3", "strategy add", decision.reason]
+    assert lines[:5] == expected
     cells = [[cell.strip() for cell in line.split("│")] for line in lines if line.startswith(("autonomous", "guided"))]
     assert [row[:4] for row in cells] == [
         ["autonomous", "0", "no", "9 cut"],
@@ -326,11 +330,11 @@ def test_the_table_at_the_start(make_config: Callable[..., SGPOConfig]) -> None:
     rows = dict(start_rows(config, PROBLEMS, longest_prompt=20, max_steps=30, first_step=10, evaluated=True))
     assert rows == {
         "problems": "8; 4 a rollout batch, 2 an update",
-        "samples a problem": "12 autonomous + 0 guided or 8 autonomous + 4 guided",
+        "samples a problem": "8 autonomous + 4 guided or 12 autonomous",
         "samples a rollout batch": "48; up to 3,840 tokens",
         "updates": "20 after the first 10, 2 for each of 10 rollout batches",
-        # 2 problems of 12 autonomous completions, or a target; three of 100 tokens fit into 300.
-        "micro-batches an update": "at most 9: together they hold up to 26 sequences of up to 100 tokens, and each has "
+        # 2 problems of 12 autonomous completions and 4 guided; three of 100 tokens fit into 300.
+        "micro-batches an update": "at most 11: together they hold up to 32 sequences of up to 100 tokens, and each has "
         "room for 300",
         "processes": "1, on cpu",
         "checkpoints": "every 10 updates, the newest 2 kept; after Ctrl-C",

@@ -36,13 +36,13 @@ CURVES = (
 
 def samples_of(method: str, num_autonomous: int, num_guided: int) -> int:
     """Completions that a method samples of a problem that has all that it may ask for."""
-    from sgpo.methods.arguments import MethodArguments
     from sgpo.methods.registry import find_method
     from sgpo.problems import Problem
 
     complete = Problem("", "?", "0", response="?", strategy="?")
-    arguments = MethodArguments(method=method, num_autonomous=num_autonomous, num_guided=num_guided)
-    return sum(find_method(method).group_sizes(complete, arguments))
+    found = find_method(method)
+    options = found.options(num_autonomous=num_autonomous, num_guided=num_guided)
+    return sum(found.sample_counts(complete, options).values())
 
 
 def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:

@@ -126,24 +126,36 @@ def collate(
     """Rows of one term as tensors in one of the layouts above; ``dtype`` is for weights and old log-probabilities."""
     _check(sequences)
 
-    def flat(values: Any, kind: torch.dtype) -> Tensor:
-        return torch.tensor(list(chain.from_iterable(values)), dtype=kind, device=device)
+    def flat(values: Sequence[float | Tensor]) -> Tensor:
+        return _per_token(values, lengths, dtype, device)
 
     def side(prompts: Sequence[list[int]]) -> ModelInputs:
         return _model_inputs(prompts, [row.completion_ids for row in sequences], pad_token_id, device, packed)
 
     teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
-    old_logprobs: list[Any] = [row.old_logprobs for row in sequences]
-    bonuses = ([row.entropy_bonus] * len(row.completion_ids) for row in sequences)
+    lengths = [len(row.completion_ids) for row in sequences]
+    old_logprobs = [row.old_logprobs for row in sequences if row.old_logprobs is not None]
+    bonuses = [row.entropy_bonus for row in sequences]
     return MicroBatch(
         term=sequences[0].term,
         policy=side([row.prompt_ids for row in sequences]),
         teacher=side(teacher_prompts) if teacher_prompts else None,
-        completion_ids=flat((row.completion_ids for row in sequences), torch.long),
-        weights=flat((row.weights for row in sequences), dtype),
-        old_logprobs=None if None in old_logprobs else flat(old_logprobs, dtype),
-        entropy_bonus=flat(bonuses, dtype) if any(row.entropy_bonus for row in sequences) else None,
+        completion_ids=torch.tensor([*chain.from_iterable(row.completion_ids for row in sequences)], device=device),
+        weights=flat([row.weights for row in sequences]),
+        old_logprobs=flat(old_logprobs) if old_logprobs else None,
+        entropy_bonus=flat(bonuses) if any(bonuses) else None,
     )
+
+
+def _per_token(
+    values: Sequence[float | Tensor], lengths: Sequence[int], dtype: torch.dtype, device: torch.device | str
+) -> Tensor:
+    """A number for each token of all rows [T], from a number or a vector for each row."""
+    if not any(isinstance(value, Tensor) for value in values):
+        of_rows = torch.tensor(values, dtype=dtype, device=device)
+        return of_rows.repeat_interleave(torch.tensor(lengths, device=device), output_size=sum(lengths))
+    parts = [torch.as_tensor(value, dtype=dtype, device=device) for value in values]
+    return torch.cat([part.expand(length) for part, length in zip(parts, lengths, strict=True)])
 
 
 def _check(sequences: Sequence[TrainingSequence]) -> None:
@@ -154,11 +166,8 @@ def _check(sequences: Sequence[TrainingSequence]) -> None:
             f"log-probabilities or all without; these are (term, has the one, has the other): {sorted(kinds)}"
         )
     for row in sequences:
-        lengths = (
-            len(row.completion_ids),
-            len(row.weights),
-            len(row.completion_ids if row.old_logprobs is None else row.old_logprobs),
-        )
+        of_tokens = [each for each in (row.weights, row.old_logprobs) if isinstance(each, Tensor)]
+        lengths = [len(row.completion_ids), *map(len, of_tokens)]
         if len(set(lengths)) != 1:
             raise ValueError(f"completion tokens, weights and old log-probabilities differ in number: {lengths}")
         if not row.prompt_ids or (row.teacher_prompt_ids is not None and not row.teacher_prompt_ids):

@@ -84,7 +84,7 @@ def stop_run(
                     "prompt": tokenizer.decode(row.prompt_ids),
                     "completion": tokenizer.decode(row.completion_ids),
                 }
-                file.write(json.dumps({**texts, **asdict(row)}) + "\n")
+                file.write(json.dumps({**texts, **asdict(row)}, default=torch.Tensor.tolist) + "\n")
     saved = [(number, name) for number, name in distributed.gather((len(rows), str(path))) if number]
     where = ", ".join(f"{number} in {name}" for number, name in saved)
     raise NotFiniteError(

@@ -20,8 +20,8 @@ from sgpo import distributed
 from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_divergences, token_scores
 from sgpo.means import Means
-from sgpo.methods.records import TrainingSequence
-from sgpo.methods.terms import TERMS, Thresholds, divergence_mask
+from sgpo.methods.records import Scores, TrainingSequence
+from sgpo.methods.terms import TERMS, Thresholds, Tokens
 from sgpo.models.modes import evaluation_mode, without_dropout
 
 HeadTask = Callable[[Tensor, Head], Any]
@@ -54,52 +54,34 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
 
     The model needs ``add_head_task``. ``means`` get what is measured of the tokens.
     """
-    term = TERMS[batch.term]
+    term, teacher = TERMS[batch.term], None
+    if batch.teacher is not None:
+        with torch.no_grad():
+            teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
 
-    def loss(score: Tensor, rows: slice) -> Tensor:
-        old_logprobs = None if batch.old_logprobs is None else batch.old_logprobs[rows]
-        return term.loss(score, old_logprobs, batch.weights[rows], thresholds)
+    def loss_of(hidden: Tensor, head: Head) -> Projected:
+        divergence = token_divergences(hidden, teacher, head) if term.masked and teacher is not None else None
 
-    if batch.teacher is None:
-        found = with_hidden(
-            model,
-            batch.policy,
-            lambda h, head: logprob_loss(h, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus),
-        )
-        measure_logprobs(batch, found, thresholds, means)
-        return found.loss
-    with torch.no_grad():
-        teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
+        def loss(score: Tensor, rows: slice) -> Tensor:
+            """Of a slice of the tokens; called once for each."""
+            losses, measures = term.loss(_tokens(batch, score, rows, divergence), thresholds)
+            for name, values in measures.items():
+                means.add(name, values)
+            return losses
 
-    def with_teacher(hidden: Tensor, head: Head) -> tuple[Tensor, Tensor]:
-        """-> the loss, and the divergences, of whatever direction the term has"""
-        if not term.masked:
-            reverse = term.score == "reverse_divergence"
-            found = divergence_loss(hidden, teacher, head, loss, reverse=reverse)
-            return found.loss, found.score
-        divergence = token_divergences(hidden, teacher, head)
-        kept = divergence_mask(divergence, thresholds.delta)
-        found = logprob_loss(
-            hidden, head, batch.completion_ids, lambda score, rows: torch.where(kept[rows], loss(score, rows), 0.0)
-        )
-        return found.loss, divergence
+        if teacher is None or term.masked:
+            return logprob_loss(hidden, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus)
+        return divergence_loss(hidden, teacher, head, loss, reverse=term.score == "reverse_divergence")
 
-    total, divergence = with_hidden(model, batch.policy, with_teacher)
-    means.add("divergence", divergence)
-    means.add("divergence_masked_share", ~divergence_mask(divergence, thresholds.delta))
-    return total
+    found: Projected = with_hidden(model, batch.policy, loss_of)
+    if term.has_ratio:  # tokens that the policy sampled
+        means.add("entropy", found.entropy)
+    return found.loss
 
 
-def measure_logprobs(batch: MicroBatch, found: Projected, thresholds: Thresholds, means: Means) -> None:
-    if not TERMS[batch.term].has_ratio:
-        means.add("imitated_surprisal", -found.score)
-        return
-    means.add("entropy", found.entropy)
-    if batch.term == "surrogate":
-        clipped = found.slope == 0
-        # The clip is one-sided: it stops a token of positive weight above, one of negative weight below.
-        means.add("clipped_share/high", clipped & (batch.weights > 0))
-        means.add("clipped_share/low", clipped & (batch.weights < 0))
+def _tokens(batch: MicroBatch, score: Tensor, rows: slice, divergence: Tensor | None) -> Tokens:
+    old = None if batch.old_logprobs is None else batch.old_logprobs[rows]
+    return Tokens(score, batch.weights[rows], old, None if divergence is None else divergence[rows])
 
 
 def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
@@ -131,7 +113,7 @@ def accumulate_gradients(
 
     Args:
         model: with ``add_head_task``, bare or wrapped, on one device.
-        sequences: of ``Method.assemble``; all normalisation is in their weights.
+        sequences: the rows of a method's decisions; all normalisation is in their weights.
         backward: in place of ``loss.backward()``, such as accelerate's.
         context: entered around each forward pass, such as autocast.
 
@@ -172,23 +154,24 @@ def in_step(parts: list[list[TrainingSequence]], layout: BatchLayout) -> list[li
     filled = []
     for term, some in have.items():
         teacher = pad if TERMS[term].has_teacher else None
-        nothing = TrainingSequence(term, pad, pad, weights=[0.0], teacher_prompt_ids=teacher)
+        nothing = TrainingSequence(term, pad, pad, weights=0.0, teacher_prompt_ids=teacher)
         filled += some + [[nothing]] * (wanted[term] - len(some))
     return filled
 
 
 @torch.no_grad()
-def completion_logprobs(
+def completion_scores(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]], layout: BatchLayout
-) -> list[list[float]]:
-    """Log-probability of each completion token given its prompt: (prompt ids, completion ids) -> a list for each."""
-    rows = [TrainingSequence("surrogate", prompt, ids, weights=[1.0] * len(ids)) for prompt, ids in sequences]
-    found: dict[int, list[float]] = {}
+) -> list[Scores]:
+    """Log-probability and entropy of each completion token given its prompt: (prompt ids, completion ids) of each."""
+    rows = [TrainingSequence("surrogate", prompt, ids, weights=1.0) for prompt, ids in sequences]
+    found: dict[int, Scores] = {}
     parts = split_by_token_budget(rows, layout.max_tokens, packed=layout.packed)
     with evaluation_mode(model):
         for part in in_step(parts, layout) if distributed.is_sharded(model) else parts:
             batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
             scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
-            of_rows = scores.score.split([len(row.completion_ids) for row in part])
-            found |= {id(row): values.tolist() for row, values in zip(part, of_rows, strict=True)}
+            lengths = [len(row.completion_ids) for row in part]
+            pairs = zip(scores.score.split(lengths), scores.entropy.split(lengths), strict=True)
+            found |= {id(row): Scores(*pair) for row, pair in zip(part, pairs, strict=True)}
     return [found[id(row)] for row in rows]

@@ -15,6 +15,7 @@ from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
 from sgpo.problems import Problem
 from sgpo.problems.inspection import STRUCTURE, describe_problems, inspect, too_long, unparsed_golds
+from sgpo.prompts import AUTONOMOUS, PROMPTS
 from sgpo.sampling.records import SamplingConfig
 from sgpo.tokenizers import PromptLengths
 
@@ -95,7 +96,8 @@ def _usable(each: ProblemSet, args: EvalArguments, model: Model | None) -> tuple
     """The problems that can be evaluated on, and how many tokens their completions may have."""
     problems = list(each.problems)[: args.limit]
     checks = {**STRUCTURE, "gold not parsed": unparsed_golds}
-    lengths = PromptLengths(model.tokenizer, args.system_prompt, guided=args.guided) if model else None
+    prompts = PROMPTS if args.guided else {AUTONOMOUS: PROMPTS[AUTONOMOUS]}
+    lengths = PromptLengths(model.tokenizer, args.system_prompt, prompts) if model else None
     if model and lengths and model.positions is not None:
         checks["prompt too long"] = too_long(lengths, model.positions - 1, f"the model's context of {model.positions}")
     found = inspect(problems, each.name, args.bad_rows, checks)

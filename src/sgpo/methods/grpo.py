@@ -6,34 +6,37 @@ J = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho, 1 - eps_low,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
-
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.records import Assembly, ProblemRollouts, Scorer, TrainingSequence
-from sgpo.methods.weights import group_advantages
-from sgpo.problems import Problem
-
-OPTIONS = ("eps_low", "eps_high")
+from sgpo.methods.method import Method, all_autonomous
+from sgpo.methods.options import ClipOptions
+from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence, UpdateContext
+from sgpo.methods.weights import surrogate_weights
+from sgpo.sampling.records import correct_of, lengths_of, rewards_of
 
 
-def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
-    return config.num_autonomous + config.num_guided, 0
+@dataclass
+class GRPOOptions(ClipOptions):
+    """Those of every method, and the clip range."""
 
 
-def assemble(
-    groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
-) -> Assembly:
-    problems = num_problems or len(groups)
-    return Assembly([row for group in groups for row in surrogate_rows(group, num_problems=problems)])
+def decide(groups: Sequence[ProblemRollouts], options: GRPOOptions, update: UpdateContext) -> list[Decision]:
+    """The autonomous group of each problem."""
+    return [Decision(surrogate_rows(group, update.num_problems), outcome(group)) for group in groups]
 
 
-def surrogate_rows(group: ProblemRollouts, *, num_problems: int) -> list[TrainingSequence]:
+def surrogate_rows(group: ProblemRollouts, num_problems: int) -> list[TrainingSequence]:
     """The autonomous group with the weights A_i / (B G1 |o_i|) of Eq. 1; equal rewards weigh nothing."""
-    rewards = torch.tensor([rollout.reward for rollout in group.autonomous], dtype=torch.float64)
-    advantages = group_advantages(rewards).tolist()
-    rows = []
-    for rollout, advantage in zip(group.autonomous, advantages, strict=True):
-        share = 1 / (num_problems * len(group.autonomous) * len(rollout.completion_ids))
-        rows.append(group.row("surrogate", rollout, advantage * share))
-    return rows
+    rollouts = group.autonomous
+    weights = surrogate_weights(rewards_of(rollouts), lengths_of(rollouts), num_problems=num_problems)
+    return [group.row("surrogate", o, weight) for o, weight in zip(rollouts, weights.tolist(), strict=True)]
+
+
+def outcome(group: ProblemRollouts) -> str:
+    """What came of the autonomous group, in words."""
+    rollouts = group.autonomous
+    said = f"{int(correct_of(rollouts).sum())} of {len(rollouts)} autonomous completions are correct"
+    return f"{said}; equal rewards weigh nothing" if len({o.reward for o in rollouts}) == 1 else said
+
+
+METHOD = Method(GRPOOptions, all_autonomous, decide)

@@ -10,27 +10,43 @@ other; A compares all of them. `sgpo.methods.expert` says how tokens are weighed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from sgpo.methods import expert
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.expert import group_rows, with_entropy_bonus
-from sgpo.methods.records import Assembly, ProblemRollouts, Scorer
+from sgpo.methods.expert import ExpertOptions, bonus_per_token, group_rows
+from sgpo.methods.grpo import outcome
+from sgpo.methods.method import Method
+from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.problems import Problem
-
-OPTIONS = expert.OPTIONS
-
-
-def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
-    return config.num_autonomous + config.num_guided - bool(problem.response), 0
+from sgpo.prompts import AUTONOMOUS
 
 
-def assemble(
-    groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
-) -> Assembly:
-    problems = num_problems or len(groups)
-    rows = []
-    for group in groups:
-        mixed = [*group.autonomous, *([group.expert] if group.expert else [])]
-        rows += group_rows(group, mixed, config, problems)
-    return Assembly(with_entropy_bonus(rows, config), imitated=[group.expert is not None for group in groups])
+@dataclass
+class LUFFYOptions(ExpertOptions):
+    """Those of methods with an expert."""
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        if self.num_samples < 3:
+            yield "luffy has one completion less than the others: G1 + G2 must be at least 3"
+
+
+def samples(problem: Problem, options: LUFFYOptions) -> dict[str, int]:
+    return {AUTONOMOUS: options.num_samples - bool(problem.responses)}
+
+
+def decide(groups: Sequence[ProblemRollouts], options: LUFFYOptions, update: UpdateContext) -> list[Decision]:
+    """Of each problem one group, the expert's response among them."""
+    mixed = [[*group.autonomous, *group.experts[:1]] for group in groups]
+    bonus = bonus_per_token(mixed, options, update)
+    return [
+        Decision(
+            group_rows(group, rollouts, options, update.num_problems, bonus),
+            f"{outcome(group)}; {'with' if group.experts else 'without'} an expert's response",
+            metrics={"imitated_share": float(bool(group.experts))},
+        )
+        for group, rollouts in zip(groups, mixed, strict=True)
+    ]
+
+
+METHOD = Method(LUFFYOptions, samples, decide, uses=("response",))

@@ -1,55 +1,82 @@
-"""The records of one training step, from what was sampled to what is optimised.
+"""The records of one update, from what was sampled to what is optimised.
 
-ProblemRollouts   both groups of one problem
-TrainingSequence  one row of the update: tokens, a loss term, one weight a token
+ProblemRollouts   what the policy answered to one problem, by the prompt that it answered to
+TrainingSequence  one row of the update: tokens, a loss term, what each token weighs
+Decision          what a method made of one problem: its rows, and why
+UpdateContext     what a method may ask for beyond the rollouts
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sgpo.methods.arguments import MethodArguments
 from sgpo.methods.terms import TERMS
+from sgpo.methods.weights import importance_weights
 from sgpo.problems import Problem
+from sgpo.prompts import AUTONOMOUS, GUIDED
 from sgpo.sampling.records import Rollout
+
+if TYPE_CHECKING:  # methods are loaded without torch, see sgpo.methods.options
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
 class ProblemRollouts:
-    """What the policy answered to one problem: G1 autonomous rollouts and G2 guided ones."""
+    """What the policy answered to one problem: a group of rollouts for each named prompt.
+
+    Example: ``ProblemRollouts(problem, {"autonomous": [5, 17], "guided": [5, 3, 17]}, {"autonomous": [...]})``
+    """
 
     problem: Problem
-    prompt_ids: list[int]  # unguided prompt
-    guided_prompt_ids: list[int] | None  # None if the problem has no strategy
-    autonomous: list[Rollout]
-    guided: list[Rollout] = field(default_factory=list)
-    expert: Rollout | None = None  # the strong model's response, for methods that learn from it
+    prompts: Mapping[str, list[int]]  # the tokens of each; "guided" only if the problem has a strategy
+    groups: Mapping[str, list[Rollout]]  # "autonomous", "guided", and a method's own
+    experts: list[Rollout] = field(default_factory=list)  # the strong model's, for methods that learn from them
+
+    @property
+    def autonomous(self) -> list[Rollout]:
+        return self.groups.get(AUTONOMOUS, [])
+
+    @property
+    def guided(self) -> list[Rollout]:
+        return self.groups.get(GUIDED, [])
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """The unguided prompt, after which everything is learnt."""
+        return self.prompts[AUTONOMOUS]
 
     @property
     def rollouts(self) -> list[Rollout]:
-        """All of them: autonomous, guided, expert."""
-        return [*self.autonomous, *self.guided, *([self.expert] if self.expert else [])]
+        """All of them: group by group, then the experts'."""
+        return [*(rollout for group in self.groups.values() for rollout in group), *self.experts]
 
     def with_rollouts(self, rollouts: Sequence[Rollout]) -> ProblemRollouts:
         """Others in the places of `rollouts`."""
-        first, last = len(self.autonomous), len(self.autonomous) + len(self.guided)
-        expert = rollouts[last] if self.expert else None
-        return replace(self, autonomous=list(rollouts[:first]), guided=list(rollouts[first:last]), expert=expert)
+        others = iter(rollouts)
+        groups = {name: [next(others) for _ in group] for name, group in self.groups.items()}
+        return replace(self, groups=groups, experts=[next(others) for _ in self.experts])
 
-    def row(self, term: str, rollout: Rollout, weight: float, *, entropy_bonus: float = 0.0) -> TrainingSequence:
-        """All tokens of a rollout with the same weight, after the unguided prompt, with what the term computes with.
+    def row(
+        self, term: str, rollout: Rollout, weights: float | Tensor, *, entropy_bonus: float = 0.0, teacher: str = GUIDED
+    ) -> TrainingSequence:
+        """A rollout after the unguided prompt, with what the term computes with.
 
-        The token ids are reused as they are, never decoded and encoded again. Raises KeyError for an unknown term.
+        The token ids are reused as they are, never decoded and encoded again.
+
+        Args:
+            weights: of all tokens alike, or [T] of each.
+            teacher: the prompt of the fixed side, for a term that has one.
+
+        Raises KeyError for an unknown term.
         """
         return TrainingSequence(
             term=term,
             prompt_ids=self.prompt_ids,
             completion_ids=rollout.completion_ids,
-            weights=[weight] * len(rollout.completion_ids),
-            teacher_prompt_ids=self.guided_prompt_ids if TERMS[term].has_teacher else None,
+            weights=weights,
+            teacher_prompt_ids=self.prompts.get(teacher) if TERMS[term].has_teacher else None,
             sampler_logprobs=rollout.sampler_logprobs if TERMS[term].has_ratio else None,
             entropy_bonus=entropy_bonus,
         )
@@ -57,22 +84,26 @@ class ProblemRollouts:
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """One row of the update. Its loss is ``sum_t weights[t] * term(token t)``; all normalisation is in the weights."""
+    """One row of the update. Its loss is ``sum_t weights[t] * term(token t)``; all normalisation is in the weights.
+
+    Example: ``TrainingSequence("likelihood", prompt_ids=[5, 17], completion_ids=[9, 2], weights=0.25)``
+    """
 
     term: str  # a key of sgpo.methods.terms.TERMS
     prompt_ids: list[int]
     completion_ids: list[int]
-    weights: list[float]  # one a completion token
-    # Log pi_old of each completion token, of a term with a ratio; None: pi_old is the policy that samples.
-    old_logprobs: list[float] | None = None
-    teacher_prompt_ids: list[int] | None = None  # distillation: the prompt of the fixed side (with the strategy)
-    sampler_logprobs: list[float] | None = None  # of a term with a ratio: those of the rollout, if an engine sampled it
+    weights: float | Tensor  # of all completion tokens alike, or [T] of each
+    # [T] log pi_old of each completion token, of a term with a ratio; None: pi_old is the policy that samples.
+    old_logprobs: Tensor | None = None
+    teacher_prompt_ids: list[int] | None = None  # of a divergence: the prompt of the fixed side
+    sampler_logprobs: Tensor | None = None  # [T] of a term with a ratio: the rollout's, if an engine sampled it
     entropy_bonus: float = 0.0  # the entropy of each token times this is subtracted from the loss
 
     @property
     def contributes(self) -> bool:
         """Whether the row adds anything to the loss; one that does not costs no forward pass."""
-        return any(self.weights) or self.entropy_bonus != 0
+        weighs = self.weights != 0 if isinstance(self.weights, int | float) else bool(self.weights.any())
+        return weighs or self.entropy_bonus != 0
 
     @property
     def lacks_old_logprobs(self) -> bool:
@@ -80,106 +111,90 @@ class TrainingSequence:
         return TERMS[self.term].has_ratio and self.old_logprobs is None
 
 
-def expert_rollout(problem: Problem, tokenizer: Any) -> Rollout | None:
-    """The strong model's response as if the policy had written it, with the token that ends a completion."""
-    if not problem.response:
-        return None
-    ids = response_ids(problem.response, tokenizer)
-    return Rollout(ids, sampler_logprobs=None, truncated=False)
+@dataclass(frozen=True)
+class Decision:
+    """What a method made of one problem. What is logged, and what the table of completions shows, comes from here.
+
+    Example: ``Decision(rows, "2 of 4 guided completions are correct", alpha=0.5, targets=[rollout])``
+    """
+
+    rows: list[TrainingSequence]
+    reason: str  # in words
+    alpha: float | None = None  # what the targets weigh; None for methods without
+    targets: list[Rollout] = field(default_factory=list)  # rollouts that the policy is drawn to by a row of their own
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the mean over the problems that have one is logged
+
+
+class Scores(NamedTuple):
+    """Of the tokens of one completion. Without gradients."""
+
+    logprobs: Tensor  # [T] nats
+    entropies: Tensor  # [T] of the distribution in each token's place, nats
+
+
+# (prompt ids, completion ids) of several sequences -> the scores of each
+Scorer = Callable[[Sequence[tuple[list[int], list[int]]]], list[Scores]]
+
+
+def _nothing(_: Any) -> Any:
+    raise ValueError("nobody gave the method a policy to ask")
+
+
+def _no_reference(_: Any) -> Any:
+    raise ValueError('the method asks the reference policy: name it among what it uses, uses=("reference",)')
+
+
+@dataclass(frozen=True)
+class UpdateContext:
+    """What a method may ask for beyond the rollouts, when it decides about the problems of one update.
+
+    Example: ``UpdateContext(num_problems=64)``
+    """
+
+    num_problems: int  # B, of all processes: every weight is divided by it
+    policy: Scorer = _nothing  # the policy that sampled
+    reference: Scorer = _no_reference  # the policy before training, for a method that uses it
+    # Lives as long as the run, and in its checkpoints: values that JSON has. It is each process's own, and a checkpoint
+    # keeps that of the first, so what goes into it is to be `total`, or otherwise alike in all.
+    state: dict[str, Any] = field(default_factory=dict)
+    total: Callable[[int], int] = int  # the sum of a number over all processes, each of which has to ask
+
+
+def expert_rollouts(problem: Problem, tokenizer: Any) -> list[Rollout]:
+    """The strong model's responses as if the policy had written them."""
+    ids = [response_ids(response, tokenizer) for response in problem.responses]
+    return [Rollout(each, sampler_logprobs=None, truncated=False) for each in ids]
 
 
 def response_ids(response: str, tokenizer: Any) -> list[int]:
-    """The tokens of a completion with this text."""
+    """The tokens of a completion with this text, with the one that ends it."""
     return [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
 def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:
-    """Weights times min(cap, pi_old / pi_sampler) of each token: the sampling engine has not quite the same policy.
-
-    By token, not by sequence: under nucleus sampling the ratio of a whole sequence is far from 1 whatever the engine. A
-    row that no engine sampled, such as an expert's, stays as it is.
-    """
+    """A row weighed by `importance_weights`; one that no engine sampled, such as an expert's, stays as it is."""
     if row.sampler_logprobs is None or row.old_logprobs is None:
         return row
-    ratios = [
-        min(cap, math.exp(min(ours - theirs, 80.0)))
-        for ours, theirs in zip(row.old_logprobs, row.sampler_logprobs, strict=True)
-    ]
-    return replace(row, weights=[weight * ratio for weight, ratio in zip(row.weights, ratios, strict=True)])
+    old = row.old_logprobs.cpu()
+    return replace(row, weights=row.weights * importance_weights(old, row.sampler_logprobs, cap=cap))
 
 
-# (prompt ids, completion ids) of several sequences -> log-probability of each completion token under the policy that
-# sampled, without gradients.
-Scorer = Callable[[Sequence[tuple[list[int], list[int]]]], list[list[float]]]
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """The training sequences of one update, and what was decided of each problem (empty for methods without it)."""
-
-    sequences: list[TrainingSequence]
-    alphas: list[float] = field(default_factory=list)
-    has_target: list[bool] = field(default_factory=list)  # whether C is not empty: there is a correct guided completion
-    targets: list[list[Rollout]] = field(default_factory=list)  # g+, where alpha is above 0
-    imitated: list[bool] = field(default_factory=list)  # whether the expert's response is learnt from
-
-
-class Assemble(Protocol):
-    def __call__(
-        self,
-        groups: Sequence[ProblemRollouts],
-        scorer: Scorer,
-        config: MethodArguments,
-        *,
-        num_problems: int | None = None,
-    ) -> Assembly:
-        """`num_problems` is B, the problems of the update in all processes; default: those of `groups`."""
-        ...
-
-
-# Options of every method: whatever is sampled has group sizes, a length and, with a ratio, its correction.
-COMMON_OPTIONS = ("num_autonomous", "num_guided", "max_completion_length", "importance_cap")
-OPTIONS = tuple(each.name for each in fields(MethodArguments) if each.name != "method")
-
-
-@dataclass(frozen=True)
-class Method:
-    """Example: ``Method(group_sizes, assemble, uses=("strategy",), options=("delta",))``
-
-    Raises:
-        ValueError: uses or options that there are not.
-    """
-
-    group_sizes: Callable[[Problem, MethodArguments], tuple[int, int]]  # autonomous, guided
-    assemble: Assemble
-    uses: tuple[str, ...] = ()  # of a problem, beyond prompt and answer: "strategy", "response"
-    options: tuple[str, ...] = ()  # of `MethodArguments`, beyond those of every method; others are refused
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.uses) - {"strategy", "response"}:
-            raise ValueError(f"a method uses 'strategy' or 'response' of a problem, not {sorted(unknown)}")
-        if wrong := [name for name in self.options if name not in OPTIONS]:
-            raise ValueError(f"a method's options are of {', '.join(OPTIONS)}, not {wrong[0]}")
-
-    @property
-    def known_options(self) -> set[str]:
-        """Those of every method, its own, and what is done for methods that use strategies."""
-        return {*COMMON_OPTIONS, *self.options, *(["without_strategy"] if "strategy" in self.uses else [])}
-
-
-def check_sequences(sequences: Sequence[TrainingSequence]) -> None:
-    """Raises ValueError for rows that do not have what their term computes with: the loss would be another one."""
-    for row in sequences:
+def check_rows(rows: Sequence[TrainingSequence], options: Any) -> None:
+    """Raises ValueError for rows that lack what their term computes with: the loss would be another one."""
+    for row in rows:
         if row.term not in TERMS:
             raise ValueError(f"a method made a row of term {row.term!r}; the terms are {', '.join(TERMS)}")
-        wants, has = TERMS[row.term].has_teacher, row.teacher_prompt_ids is not None
+        term = TERMS[row.term]
+        if missing := [name for name in term.options if not hasattr(options, name)]:
+            raise ValueError(f"a row of term {row.term} reads {missing[0]}, which the method's options lack")
+        wants, has = term.has_teacher, row.teacher_prompt_ids is not None
         if wants != has:
             raise ValueError(f"a row of term {row.term} {'needs' if wants else 'has no use for'} teacher_prompt_ids")
-        if row.old_logprobs is not None and not TERMS[row.term].has_ratio:
+        if row.old_logprobs is not None and not term.has_ratio:
             raise ValueError(f"a row of term {row.term} has no ratio, so no use for old_logprobs")
-        for name in ("old_logprobs", "sampler_logprobs"):
+        for name in ("weights", "old_logprobs", "sampler_logprobs"):
             values, tokens = getattr(row, name), len(row.completion_ids)
-            if values is not None and len(values) != tokens:
+            if values is not None and not isinstance(values, int | float) and len(values) != tokens:
                 raise ValueError(f"a row of term {row.term} has {len(values)} {name} for {tokens} completion tokens")
         if has and row.entropy_bonus:
             raise ValueError(f"a row of term {row.term} cannot have an entropy bonus")

@@ -10,61 +10,89 @@ is 1 or 0, from what is correct. The paper's ablations and variants are options:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from sgpo.methods import grpo
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.grpo import surrogate_rows
-from sgpo.methods.records import Assembly, ProblemRollouts, Scorer, TrainingSequence
-from sgpo.methods.weights import (
-    adaptive_weight,
-    group_advantage_weight,
-    pass_rate,
-    select_target,
-    select_target_per_token,
-)
-from sgpo.problems import Problem
-from sgpo.sampling.records import Rollout
+from sgpo.methods.grpo import outcome, surrogate_rows
+from sgpo.methods.method import Method, with_guidance
+from sgpo.methods.options import ClipOptions, negative, not_among
+from sgpo.methods.records import Decision, ProblemRollouts, Scores, UpdateContext
+from sgpo.methods.weights import adaptive_weight, group_advantage_weight, pass_rate, select_target, target_weights
+from sgpo.sampling.records import Rollout, correct_of, lengths_of
 
-OPTIONS = (
-    *grpo.OPTIONS,
-    "delta",
-    "alpha_scale",
-    "alpha_smoothing",
-    "alpha_max",
-    "alpha_rule",
-    "alpha_fixed",
-    "target_selection",
-    "distillation",
-    "train_autonomous",
-)
 TERM_OF = {
     "forward_kl": "distillation",
     "reverse_kl": "reverse_distillation",
     "likelihood": "target_likelihood",
 }
+CHOICES = {
+    "alpha_rule": ["pass_rate", "fixed", "group_advantage"],
+    "target_selection": ["sum", "mean", "all"],
+    "distillation": list(TERM_OF),
+    "without_strategy": ["autonomous", "drop"],
+}
 
 
-def group_sizes(problem: Problem, config: MethodArguments) -> tuple[int, int]:
-    if problem.strategy:
-        return config.num_autonomous, config.num_guided
-    return grpo.group_sizes(problem, config)
+@dataclass
+class SGPOOptions(ClipOptions):
+    """Defaults are those of the paper (section 4 and Appendix E)."""
+
+    delta: float = field(default=1.0, metadata={"help": "Tokens of larger divergence are left out (Eq. 5), nats."})
+    alpha_scale: float = field(default=0.5, metadata={"help": "a0 of the adaptive weight (Eq. 6)."})
+    alpha_smoothing: float = field(default=0.1, metadata={"help": "gamma of the adaptive weight (Eq. 6)."})
+    alpha_max: float = field(default=0.8, metadata={"help": "a_max of the adaptive weight (Eq. 6)."})
+    alpha_rule: str = field(
+        default="pass_rate",
+        metadata={"help": "'pass_rate' (Eq. 6), 'fixed', or the target's 'group_advantage' (Eq. 8)."},
+    )
+    alpha_fixed: float = field(default=1.0, metadata={"help": "The weight of alpha_rule: fixed."})
+    target_selection: str = field(
+        default="sum",
+        metadata={"help": "g+ by the 'sum' of log-probabilities (Eq. 4) or their 'mean' a token; or 'all' (Eq. 2)."},
+    )
+    distillation: str = field(
+        default="forward_kl",
+        metadata={"help": "'forward_kl' (Eq. 3), 'reverse_kl', or 'likelihood': SFT on the target's tokens."},
+    )
+    train_autonomous: bool = field(default=True, metadata={"help": "Whether the autonomous group enters the loss."})
+    without_strategy: str = field(
+        default="autonomous",
+        metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
+    )
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        yield from not_among(self, CHOICES)
+        if self.num_guided == 0:
+            yield "num_guided must be at least 1 for sgpo; without guided completions use method: grpo"
+        if not self.delta > 0:
+            yield "delta must be positive; for no clipping write delta: .inf"
+        yield from negative(self, "alpha_scale", "alpha_max", "alpha_fixed")
+        if not self.alpha_smoothing > 0:
+            yield "alpha_smoothing must be positive: it divides where no autonomous completion is correct"
 
 
-def assemble(
-    groups: Sequence[ProblemRollouts], scorer: Scorer, config: MethodArguments, *, num_problems: int | None = None
-) -> Assembly:
-    problems = num_problems or len(groups)
-    alphas = [alpha(group, config) for group in groups]
-    targets = select_targets(groups, alphas, scorer, config)
-    sequences: list[TrainingSequence] = []
-    for group, weight, chosen in zip(groups, alphas, targets, strict=True):
-        if config.train_autonomous:
-            sequences += surrogate_rows(group, num_problems=problems)
-        for target in chosen:
-            per_token = weight / (problems * len(chosen) * len(target.completion_ids))
-            sequences.append(group.row(TERM_OF[config.distillation], target, per_token))
-    return Assembly(sequences, alphas, [bool(candidates(group)) for group in groups], targets)
+def decide(groups: Sequence[ProblemRollouts], options: SGPOOptions, update: UpdateContext) -> list[Decision]:
+    """Of each problem the autonomous group, and the target that its strategy led to."""
+    alphas = [alpha(group, options) for group in groups]
+    targets = select_targets(groups, alphas, options, update)
+    return [
+        decision(group, weight, some, options, update.num_problems)
+        for group, weight, some in zip(groups, alphas, targets, strict=True)
+    ]
+
+
+def decision(
+    group: ProblemRollouts, weight: float, targets: list[Rollout], options: SGPOOptions, num_problems: int
+) -> Decision:
+    rows = surrogate_rows(group, num_problems) if options.train_autonomous else []
+    weights = target_weights(weight, lengths_of(targets), num_problems=num_problems)
+    for target, per_token in zip(targets, weights.tolist(), strict=True):
+        rows.append(group.row(TERM_OF[options.distillation], target, per_token))
+    has_target = bool(candidates(group))
+    metrics = {"alpha": weight, "target_share": float(has_target)}
+    metrics |= {"alpha_with_target": weight} if has_target else {}
+    return Decision(rows, _reason(group, weight, targets), weight, targets, metrics)
 
 
 def candidates(group: ProblemRollouts) -> list[Rollout]:
@@ -72,40 +100,57 @@ def candidates(group: ProblemRollouts) -> list[Rollout]:
     return [rollout for rollout in group.guided if rollout.correct]
 
 
-def alpha(group: ProblemRollouts, config: MethodArguments) -> float:
+def alpha(group: ProblemRollouts, options: SGPOOptions) -> float:
     """The weight by `alpha_rule`, and 0 where C is empty."""
     if not candidates(group):
         return 0.0
-    if config.alpha_rule == "fixed":
-        return config.alpha_fixed
-    if config.alpha_rule == "group_advantage":  # R is 1 for every candidate, so it needs no selection
-        return group_advantage_weight(1.0, [float(r.correct) for r in group.autonomous], a_max=config.alpha_max)
-    return adaptive_weight(
-        pass_rate(group.autonomous),
-        pass_rate(group.guided),
-        a0=config.alpha_scale,
-        gamma=config.alpha_smoothing,
-        a_max=config.alpha_max,
+    if options.alpha_rule == "fixed":
+        return options.alpha_fixed
+    alone = correct_of(group.autonomous)
+    if options.alpha_rule == "group_advantage":  # R is 1 for every candidate, so it needs no selection
+        return float(group_advantage_weight(alone, a_max=options.alpha_max))
+    return float(
+        adaptive_weight(
+            pass_rate(alone),
+            pass_rate(correct_of(group.guided)),
+            a0=options.alpha_scale,
+            gamma=options.alpha_smoothing,
+            a_max=options.alpha_max,
+        )
     )
 
 
 def select_targets(
-    groups: Sequence[ProblemRollouts], alphas: Sequence[float], scorer: Scorer, config: MethodArguments
+    groups: Sequence[ProblemRollouts], alphas: Sequence[float], options: SGPOOptions, update: UpdateContext
 ) -> list[list[Rollout]]:
     """g+ of each problem (Eq. 4), or all of C (Eq. 2); none where alpha is 0.
 
     All candidates of the update are scored in one call.
     """
     sets = [candidates(group) if weight > 0 else [] for group, weight in zip(groups, alphas, strict=True)]
-    if config.target_selection == "all":
+    if options.target_selection == "all":
         return sets
     # A set of one needs no score.
-    asked = [(group, rollout) for group, some in zip(groups, sets, strict=True) if len(some) > 1 for rollout in some]
-    scores = iter(scorer([(group.prompt_ids, rollout.completion_ids) for group, rollout in asked]))
-    return [some if len(some) < 2 else [_best(some, [sum(next(scores)) for _ in some], config)] for some in sets]
+    pairs = [(group, rollout) for group, some in zip(groups, sets, strict=True) if len(some) > 1 for rollout in some]
+    scores = iter(update.policy([(group.prompt_ids, rollout.completion_ids) for group, rollout in pairs]))
+    return [some if len(some) < 2 else [_likeliest(some, [next(scores) for _ in some], options)] for some in sets]
 
 
-def _best(some: list[Rollout], sums: list[float], config: MethodArguments) -> Rollout:
-    if config.target_selection == "mean":
-        return some[select_target_per_token(sums, [len(rollout.completion_ids) for rollout in some])]
-    return some[select_target(sums)]
+def _likeliest(some: list[Rollout], scores: Sequence[Scores], options: SGPOOptions) -> Rollout:
+    lengths = lengths_of(some)
+    sums = lengths.double()
+    for place, score in enumerate(scores):
+        sums[place] = score.logprobs.double().sum()
+    return some[select_target(sums / lengths if options.target_selection == "mean" else sums)]
+
+
+def _reason(group: ProblemRollouts, weight: float, targets: Sequence[Rollout]) -> str:
+    if not group.guided:
+        return f"{outcome(group)}; no strategy"
+    said = f"{outcome(group)}, {len(candidates(group))} of {len(group.guided)} guided ones"
+    if targets:
+        return f"{said}: {len(targets)} distilled with alpha {weight:.2f}"
+    return f"{said}: the strategy helps too little" if candidates(group) else f"{said}: no target"
+
+
+METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",))

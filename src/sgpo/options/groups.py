@@ -19,7 +19,7 @@ from sgpo.configuration.source_fields import init_fields
 from sgpo.errors import Refusals, usage_errors
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import check_set, split_names
-from sgpo.methods.arguments import MethodArguments
+from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names_of, own_names, owners
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.arguments import AdapterArguments
 from sgpo.models.checkpoint import check_place
@@ -31,6 +31,7 @@ from sgpo.training.arguments import (
     EvaluationArguments,
     EvaluationDataArguments,
     FixedArguments,
+    MethodArguments,
     ResumeArguments,
     RewardArguments,
     RunArguments,
@@ -56,6 +57,9 @@ class Options:
     usual: Mapping[str, str] = field(default_factory=dict)  # of those, the ones that --help shows, with their help
     fixed: tuple[type, ...] = ()  # dataclasses whose fields only --help all shows
     parsed: tuple[str, ...] = ()  # MODULE:NAME of the classes whose objects the command gets; default: those of groups
+    own_kinds: tuple[type, ...] = ()  # further classes whose objects it gets
+    # (command line, whether for --help) -> the options, where they depend on it
+    adapted: Callable[[Sequence[str], bool], Options] | None = None
 
     @property
     def kinds(self) -> list[type]:
@@ -110,8 +114,9 @@ def parse_options(options: Options, argv: Sequence[str]) -> tuple[Any, ...]:
         UsageError: anything else than what the options are.
     """
     with usage_errors():
+        options = options.adapted(argv, False) if options.adapted else options
         check_beforehand(options, argv)
-    kinds = [load(place) for place in options.parsed] or options.kinds
+    kinds = [*([load(place) for place in options.parsed] or options.kinds), *options.own_kinds]
     with usage_errors():
         return parse(options.command, kinds, argv)
 
@@ -156,6 +161,37 @@ def files_of_evaluation(values: Values) -> Iterator[FileCheck]:
             yield partial(check_place, model)
 
 
+def _options_of_all_methods() -> dict[str, tuple[type, ...]]:
+    """The options of the methods of this package, in groups of those that the same methods know."""
+    groups: dict[str, tuple[type, ...]] = {"method": (MethodArguments,)}
+    for name in DEFAULTS:
+        of = owners(name)
+        title = "of every method" if len(of) == len(METHODS) else f"of {' and '.join(of)}"
+        options = METHODS[of[0]].options
+        same = [each for each in names_of(METHODS[of[0]]) if owners(each) == of]
+        groups[title] = (kind_of("MethodGroup", options, same),)
+    return groups
+
+
+def adapted_to_method(argv: Sequence[str], shown: bool) -> Options:
+    """The options of `sgpo train` with the method that a command line or its configuration names.
+
+    In --help only what it knows; else all, so that another method's option is refused by its owner's name, and those that
+    only the user's own method has.
+
+    Raises ValueError for a method that cannot be found.
+    """
+    given = read_given("train", argv)
+    named = texts_of(given.arguments, {})[0].get("method") or _texts(given.values.get("method") or [])
+    if not named:
+        return TRAIN
+    method = find_method(named[-1])
+    if shown:
+        return _train({"method": (MethodArguments,), f"of {named[-1]}": (method.options,)})
+    own = kind_of("OwnOptions", method.options, own_names(method))
+    return _train({**_options_of_all_methods(), f"of {named[-1]} alone": (own,)}, own_kinds=(own,))
+
+
 _USUAL = {
     "output_dir": "Folder of the run: checkpoints, metrics, final weights.",
     "max_steps": "Updates in all; goes before num_train_epochs.",
@@ -168,34 +204,41 @@ _USUAL = {
     "use_cpu": "Although there may be a GPU.",
 }
 
-TRAIN = Options(
-    "train",
-    {
-        "model and problems": (DataArguments,),
-        "method": (MethodArguments,),
-        "reward": (RewardArguments, CorrectnessArguments),
-        "sampling": (SamplingArguments,),
-        "sampling engine": (EngineArguments,),
-        "update": (UpdateArguments,),
-        "adapter": (AdapterArguments,),
-        "evaluation and logging": (EvaluationDataArguments, EvaluationArguments),
-        "run": (RunArguments, ResumeArguments, ScreenArguments),
-    },
-    files_of_training,
-    other=("transformers", "TrainingArguments"),
-    usual={
-        **_USUAL,
-        "warmup_steps": "Updates of rising rate; below 1: a share of all.",
-        "bf16": "bfloat16 mixed precision.",
-        "activation_checkpointing": "Less memory, more time.",
-        "save_strategy": "When checkpoints are written: steps, epoch, best or no.",
-        "save_total_limit": "Checkpoints that are kept.",
-        "eval_steps": "Updates between two evaluations, with eval_strategy steps.",
-        "load_best_model_at_end": "End with the best checkpoint.",
-    },
-    fixed=(FixedArguments,),
-    parsed=("sgpo.training.arguments:TrainArguments", "sgpo.training.config:SGPOConfig"),
-)
+
+def _train(methods: Mapping[str, tuple[type, ...]], own_kinds: tuple[type, ...] = ()) -> Options:
+    return Options(
+        "train",
+        {
+            "model and problems": (DataArguments,),
+            **methods,
+            "reward": (RewardArguments, CorrectnessArguments),
+            "sampling": (SamplingArguments,),
+            "sampling engine": (EngineArguments,),
+            "update": (UpdateArguments,),
+            "adapter": (AdapterArguments,),
+            "evaluation and logging": (EvaluationDataArguments, EvaluationArguments),
+            "run": (RunArguments, ResumeArguments, ScreenArguments),
+        },
+        files_of_training,
+        other=("transformers", "TrainingArguments"),
+        usual={
+            **_USUAL,
+            "warmup_steps": "Updates of rising rate; below 1: a share of all.",
+            "bf16": "bfloat16 mixed precision.",
+            "activation_checkpointing": "Less memory, more time.",
+            "save_strategy": "When checkpoints are written: steps, epoch, best or no.",
+            "save_total_limit": "Checkpoints that are kept.",
+            "eval_steps": "Updates between two evaluations, with eval_strategy steps.",
+            "load_best_model_at_end": "End with the best checkpoint.",
+        },
+        fixed=(FixedArguments,),
+        parsed=("sgpo.training.arguments:TrainArguments", "sgpo.training.config:SGPOConfig"),
+        own_kinds=own_kinds,
+        adapted=adapted_to_method,
+    )
+
+
+TRAIN = _train(_options_of_all_methods())
 SFT = Options(
     "sft",
     {

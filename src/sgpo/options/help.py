@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sgpo.errors import usage_errors
 from sgpo.options.groups import Options
 
 
@@ -18,6 +19,9 @@ def asks_for_help(argv: Sequence[str]) -> bool:
 
 def print_help(options: Options, argv: Sequence[str]) -> None:
     """What `argv` asks for; ``--help all`` imports the other package, for its texts."""
+    if options.adapted is not None:
+        with usage_errors():
+            options = options.adapted([each for each in argv if each not in ("--help", "-h", "all")], True)
     places = [place for place, argument in enumerate(argv) if argument in ("--help", "-h")]
     help_parser(options, full=any(argv[place + 1 : place + 2] == ["all"] for place in places)).print_help()
 

@@ -104,7 +104,7 @@ def duplicates(rows: ProblemsByRow) -> dict[int, str]:
 
 
 def duplicate_responses(rows: ProblemsByRow) -> dict[int, str]:
-    return _repeated(rows, lambda p: (p.prompt, p.answer, p.response), "the prompt, answer and response")
+    return _repeated(rows, lambda p: (p.prompt, p.answer, p.responses), "the prompt, answer and response")
 
 
 def repeated_ids(rows: ProblemsByRow) -> dict[int, str]:
@@ -175,7 +175,8 @@ def fingerprint(problems: Sequence[Problem]) -> str:
     for problem in problems:
         fields = [problem.id, problem.prompt, problem.answer, problem.response, problem.strategy]
         extra = {name: value for name, value in problem.extra.items() if value is not None}
-        digest.update(json.dumps([*fields, extra], sort_keys=True, default=repr).encode() + b"\n")
+        more = [problem.more_responses] if problem.more_responses else []
+        digest.update(json.dumps([*fields, extra, *more], sort_keys=True, default=repr).encode() + b"\n")
     return digest.hexdigest()[:16]
 
 

@@ -3,7 +3,8 @@
 Columns are found by their canonical names (``id``, ``prompt``, ``answer``, ``response``, ``strategy``), then
 by the aliases that published data sets use (``problem`` or ``question``; ``solution``, or veRL's
 ``reward_model.ground_truth``), unless ``columns`` says where a field is; a dot leads into a nested column. All
-other columns travel in ``extra`` to the reward functions. Prompts and responses may be lists of chat messages.
+other columns travel in ``extra`` to the reward functions. Prompts and responses may be lists of chat messages; a
+response may also be a list of several solutions.
 
 Nothing is repaired or left out in silence. A value of the wrong type raises a ``ValueError`` with the source, the
 row and what to write instead; rows with empty fields and rows that repeat others are ``sgpo.problems.inspection``'s.
@@ -285,13 +286,15 @@ def _problem(row: RawRow, places: Mapping[str, str], place: _Place) -> Problem:
     values = {name: _value(row, column) for name, column in places.items()}
     used = {*places.values(), *places}  # a column with a field's name, while the field is elsewhere, would clash
     prompt, answer = _prompt(values["prompt"], place), _answer(values["answer"], place)
+    responses = _responses(values.get("response"), place)
     return Problem(
         id=_identifier(values.get("id"), prompt, answer, place),
         prompt=prompt,
         answer=answer,
-        response=_response(values.get("response"), place),
+        response=responses[0] if responses else None,
         strategy=_text_or_none("strategy", values.get("strategy"), place),
         extra={name: value for name, value in row.items() if name not in used},
+        more_responses=tuple(responses[1:]),
     )
 
 
@@ -315,6 +318,12 @@ def _prompt(value: Any, place: _Place) -> str:
             return turns[0]
         raise place.error(f"a prompt of chat messages needs exactly one user turn with text, not {_short(value)}")
     raise place.error(f"prompt must be a text or a list of chat messages, not {_short(value)}")
+
+
+def _responses(value: Any, place: _Place) -> list[str]:
+    """Return the texts: one, or those of a list of solutions, without empty ones."""
+    several = value if isinstance(value, list) and not _is_chat(value) else [value]
+    return [text for each in several if (text := _response(each, place)) is not None]
 
 
 def _response(value: Any, place: _Place) -> str | None:
@@ -358,11 +367,19 @@ def _short(value: Any) -> str:
 # ---------------------------------------------------------------------- problems to rows
 
 
+def response_column(problems: Sequence[Problem]) -> list[Any]:
+    """The texts; where a problem has several responses, lists of texts for all of them, of one type."""
+    if any(problem.more_responses for problem in problems):
+        return [list(problem.responses) for problem in problems]
+    return [problem.response for problem in problems]
+
+
 def _to_row(problem: Problem) -> dict[str, Any]:
     clashes = [name for name in problem.extra if name in FIELDS]
     if clashes:
         raise ValueError(f"problem {problem.id!r}: extra may not hold {', '.join(clashes)}, which are fields")
-    return {**{name: getattr(problem, name) for name in FIELDS}, **problem.extra}
+    fields = {name: getattr(problem, name) for name in FIELDS}
+    return {**fields, "response": response_column([problem])[0], **problem.extra}
 
 
 def _to_table(problems: Sequence[Problem]) -> pa.Table:
@@ -371,5 +388,8 @@ def _to_table(problems: Sequence[Problem]) -> pa.Table:
     rows = [_to_row(problem) for problem in problems]
     extra_names = list(dict.fromkeys(name for problem in problems for name in problem.extra))
     # The fields are texts even where all of them are missing, so that such a table joins with others.
-    fields = {name: pa.array([row[name] for row in rows], pa.string()) for name in FIELDS}
+    responses = response_column(problems)
+    fields = {name: pa.array([row[name] for row in rows], pa.string()) for name in FIELDS if name != "response"}
+    kind = pa.list_(pa.string()) if any(isinstance(each, list) for each in responses) else pa.string()
+    fields = {name: pa.array(responses, kind) if name == "response" else fields[name] for name in FIELDS}
     return pa.table({**fields, **{name: pa.array([row.get(name) for row in rows]) for name in extra_names}})

@@ -21,3 +21,9 @@ class Problem:
     response: str | None = None  # a strong model's full solution
     strategy: str | None = None  # three parts: problem type, strategy, steps
     extra: Mapping[str, Any] = field(default_factory=dict)  # further columns, handed to reward functions
+    more_responses: tuple[str, ...] = ()  # further solutions, where the column response is a list
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        """All solutions, the first one first."""
+        return (*([self.response] if self.response else []), *self.more_responses)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # methods are loaded without torch, see sgpo.methods.options
+    from torch import Tensor
 
 Watch = Callable[[int, int], None]  # called now and then with how many more completions have ended, and more tokens
 
@@ -65,15 +68,15 @@ class Sampler(Protocol):
 class Rollout:
     """One sampled completion.
 
-    Example: ``Rollout([17, 4, 2], [-0.1, -0.7, 0.0], truncated=False, reward=1.2, correct=True)``
+    Example: ``Rollout([17, 4, 2], torch.tensor([-0.1, -0.7, 0.0]), truncated=False, reward=1.2, correct=True)``
 
     Raises:
         ValueError: a truncated completion that is called correct.
     """
 
     completion_ids: list[int]  # with the end-of-sequence token, unless truncated
-    # Log-probability of each token, full vocabulary, temperature 1, nats; None where no engine sampled it.
-    sampler_logprobs: list[float] | None
+    # [T] on the CPU: log-probability of each token, full vocabulary, temperature 1, nats; None where no engine sampled.
+    sampler_logprobs: Tensor | None = field(compare=False)
     truncated: bool  # hit the length limit: reward 0, and never a distillation target
     reward: float = 0.0  # the weighted sum of the reward functions, for advantages
     correct: bool = False  # what the correctness function says, for pass rates and targets
@@ -90,3 +93,24 @@ def decode(rollouts: Sequence[Rollout], tokenizer: Any) -> list[str]:
     if not rollouts:
         return []  # of nothing the tokenizer makes one empty text
     return tokenizer.batch_decode([rollout.completion_ids for rollout in rollouts], skip_special_tokens=True)
+
+
+def rewards_of(rollouts: Sequence[Rollout]) -> Tensor:
+    """float64 [G]"""
+    import torch
+
+    return torch.tensor([rollout.reward for rollout in rollouts], dtype=torch.float64)
+
+
+def correct_of(rollouts: Sequence[Rollout]) -> Tensor:
+    """bool [G]"""
+    import torch
+
+    return torch.tensor([rollout.correct for rollout in rollouts], dtype=torch.bool)
+
+
+def lengths_of(rollouts: Sequence[Rollout]) -> Tensor:
+    """Tokens of each completion. int64 [G]"""
+    import torch
+
+    return torch.tensor([len(rollout.completion_ids) for rollout in rollouts], dtype=torch.int64)

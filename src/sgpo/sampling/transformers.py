@@ -89,7 +89,7 @@ class TransformersSampler:
         rows = [(i, copy) for i, request in enumerate(requests) for copy in range(request.count)]
         uniforms = _uniforms(requests, sampling.max_new_tokens, seed)
         widths = [len(requests[i].prompt_ids) + sampling.max_new_tokens for i, _ in rows]
-        rollouts: list[list[Rollout]] = [[Rollout([], [], truncated=True)] * r.count for r in requests]
+        rollouts: list[list[Rollout]] = [[Rollout([], None, truncated=True)] * r.count for r in requests]
         with evaluation_mode(self.model):
             for batch in _batches(widths, self.max_batch_tokens):
                 prompts = [requests[rows[row][0]].prompt_ids for row in batch]
@@ -334,9 +334,9 @@ def _rollouts(tokens: Tensor, logprobs: Tensor, is_end: Tensor) -> list[Rollout]
         raise FloatingPointError("the model's logits are not finite; look for NaN or infinities in its weights")
     ended = is_end.any(-1)
     lengths = torch.where(ended, is_end.int().argmax(-1) + 1, tokens.shape[1])
-    columns = (tokens.tolist(), logprobs.tolist(), lengths.tolist(), ended.tolist())
+    columns = (tokens.tolist(), logprobs.cpu(), lengths.tolist(), ended.tolist())
     return [
-        Rollout(completion_ids=ids[:length], sampler_logprobs=values[:length], truncated=not has_end)
+        Rollout(completion_ids=ids[:length], sampler_logprobs=values[:length].clone(), truncated=not has_end)
         for ids, values, length, has_end in zip(*columns, strict=True)
     ]
 

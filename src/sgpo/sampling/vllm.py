@@ -23,6 +23,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from sgpo.errors import EngineError
 from sgpo.sampling.engine_errors import engine_errors, within
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
@@ -123,7 +125,7 @@ def _rollout(ids: list[int], logprobs: list[float], eos_token_ids: Sequence[int]
         )
     if not all(map(math.isfinite, logprobs)):
         raise FloatingPointError("the engine's log-probabilities are not finite; look for NaN in the model's weights")
-    return Rollout(completion_ids=ids, sampler_logprobs=logprobs, truncated=truncated)
+    return Rollout(completion_ids=ids, sampler_logprobs=torch.tensor(logprobs), truncated=truncated)
 
 
 # ---------------------------------------------------------------------- an engine in this process

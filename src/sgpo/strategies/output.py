@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgpo.files import check_file_writable, replacing
+from sgpo.problems.loading import response_column
 from sgpo.strategies.extract import Candidate, Outcome
 
 if TYPE_CHECKING:
@@ -23,7 +24,11 @@ SUFFIXES = (".parquet", ".jsonl")
 
 def strategy_rows(outcomes: Sequence[Outcome], models: Mapping[str, str]) -> list[dict[str, Any]]:
     """One row a problem. ``models`` are the columns that are the same in all rows: model, judge_model, versions."""
-    return [{**_own_columns(outcome), **models, **_further_columns(outcome, models)} for outcome in outcomes]
+    responses = response_column([outcome.problem for outcome in outcomes])
+    return [
+        {**_own_columns(outcome), "response": response, **models, **_further_columns(outcome, models)}
+        for outcome, response in zip(outcomes, responses, strict=True)
+    ]
 
 
 def _own_columns(outcome: Outcome) -> dict[str, Any]:
@@ -99,7 +104,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
     names = list(dict.fromkeys(name for row in rows for name in row))
     clean = [_without_surrogates(row) for row in rows]
-    return pa.table({name: pa.array([row.get(name) for row in clean], _types().get(name)) for name in names})
+    types = _types()
+    if any(isinstance(row.get("response"), list) for row in clean):
+        types["response"] = pa.list_(pa.string())
+    return pa.table({name: pa.array([row.get(name) for row in clean], types.get(name)) for name in names})
 
 
 def _types() -> dict[str, pa.DataType]:

@@ -104,6 +104,25 @@ class RunArguments:
 
 
 @dataclass
+class MethodArguments:
+    """Which method; the options of each are in the method's own file, `sgpo.methods`."""
+
+    method: str = field(
+        default="sgpo", metadata={"help": "What enters the loss: sgpo, grpo, luffy, hpt, or path/to/file.py:METHOD."}
+    )
+
+
+@dataclass
+class PythonArguments:
+    """What only Python has."""
+
+    method_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "The options that only a method of your own has; on a command line they are flags."},
+    )
+
+
+@dataclass
 class SamplingArguments:
     """What is sampled, and how much of it at once."""
 

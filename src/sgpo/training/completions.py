@@ -15,8 +15,9 @@ from tqdm.auto import tqdm
 
 from sgpo import distributed
 from sgpo.files import replacing
-from sgpo.methods.records import Assembly, ProblemRollouts
-from sgpo.sampling.records import Rollout, decode
+from sgpo.methods.records import Decision, ProblemRollouts
+from sgpo.sampling.records import decode
+from sgpo.training.step import Update
 
 FOLDER = "completions"
 SHOWN_PROBLEMS = 2
@@ -30,18 +31,12 @@ def is_due(step: int, every: int, updates_per_rollout: int) -> bool:
     return every > 0 and step % every < updates_per_rollout
 
 
-def keep(
-    parts: Sequence[Sequence[ProblemRollouts]],
-    assemblies: Sequence[Assembly],
-    tokenizer: Any,
-    output_dir: str | Path,
-    step: int,
-) -> None:
-    """Save and show what all processes sampled. All of them have to call it."""
+def keep(updates: Sequence[Update], tokenizer: Any, output_dir: str | Path, step: int) -> None:
+    """Save and show what all processes sampled for a rollout batch. All of them have to call it."""
     own = [
         row
-        for update, (groups, assembly) in enumerate(zip(parts, assemblies, strict=True))
-        for row in completion_rows(groups, assembly, tokenizer, step=step, update=update)
+        for number, update in enumerate(updates)
+        for row in completion_rows(update.groups, update.decisions, tokenizer, step=step, update=number)
     ]
     rows = [row for part in distributed.gather(own) for row in part]
     if distributed.rank() == 0:
@@ -49,7 +44,7 @@ def keep(
 
 
 def completion_rows(
-    groups: Sequence[ProblemRollouts], assembly: Assembly, tokenizer: Any, *, step: int, update: int
+    groups: Sequence[ProblemRollouts], decisions: Sequence[Decision], tokenizer: Any, *, step: int, update: int
 ) -> list[CompletionRow]:
     """One row a completion.
 
@@ -58,11 +53,8 @@ def completion_rows(
         update: which update of the rollout batch, from 0, learns from them.
     """
     rows = []
-    alphas: Sequence[float | None] = assembly.alphas or [None] * len(groups)
-    targets: Sequence[Sequence[Rollout]] = assembly.targets or [()] * len(groups)
-    for group, alpha, chosen in zip(groups, alphas, targets, strict=True):
-        expert = [group.expert] if group.expert else []
-        for name, rollouts in (("autonomous", group.autonomous), ("guided", group.guided), ("expert", expert)):
+    for group, decision in zip(groups, decisions, strict=True):
+        for name, rollouts in (*group.groups.items(), ("expert", group.experts)):
             for rollout, text in zip(rollouts, decode(rollouts, tokenizer), strict=True):
                 rows.append(
                     {
@@ -78,8 +70,9 @@ def completion_rows(
                         "correct": rollout.correct,
                         "tokens": len(rollout.completion_ids),
                         "truncated": rollout.truncated,
-                        "target": any(rollout is one for one in chosen),
-                        "alpha": alpha,
+                        "target": any(rollout is one for one in decision.targets),
+                        "alpha": decision.alpha,
+                        "reason": decision.reason,
                         **{f"rewards/{name}": value for name, value in rollout.rewards.items()},
                         **rollout.logged,
                     }
@@ -95,6 +88,7 @@ SCHEMA = pa.schema(
         ("tokens", pa.int64()),
         *((name, pa.bool_()) for name in ("correct", "truncated", "target")),
         ("alpha", pa.float64()),
+        ("reason", pa.string()),
     ]
 )
 
@@ -143,6 +137,7 @@ def problem_table(rows: Sequence[CompletionRow], step: int) -> Table:
     title.append(f"answer {_line(first['answer'], 60, 0)}")
     if first["strategy"]:
         title.append(f"strategy {_line(first['strategy'], 120, 0)}")
+    title.append(_line(first["reason"], 160, 0))
     table = Table(title=escape("\n".join(title)), title_justify="left", title_style="", expand=False)
     table.add_column("group")
     table.add_column("reward", justify="right")

@@ -7,21 +7,25 @@ is loaded, with what to write instead.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
-from sgpo.methods.arguments import MethodArguments
-from sgpo.methods.registry import find_method, foreign_options
+from sgpo.methods.hpt import HPTOptions
+from sgpo.methods.luffy import LUFFYOptions
+from sgpo.methods.registry import DEFAULTS, check_options
+from sgpo.methods.sgpo import SGPOOptions
 from sgpo.models.precision import refusals_of_precision
 from sgpo.sampling.engines import EngineArguments
 from sgpo.training.arguments import (
     CorrectnessArguments,
     EvaluationArguments,
     FixedArguments,
+    MethodArguments,
+    PythonArguments,
     RunArguments,
     SamplingArguments,
     UpdateArguments,
@@ -34,6 +38,10 @@ CHOICES = {"eval_strategy": [*IntervalStrategy], "lr_scheduler_type": [*Schedule
 @dataclass
 class SGPOConfig(
     MethodArguments,
+    PythonArguments,
+    SGPOOptions,
+    LUFFYOptions,
+    HPTOptions,
     SamplingArguments,
     EngineArguments,
     CorrectnessArguments,
@@ -48,18 +56,20 @@ class SGPOConfig(
     One *rollout batch* of ``problems_per_rollout`` problems is sampled, verified and cut into ``updates_per_rollout``
     parts; each part is one optimizer update. ``max_steps``, ``save_steps`` and ``logging_steps`` count updates.
 
+    The options of all methods stand side by side; those of the chosen one are used, and another's are refused unless
+    they have their default. Options that only a method of the user's own has are in ``method_options``.
+
     Raises:
         ValueError: an unknown method, options that it does not know, or values that cannot work or exclude each other,
             all of them in one message.
     """
 
-    FOLLOWS: ClassVar = ("per_device_train_batch_size",)  # from other values, so not for a configuration file
+    # From other values, or written as keys of their own: not for a configuration file.
+    FOLLOWS: ClassVar = ("per_device_train_batch_size", "method_options")
 
     def __post_init__(self) -> None:
         refusals = Refusals()
-        with refusals.collected():
-            refusals.add(foreign_options(find_method(self.method), self))
-        for check in (self.check_method_arguments, self.check_run_arguments, self.check_engine_arguments):
+        for check in (self.check_options, self.check_run_arguments, self.check_engine_arguments):
             with refusals.collected():
                 check()
         refusals.add(self._refusals_of_values())
@@ -81,6 +91,10 @@ class SGPOConfig(
                 f"one process sees {self.n_gpu} devices, and each process trains on one: start as many processes, with "
                 f"torchrun --nproc_per_node {self.n_gpu} -m sgpo train ..., or set CUDA_VISIBLE_DEVICES to one device"
             )
+
+    def check_options(self) -> None:
+        """Raises ValueError for options that the method does not know or refuses."""
+        check_options(self.method, self, {each.name for each in fields(self)} - DEFAULTS.keys())
 
     @property
     def problems_per_update(self) -> int:

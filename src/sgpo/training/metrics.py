@@ -8,27 +8,27 @@ from contextlib import contextmanager
 
 from sgpo import distributed
 from sgpo.means import Means
-from sgpo.methods.records import Assembly, ProblemRollouts, TrainingSequence
+from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence
 from sgpo.rewards.metrics import add_rewards
 from sgpo.sampling.records import Rollout
 from sgpo.verification import STATUSES, VerdictCounts
 
 
-def group_metrics(groups: Sequence[ProblemRollouts], assembly: Assembly) -> Means:
+def group_metrics(groups: Sequence[ProblemRollouts], decisions: Sequence[Decision]) -> Means:
     """Rewards, lengths and decisions of the problems of one update."""
     means = Means()
-    _add_rollouts(means, "autonomous", [rollout for group in groups for rollout in group.autonomous])
-    _add_rollouts(means, "guided", [rollout for group in groups for rollout in group.guided])
-    _add_rollouts(means, "expert", [group.expert for group in groups if group.expert])
-    add_rewards(means, [r.rewards for group in groups for r in (*group.autonomous, *group.guided)])
+    for name in dict.fromkeys(["autonomous", "guided", *(name for group in groups for name in group.groups)]):
+        _add_rollouts(means, name, [rollout for group in groups for rollout in group.groups.get(name, ())])
+    _add_rollouts(means, "expert", [rollout for group in groups for rollout in group.experts])
+    add_rewards(means, [r.rewards for group in groups for some in group.groups.values() for r in some])
     means.add("zero_variance_share", [len({r.reward for r in group.autonomous}) == 1 for group in groups])
-    means.add("alpha", assembly.alphas)
-    means.add("alpha_with_target", [a for a, has in zip(assembly.alphas, assembly.has_target, strict=True) if has])
-    means.add("target_share", assembly.has_target)
-    means.add("imitated_share", assembly.imitated)
+    for decision in decisions:
+        for name, value in decision.metrics.items():
+            means.add(name, [value])
     for group in groups:
         for rollout in group.autonomous:
-            means.add("surprisal", [-logprob for logprob in rollout.sampler_logprobs or ()])
+            if rollout.sampler_logprobs is not None:
+                means.add("surprisal", -rollout.sampler_logprobs.double())
     return means
 
 
@@ -44,8 +44,7 @@ def sampler_mismatch(rows: Sequence[TrainingSequence]) -> Means:
     means = Means()
     for row in rows:
         if row.old_logprobs is not None and row.sampler_logprobs is not None:
-            pairs = zip(row.old_logprobs, row.sampler_logprobs, strict=True)
-            means.add("sampler_mismatch", [abs(ours - theirs) for ours, theirs in pairs])
+            means.add("sampler_mismatch", (row.old_logprobs.cpu().double() - row.sampler_logprobs.double()).abs())
     return means
 
 

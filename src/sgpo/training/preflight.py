@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
 from sgpo.methods.records import response_ids
-from sgpo.methods.registry import find_method
+from sgpo.methods.registry import find_method, options_of
 from sgpo.models.adapters import adapter_of, has_adapter
 from sgpo.models.checkpoint import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.problems import Problem, problems_from
@@ -28,6 +28,7 @@ from sgpo.problems.inspection import (
     too_long,
     unparsed_golds,
 )
+from sgpo.prompts import AUTONOMOUS, PROMPTS, PromptOf
 from sgpo.rewards import RewardFunction, Rewards, check_signatures, choose_rewards, column_names
 from sgpo.runs.folder import check_space
 from sgpo.runs.resume import check_same_run
@@ -189,7 +190,7 @@ def check_training(
     """
     refusals = Refusals()
     method = find_method(args.method)
-    lengths = _lengths(args, opened, guided="strategy" in method.uses)
+    lengths = _lengths(args, opened, method.all_prompts)
     checks = _checks(args, opened.context, problems, lengths, golds, refusals)
     if "response" in method.uses and opened.tokenizer is not None:
         room = args.max_completion_length
@@ -206,6 +207,9 @@ def check_training(
         found = check_strategies(found, args)
     with refusals.collected():
         check_responses(found, args)
+    with refusals.collected():
+        for problem in found:
+            method.sample_counts(problem, options_of(method, args))
     args = fitted_to_problems(args, len(found))
     with refusals.collected():
         batch_sampler(found, args)  # refuses too few problems
@@ -218,7 +222,7 @@ def check_training(
 def check_evaluation(args: SGPOConfig, opened: Opened, problems: Sequence[Problem], *, golds: bool) -> list[Problem]:
     """The problems of avg@k during training, as `check_training`."""
     refusals = Refusals()
-    lengths = _lengths(args, opened, guided=False)
+    lengths = _lengths(args, opened, {AUTONOMOUS: PROMPTS[AUTONOMOUS]})
     checks = _checks(args, opened.context, problems, lengths, golds, refusals)
     found = list(problems)
     with refusals.collected():
@@ -227,8 +231,8 @@ def check_evaluation(args: SGPOConfig, opened: Opened, problems: Sequence[Proble
     return found
 
 
-def _lengths(args: SGPOConfig, opened: Opened, *, guided: bool) -> PromptLengths | None:
-    return PromptLengths(opened.tokenizer, args.system_prompt, guided=guided) if opened.makes_prompts else None
+def _lengths(args: SGPOConfig, opened: Opened, prompts: Mapping[str, PromptOf]) -> PromptLengths | None:
+    return PromptLengths(opened.tokenizer, args.system_prompt, prompts) if opened.makes_prompts else None
 
 
 def _checks(
@@ -286,7 +290,7 @@ def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
     """Says how many problems have a strong model's response where the method learns from it; refuses none."""
     if "response" not in find_method(args.method).uses:
         return
-    having = sum(bool(problem.response) for problem in problems)
+    having = sum(bool(problem.responses) for problem in problems)
     others = "" if having == len(problems) else " The others are trained on without an expert."
     print(f"{having} of {len(problems)} problems have a response of a strong model.{others}")
     if not having:
@@ -297,8 +301,8 @@ def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
 
 
 def _response_lengths(tokenizer: Any) -> Any:
-    """Tokens of each response as a completion; 0 where there is none."""
-    return lambda problems: [len(response_ids(p.response, tokenizer)) if p.response else 0 for p in problems]
+    """Tokens of each problem's longest response as a completion; 0 where there is none."""
+    return lambda problems: [max((len(response_ids(r, tokenizer)) for r in p.responses), default=0) for p in problems]
 
 
 def batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:

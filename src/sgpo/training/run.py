@@ -114,13 +114,14 @@ class RunTrainer(Trainer):
 
     def _save_configuration(self) -> None:
         """What the run was made of; in Python, only what has a name there."""
+        own = getattr(self.args, "method_options", {})
         if self.command_line is not None:
-            save_configuration(self.args.output_dir, self.command_line, self.args)
+            save_configuration(self.args.output_dir, self.command_line, self.args, own)
             return
         model = {} if self.base_model is None else {"model": self.base_model}
         options = None if self.peft_config is None else options_of(self.peft_config)
         unnamed = UNNAMED_ADAPTER if self.peft_config is not None and options is None else ""
-        save_configuration(self.args.output_dir, model | (options or {}), self.args, comment=FROM_PYTHON + unnamed)
+        save_configuration(self.args.output_dir, model | (options or {}), self.args, own, comment=FROM_PYTHON + unnamed)
 
     def _stop(self) -> tuple[int, int, Path | None]:
         """Write the checkpoint, unless it stands there already; the weights are those between two rollout batches."""
@@ -161,6 +162,7 @@ class RunTrainer(Trainer):
         if main:
             staging = folder / UNFINISHED / name
             self.state.save_to_json(str(staging / "trainer_state.json"))
+            self.write_own_state(staging)
             publish(staging, folder, run_of(self.args, self.data, self.adapter))
             rotate_checkpoints(
                 output_dir=str(folder),
@@ -172,6 +174,12 @@ class RunTrainer(Trainer):
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(folder / name))
 
+    def write_own_state(self, folder: Path) -> None:
+        """What a checkpoint holds beside Trainer's files. The first process calls it."""
+
+    def read_own_state(self, folder: Path) -> None:
+        """Of a checkpoint that is gone on from. Every process calls it."""
+
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staging or super()._get_output_dir(trial))
 
@@ -181,6 +189,8 @@ class RunTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Trainer calls this when it resumes, and knows by then which step it resumes from."""
         super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint:
+            self.read_own_state(Path(checkpoint))
         if checkpoint and self.is_world_process_zero():
             cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step)
 

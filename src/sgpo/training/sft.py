@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -150,6 +150,15 @@ def _prepare(
     return opened.tokenizer, found, data, adapter
 
 
+def one_response_each(problems: Sequence[Problem]) -> list[Problem]:
+    """A problem with several responses as several, each with one."""
+    return [
+        replace(problem, response=response, more_responses=())
+        for problem in problems
+        for response in problem.responses or (None,)
+    ]
+
+
 def warmup_problems(args: WarmupConfig, opened: Opened, problems: Sequence[Problem]) -> list[Problem]:
     """The problems to learn from.
 
@@ -158,6 +167,7 @@ def warmup_problems(args: WarmupConfig, opened: Opened, problems: Sequence[Probl
     """
     if not any(problem.response for problem in problems):
         warmup_rows(problems, args.system_prompt)
+    problems = one_response_each(problems)
     limits = {"max_length": args.max_length, "the model's context": opened.context}
     name, room = min(
         ((name, limit) for name, limit in limits.items() if limit is not None),

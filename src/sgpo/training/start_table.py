@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo.methods.registry import find_method
+from sgpo.methods.registry import find_method, options_of
 from sgpo.models.precision import weight_rows
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
@@ -46,29 +46,27 @@ def start_rows(
         evaluated: whether there are evaluation problems.
     """
     method, count = find_method(args.method), args.problems_per_rollout
-    sizes = [method.group_sizes(problem, args) for problem in problems]
-    both = sorted(set(sizes), reverse=True)
-    completions = [sum(size) for size in sizes]
-    most = count * max(completions)
+    options = options_of(method, args)
+    counts = [method.sample_counts(problem, options) for problem in problems]
+    kinds = sorted({tuple(each.items()) for each in counts}, key=len, reverse=True)
+    most = count * max(sum(each.values()) for each in counts)
     row = longest_prompt + args.max_completion_length
     rows_a_pass = max(1, args.max_tokens_per_microbatch // row)
-    # Of each problem of a process its autonomous group, its targets, and the expert's response.
+    # At most every completion and every expert's response is a row, those of a group in micro-batches of their own.
     of_process = math.ceil(args.problems_per_update / args.world_size)
-    most_guided = max(guided for _, guided in both)
-    targets = most_guided if args.target_selection == "all" else min(1, most_guided)
-    counts = (max(auto for auto, _ in both), targets, int("response" in method.uses))
-    terms = [of_process * number for number in counts]
-    passes = sum(math.ceil(sequences / rows_a_pass) for sequences in terms)
+    groups = [max(each.get(name, 0) for each in counts) for name in method.all_prompts]
+    rows = [of_process * number for number in (*groups, int("response" in method.uses))]
+    passes = sum(math.ceil(number / rows_a_pass) for number in rows)
     rollouts = (max_steps - first_step) // args.updates_per_rollout
     each = " in each process" if args.world_size > 1 else ""
     return [
         ("problems", f"{len(problems):,}; {count} a rollout batch, {args.problems_per_update} an update"),
-        ("samples a problem", " or ".join(f"{auto} autonomous + {guided} guided" for auto, guided in both)),
+        ("samples a problem", " or ".join(" + ".join(f"{number} {name}" for name, number in kind) for kind in kinds)),
         ("samples a rollout batch", f"{most:,}; up to {most * args.max_completion_length:,} tokens"),
         ("updates", _updates(args, max_steps, first_step, rollouts)),
         (
             "micro-batches an update",
-            f"at most {passes}{each}: together they hold up to {sum(terms)} sequences of up to {row:,} tokens, "
+            f"at most {passes}{each}: together they hold up to {sum(rows)} sequences of up to {row:,} tokens, "
             f"and each has room for {args.max_tokens_per_microbatch:,}",
         ),
         ("processes", f"{args.world_size}, on {args.device}"),

@@ -1,6 +1,6 @@
 """`SGPOTrainer`: transformers' Trainer with a training step of its own.
 
-    problems -> sample -> verify -> assemble -> micro-batches -> weighted sum over tokens -> backward
+    problems -> sample -> verify -> decide -> rows -> micro-batches -> weighted sum over tokens -> backward
 
 Optimizer, schedule, checkpoints, resuming and callbacks are Trainer's. A rollout batch is sampled when its first update
 begins and kept for the updates after it; each update optimises its own part of the problems.
@@ -8,9 +8,9 @@ begins and kept for the updates after it; each update optimises its own part of 
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,30 +22,28 @@ from transformers import PreTrainedModel
 from sgpo import distributed
 from sgpo.engine import not_finite
 from sgpo.engine.batching import BatchLayout, rows_are_packed
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_logprobs
+from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.means import Means
-from sgpo.methods.records import ProblemRollouts, TrainingSequence, check_sequences, expert_rollout, with_importance
-from sgpo.methods.registry import find_method
+from sgpo.methods.records import ProblemRollouts, Scores, UpdateContext
+from sgpo.methods.registry import find_method, options_of
 from sgpo.methods.terms import Thresholds
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem, problems_from
-from sgpo.prompts import encode_prompts, guided_messages, student_messages
-from sgpo.rewards import RewardFunction, column_names, math_reward, score
-from sgpo.rewards.metrics import logged_metrics
-from sgpo.rewards.rollouts import reward_batch, with_scores
+from sgpo.rewards import RewardFunction, column_names, math_reward
 from sgpo.sampling.engines import check_engine, make_sampler
-from sgpo.sampling.records import Sampler, SampleRequest, SamplingConfig, decode
+from sgpo.sampling.records import Sampler, SamplingConfig
 from sgpo.tokenizers import pad_token_id
-from sgpo.training import completions
+from sgpo.training import completions, step
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
-from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch, verdict_metrics
+from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch
 from sgpo.training.preflight import batch_sampler, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
 from sgpo.training.start_table import print_start
-from sgpo.verification import count_verdicts
+
+METHOD_STATE = "method_state.json"  # in a checkpoint
 
 
 class SGPOTrainer(RunTrainer):
@@ -119,150 +117,120 @@ class SGPOTrainer(RunTrainer):
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
         self.method = find_method(args.method)
+        self.options = options_of(self.method, args)
+        self.method_state = {} if self.method.state is None else self.method.state(self.options)
+        self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
         self.rewards = found.rewards
         self._reward_columns = column_names(found.problems or [])
         self.sampler = sampler or make_sampler(args, self.model, found.tokenizer, self.accelerator)
-        self.thresholds = Thresholds(args.eps_low, args.eps_high, args.delta)
+        self.thresholds = Thresholds.of(self.options)
         self.logbook = Logbook()
         self._longest_prompt = found.longest_prompt
-        self._updates: list[list[TrainingSequence]] = []
-        self._update_metrics: list[Means] = []
+        self._updates: list[step.Update] = []  # of the present rollout batch
         self.peft_config = peft_config
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
 
     # One step
 
     def training_step(self, model: nn.Module, inputs: list[Problem], num_items_in_batch: Any = None) -> Tensor:
-        """One update: the first of a rollout batch samples, verifies and assembles for those after it too."""
-        update = self.state.global_step % self.args.updates_per_rollout
-        if update == 0:
+        """One update: the first of a rollout batch samples, verifies and decides for those after it too."""
+        number = self.state.global_step % self.args.updates_per_rollout
+        if number == 0:
             with distributed.gathered(model), distributed.together():
                 with self.logbook.timed("sample"), self.interrupt.may_leave():
-                    groups = self._sample(self._own_share(inputs))
+                    groups = self._sample(step.own_share(inputs, self.args.updates_per_rollout))
                 with self.logbook.timed("verify"):
                     groups = self._verify(groups)
                 self.interrupt.stop_if_requested()
             with self.logbook.timed("assemble"):
-                self._assemble(groups)
+                self._updates = self._decide(groups)
+        update = self._updates[number]
         with self.logbook.timed("optimise"):
-            loss = self._optimise(model, self._updates[update])
-        self.logbook.record(self._update_metrics[update])
+            loss = self._optimise(model, update)
+        self.logbook.record(group_metrics(update.groups, update.decisions))
         return loss
 
-    def _own_share(self, problems: Sequence[Problem]) -> list[Problem]:
-        """This process's part of the problems of each update."""
-        size = self.args.problems_per_update
-        return [p for start in range(0, len(problems), size) for p in distributed.share(problems[start : start + size])]
-
     def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
-        """Both groups of all problems in one call of the engine."""
-        args, system = self.args, self.args.system_prompt
-        prompts = encode_prompts(self.processing_class, [student_messages(p.prompt, system) for p in problems])
-        guided = {p.id: guided_messages(p.prompt, p.strategy, system) for p in problems if p.strategy}
-        guided_ids = dict(zip(guided, encode_prompts(self.processing_class, list(guided.values())), strict=True))
-        sizes = [self.method.group_sizes(p, args) for p in problems]
-        requests = [SampleRequest(ids, size) for ids, (size, _) in zip(prompts, sizes, strict=True)]
-        requests += [SampleRequest(guided_ids[p.id], n) for p, (_, n) in zip(problems, sizes, strict=True) if n]
-        sampling = SamplingConfig(args.max_completion_length, args.temperature, args.top_p)
-        sampled = self.sampler.sample(requests, sampling, seed=self._sampling_seed())
-        self.logbook.count_tokens("sample", sum(len(r.completion_ids) for group in sampled for r in group))
-        rollouts = iter(sampled)
-        autonomous = [next(rollouts) for _ in problems]
-        experts = {p.id: expert_rollout(p, self.processing_class) for p in problems if "response" in self.method.uses}
-        return [
-            ProblemRollouts(p, ids, guided_ids.get(p.id), auto, next(rollouts) if size[1] else [], experts.get(p.id))
-            for p, ids, auto, size in zip(problems, prompts, autonomous, sizes, strict=True)
-        ]
+        args = self.args
+        groups = step.sample(
+            problems,
+            self.method,
+            self.options,
+            self.sampler,
+            self.processing_class,
+            SamplingConfig(args.max_completion_length, args.temperature, args.top_p),
+            system_prompt=args.system_prompt,
+            seed=self._sampling_seed(),
+        )
+        sampled = [rollout for group in groups for some in group.groups.values() for rollout in some]
+        self.logbook.count_tokens("sample", sum(len(rollout.completion_ids) for rollout in sampled))
+        return groups
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
-        """Give every rollout its reward, and whether it is correct; a truncated one gets 0, and is not."""
-        rollouts = [rollout for group in groups for rollout in group.rollouts]
-        problems = [group.problem for group in groups for _ in group.rollouts]
-        if not rollouts:  # of a process that has none; reward functions need not know of such
-            self.logbook.record(Means())
-            return list(groups)
-        texts = decode(rollouts, self.processing_class)
-        batch = reward_batch(rollouts, problems, texts, self._reward_columns, self.state)
-        with count_verdicts() as verdicts:
-            scores = score(self.rewards, batch, truncated=[rollout.truncated for rollout in rollouts])
-        self.logbook.record(Means.joined([verdict_metrics(verdicts), logged_metrics(scores.metrics)]))
-        judged = iter(with_scores(rollouts, scores))
-        return [group.with_rollouts([next(judged) for _ in group.rollouts]) for group in groups]
+        found, means = step.verify(groups, self.rewards, self.processing_class, self._reward_columns, self.state)
+        self.logbook.record(means)
+        return found
 
-    def _assemble(self, groups: Sequence[ProblemRollouts]) -> None:
-        """The training sequences of each update of this rollout batch."""
-        size, total = len(groups) // self.args.updates_per_rollout, self.args.problems_per_update
-        parts = [groups[update * size : (update + 1) * size] for update in range(self.args.updates_per_rollout)]
-        scorer = self._completion_logprobs
-        assemblies = [self.method.assemble(part, scorer, self.args, num_problems=total) for part in parts]
-        self._updates = [assembly.sequences for assembly in assemblies]
-        for sequences in self._updates:
-            check_sequences(sequences)
-        self._update_metrics = [group_metrics(part, a) for part, a in zip(parts, assemblies, strict=True)]
-        # The first update is made by the policy that sampled: its ratio is 1, and needs no second forward pass, unless
-        # it is to be compared with what the sampler thought.
-        first = 1 if self.args.importance_cap is None else 0
-        self._updates[first:] = [self._with_old_logprobs(sequences) for sequences in self._updates[first:]]
-        self.logbook.record(sampler_mismatch([row for rows in self._updates for row in rows]))
-        step, every = self.state.global_step, self.args.completions_steps
-        if completions.is_due(step, every, self.args.updates_per_rollout):
-            completions.keep(parts, assemblies, self.processing_class, self.args.output_dir, step)
+    def _decide(self, groups: Sequence[ProblemRollouts]) -> list[step.Update]:
+        context = UpdateContext(
+            num_problems=self.args.problems_per_update,
+            policy=self._policy_scores,
+            state=self.method_state,
+            total=distributed.total,
+            **({} if self.reference is None else {"reference": self._reference_scores}),
+        )
+        updates = step.decide(groups, self.method, self.options, context, self.args.updates_per_rollout)
+        self.logbook.record(sampler_mismatch([row for update in updates for row in update.rows]))
+        number = self.state.global_step
+        if completions.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
+            completions.keep(updates, self.processing_class, self.args.output_dir, number)
+        return updates
 
-    def _optimise(self, model: nn.Module, sequences: Sequence[TrainingSequence]) -> Tensor:
+    def _optimise(self, model: nn.Module, update: step.Update) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
         if self.args.fsdp:
             distributed.check_sharded(model)
-        self._model_of_update, self._sequences_of_update = model, sequences
         found = accumulate_gradients(
             model,
-            sequences,
+            update.rows,
             self.layout,
             self.thresholds,
             backward=self.accelerator.backward,
             context=self.compute_loss_context_manager,
         )
-        self._check_finite("the loss", found.loss)
+        self._check_finite("the loss", found.loss, model)
         self.logbook.record(Means.of(found.means))
         self.logbook.count_tokens("optimise", found.tokens)
         return torch.tensor(found.loss, device=self.args.device)
 
     # What a step needs
 
-    def _completion_logprobs(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+    def _policy_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
         with self.compute_loss_context_manager():
-            return completion_logprobs(self.model, sequences, self.layout)
+            return completion_scores(self.model, sequences, self.layout)
 
-    def _with_old_logprobs(self, sequences: Sequence[TrainingSequence]) -> list[TrainingSequence]:
-        """Sequences of a later update: pi_old is the policy before the first, recomputed by the training engine."""
-        rows = [row for row in sequences if row.contributes]
-        asked = [row for row in rows if row.lacks_old_logprobs]
-        found = iter(self._completion_logprobs([(row.prompt_ids, row.completion_ids) for row in asked]))
-        scored = [replace(row, old_logprobs=next(found)) if row.lacks_old_logprobs else row for row in rows]
-        cap = self.args.importance_cap
-        return scored if cap is None else [with_importance(row, cap) for row in scored]
+    def _reference_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+        with self.compute_loss_context_manager():
+            return completion_scores(self.reference, sequences, self.layout)
 
     def _sampling_seed(self) -> int:
         """Follows from the seed, the number of the rollout batch and the process alone."""
         rollout_batch = self.state.global_step // self.args.updates_per_rollout
         return (self.args.seed * 1_000_003 + rollout_batch) * distributed.count() + distributed.rank()
 
-    def _check_finite(self, what: str, value: float | Tensor) -> None:
+    def _check_finite(self, what: str, value: float | Tensor, model: nn.Module) -> None:
         """Stops, in all processes, before a gradient that is not a number reaches the weights."""
         if not not_finite.is_finite(value):
-            rows = not_finite.offenders(
-                self._model_of_update,
-                self._sequences_of_update,
-                self.layout,
-                self.thresholds,
-                self.compute_loss_context_manager,
-            )
-            step = self.state.global_step + 1
-            not_finite.stop_run(what, step, self.args.output_dir, rows, self.processing_class)
+            number = self.state.global_step
+            rows = self._updates[number % self.args.updates_per_rollout].rows
+            context = self.compute_loss_context_manager
+            found = not_finite.offenders(model, rows, self.layout, self.thresholds, context)
+            not_finite.stop_run(what, number + 1, self.args.output_dir, found, self.processing_class)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer calls this between the gradients and the step of the optimizer."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        self._check_finite("the gradient", norm)
+        self._check_finite("the gradient", norm, model)
         if self.args.skip_grad_norm is not None:
             skipped = float(norm) > self.args.skip_grad_norm
             if skipped:
@@ -279,6 +247,17 @@ class SGPOTrainer(RunTrainer):
 
     def get_total_train_batch_size(self, args: Any) -> int:
         return self.args.problems_per_update
+
+    # The state of the method
+
+    def write_own_state(self, folder: Path) -> None:
+        if self.method.state is not None:
+            (folder / METHOD_STATE).write_text(json.dumps(self.method_state))
+
+    def read_own_state(self, folder: Path) -> None:
+        if self.method.state is not None:
+            self.method_state.clear()
+            self.method_state.update(json.loads((folder / METHOD_STATE).read_text()))
 
     # Evaluation and logging
 
@@ -336,3 +315,8 @@ class SGPOTrainer(RunTrainer):
             evaluated = self.eval_dataset is not None
             print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, first, self.model, evaluated)
         return found
+
+
+def _frozen_copy(model: Any) -> Any:
+    """The policy before training."""
+    return copy.deepcopy(model).requires_grad_(False).eval()

@@ -1,0 +1,72 @@
+"""What a method is: its options, what it samples, and what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sgpo.methods.options import MethodOptions
+from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
+from sgpo.problems import Problem
+from sgpo.prompts import AUTONOMOUS, GUIDED, PROMPTS, PromptOf
+
+USES = ("strategy", "response", "reference")
+Decide = Callable[[Sequence[ProblemRollouts], Any, UpdateContext], list[Decision]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Example: ``Method(SGPOOptions, samples, decide, uses=("strategy",))``
+
+    Raises:
+        ValueError: options that are none, or something used or named that cannot be.
+    """
+
+    options: type[MethodOptions]
+    samples: Callable[[Problem, Any], Mapping[str, int]]  # (problem, options) -> completions of each named prompt
+    decide: Decide  # (groups of one update, options, context) -> a decision for each problem, in order
+    # Of a problem, beyond prompt and answer: "strategy", "response"; and "reference", the policy before training.
+    uses: tuple[str, ...] = ()
+    prompts: Mapping[str, PromptOf] = field(default_factory=dict)  # beside "autonomous" and "guided"
+    state: Callable[[Any], dict[str, Any]] | None = None  # (options) -> what a run begins with, see `UpdateContext`
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.uses) - set(USES):
+            raise ValueError(f"a method uses 'strategy', 'response' or 'reference', not {sorted(unknown)}")
+        if not (isinstance(self.options, type) and issubclass(self.options, MethodOptions)):
+            raise ValueError(f"a method's options are a dataclass derived from MethodOptions, not {self.options!r}")
+        if taken := [name for name in self.prompts if name in PROMPTS]:
+            raise ValueError(f"a prompt of a method cannot be called {taken[0]}: that one is there already")
+
+    @property
+    def all_prompts(self) -> Mapping[str, PromptOf]:
+        """Those that every problem has, if the method uses what they need; then its own."""
+        shared = {name: prompt for name, prompt in PROMPTS.items() if name != GUIDED or "strategy" in self.uses}
+        return {**shared, **self.prompts}
+
+    def sample_counts(self, problem: Problem, options: Any) -> dict[str, int]:
+        """Completions of each prompt, those of none left out.
+
+        Raises ValueError for a prompt that the problem does not have.
+        """
+        counts = {name: count for name, count in self.samples(problem, options).items() if count}
+        for name in counts:
+            if name not in self.all_prompts or self.all_prompts[name](problem, None) is None:
+                raise ValueError(
+                    f"the method samples the prompt {name!r}, which problem {problem.id} does not have; its prompts "
+                    f"are {', '.join(self.all_prompts)}"
+                )
+        return {name: counts[name] for name in self.all_prompts if name in counts}
+
+
+def all_autonomous(problem: Problem, options: MethodOptions) -> dict[str, int]:
+    """G1 + G2 completions of the bare prompt."""
+    return {AUTONOMOUS: options.num_samples}
+
+
+def with_guidance(problem: Problem, options: MethodOptions) -> dict[str, int]:
+    """G1 completions of the bare prompt and G2 with the strategy; without a strategy as many of the bare prompt."""
+    if problem.strategy:
+        return {AUTONOMOUS: options.num_autonomous, GUIDED: options.num_guided}
+    return all_autonomous(problem, options)
