@@ -35,7 +35,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
-from sgpo.methods.records import ProblemRollouts, Scores, UpdateContext
+from sgpo.methods.records import ProblemRollouts, TokenScores, UpdateContext
 from sgpo.methods.registry import METHODS
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
@@ -145,7 +145,7 @@ class Step:
             for rollout, right in zip(rollouts, rights, strict=True)
         ]
 
-    def _score(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+    def _score(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
         return completion_scores(self.model, sequences, self.layout)
 
     def _tokens(self, count: int) -> list[int]:

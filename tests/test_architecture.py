@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import architecture
 
 NAME = "sgpo"  # of the package that is made up here
-REPEATED = {"main", "assemble", "group_sizes"}  # what commands, and what methods, are called by
+REPEATED = {"main", "decide"}  # what commands, and what methods, are called by
 
 
 def test_the_rules_hold_and_the_picture_is_current() -> None:

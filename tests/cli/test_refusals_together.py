@@ -75,8 +75,6 @@ def test_all_values_of_a_configuration_are_refused_together(tmp_path: Path) -> N
             output_dir=str(tmp_path / "run"),
             use_cpu=True,
             method="ppo",
-            alpha_rule="none",
-            delta=0,
             bad_rows="keep",
             sampler="sglang",
             temperature=0,
@@ -86,19 +84,25 @@ def test_all_values_of_a_configuration_are_refused_together(tmp_path: Path) -> N
             eval_steps=2.5,
         )
     assert str(caught.value).splitlines() == [
-        "9 things cannot work:",
+        "7 things cannot work:",
         "  1. method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD",
+        "  2. bad_rows is 'keep'; choose one of refuse, drop",
+        "  3. sampler is 'sglang'; choose one of transformers, vllm",
+        "  4. temperature is 0; it must be positive: without chance all completions of a group are equal, and nothing "
+        "is learnt",
+        "  5. problems_per_rollout (5) must be a multiple of updates_per_rollout (2): each update takes an equal part "
+        "of the rollout batch",
+        "  6. max_steps (3) must be a multiple of updates_per_rollout (2): a run ends, and may be resumed, between two "
+        "rollout batches",
+        "  7. --eval_steps must be an integer if bigger than 1: 2.5",
+    ]
+    with pytest.raises(ValueError, match="things cannot work") as caught:
+        SGPOConfig(output_dir=str(tmp_path / "run"), use_cpu=True, alpha_rule="none", delta=0, hpt_gate=0.5)
+    assert str(caught.value).splitlines() == [
+        "3 things cannot work:",
+        "  1. hpt_gate belongs to method hpt; sgpo does not use it: leave it out",
         "  2. alpha_rule is 'none'; choose one of pass_rate, fixed, group_advantage",
         "  3. delta must be positive; for no clipping write delta: .inf",
-        "  4. bad_rows is 'keep'; choose one of refuse, drop",
-        "  5. sampler is 'sglang'; choose one of transformers, vllm",
-        "  6. temperature is 0; it must be positive: without chance all completions of a group are equal, and nothing "
-        "is learnt",
-        "  7. problems_per_rollout (5) must be a multiple of updates_per_rollout (2): each update takes an equal part "
-        "of the rollout batch",
-        "  8. max_steps (3) must be a multiple of updates_per_rollout (2): a run ends, and may be resumed, between two "
-        "rollout batches",
-        "  9. --eval_steps must be an integer if bigger than 1: 2.5",
     ]
     assert not (tmp_path / "run").exists()
 

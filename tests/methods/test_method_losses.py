@@ -16,7 +16,7 @@ from method_cases import decided
 from torch import Tensor
 
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
-from sgpo.methods.records import ProblemRollouts, Scores, TrainingSequence
+from sgpo.methods.records import ProblemRollouts, TokenScores, TrainingSequence
 from sgpo.methods.registry import METHODS
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
@@ -169,7 +169,7 @@ def ours(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float
     for model in (policy, old):
         add_head_task(model)
 
-    def scorer(pairs: Any) -> list[Scores]:
+    def scorer(pairs: Any) -> list[TokenScores]:
         return completion_scores(old, pairs, LAYOUT)
 
     def with_old(row: TrainingSequence) -> TrainingSequence:

@@ -12,8 +12,8 @@ from method_cases import decided, group_of, scores, weights_of
 
 from sgpo.methods import grpo, sgpo
 from sgpo.methods.method import Method
-from sgpo.methods.records import ProblemRollouts, Scores, TrainingSequence
-from sgpo.methods.registry import DEFAULTS, METHODS, find_method, options_of
+from sgpo.methods.records import ProblemRollouts, TokenScores, TrainingSequence
+from sgpo.methods.registry import DEFAULTS, METHODS, find_method, options_from
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.weights import pass_rate
 from sgpo.problems import Problem
@@ -46,7 +46,7 @@ class FakeScorer:
         self.logprobs = logprobs or {}
         self.asked: list[list[tuple[list[int], list[int]]]] = []
 
-    def __call__(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+    def __call__(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
         self.asked.append([(list(prompt), list(ids)) for prompt, ids in sequences])
         return [scores(self.logprobs[ids[0]]) for _, ids in sequences]
 
@@ -112,7 +112,7 @@ def test_a_method_of_ones_own_names_its_options(make_config: Config, tmp_path: P
         "CLASH = Method(Clash, all_autonomous, decide)\n"
     )
     found = make_config(method=f"{file}:METHOD", eps_low=0.1, hpt_gate=0.5, method_options={"keep": 0.25})
-    options = options_of(find_method(found.method), found)
+    options = options_from(find_method(found.method), found)
     assert (options.eps_low, options.hpt_gate, options.keep, options.num_guided) == (0.1, 0.5, 0.25, found.num_guided)
 
     def refused(message: str, **changes: Any) -> None:
@@ -147,7 +147,7 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
 )
 def test_sample_counts(make_config: Config, method: str, problem: Problem, sizes: dict[str, int]) -> None:
     config = make_config(num_autonomous=8, num_guided=4)
-    assert METHODS[method].sample_counts(problem, options_of(METHODS[method], config)) == sizes
+    assert METHODS[method].sample_counts(problem, options_from(METHODS[method], config)) == sizes
 
 
 def test_pass_rate_counts_correct_completions_whatever_their_reward() -> None:

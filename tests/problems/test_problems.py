@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 
 import datasets
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from sgpo.problems import Problem, load_problems, problems_from, problems_to_dataset, save_problems
+from sgpo.problems.inspection import fingerprint
 
 FULL = [
     Problem("a", "1+1?", "2", r"\boxed{2}", "Problem type: sum", {"level": 1, "tags": ["easy"]}),
@@ -270,3 +272,24 @@ def test_refusals_of_records():
         problems_from([Problem("a", "p", "1"), {"prompt": "p", "answer": "1"}])
     with pytest.raises(ValueError, match="extra may not hold answer"):
         problems_to_dataset([Problem("a", "p", "1", extra={"answer": "2"})])
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_several_solutions_of_a_problem(tmp_path, suffix):
+    """A list of texts or of conversations; it comes back from a file, beside problems with one and with none."""
+    chat = [{"role": "user", "content": "1+1?"}, {"role": "assistant", "content": "two"}]
+    rows = [
+        {"prompt": "1+1?", "answer": "2", "response": ["a", "", "b"]},
+        {"prompt": "1+2?", "answer": "3", "response": "c"},
+        {"prompt": "1+3?", "answer": "4", "response": []},
+        {"prompt": "1+4?", "answer": "5", "response": [chat, chat[1:]]},
+    ]
+    problems = problems_from(rows)
+    assert [problem.responses for problem in problems] == [("a", "b"), ("c",), (), ("two", "two")]
+    assert (problems[0].response, problems[0].more_responses) == ("a", ("b",))
+    path = tmp_path / f"problems.{suffix}"
+    save_problems(problems, path)
+    assert load_problems(path) == problems
+    assert fingerprint(problems) != fingerprint([replace(problems[0], more_responses=()), *problems[1:]])
+    with pytest.raises(ValueError, match="row 0: response must be a text or nothing, not 3"):
+        problems_from([{"prompt": "1+1?", "answer": "2", "response": ["a", 3]}])

@@ -196,13 +196,13 @@ def sharded(folder: Path) -> None:
     samples = TransformersSampler(bare, [7, 8, 9], 0).sample(requests, config, seed=3)
     start()
     model = shard_as_accelerate(bare)
-    found_logprobs = completion_scores(model, pairs if RANK else [], LAYOUT)  # the other process has none
+    found_scores = completion_scores(model, pairs if RANK else [], LAYOUT)  # the other process has none
     with distributed.gathered(model):
         own = requests if RANK else requests[:1]
         found = TransformersSampler(model, [7, 8, 9], 0).sample(own, config, seed=3)
     if RANK:
-        for values, others in zip(found_logprobs, expected, strict=True):
-            assert max(abs(a - b) for a, b in zip(values, others, strict=True)) < 1e-5
+        for ours, theirs in zip(found_scores, expected, strict=True):
+            assert (ours.logprobs - theirs.logprobs).abs().max() < 1e-5
         assert [[r.completion_ids for r in g] for g in found] == [[r.completion_ids for r in g] for g in samples]
     assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
     rows = sequences_for(make_model_with_task("llama"))

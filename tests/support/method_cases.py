@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sgpo.methods.method import Method
-from sgpo.methods.records import Decision, ProblemRollouts, Scorer, Scores, TrainingSequence, UpdateContext
-from sgpo.methods.registry import options_of
+from sgpo.methods.records import Decision, ProblemRollouts, Scorer, TokenScores, TrainingSequence, UpdateContext
+from sgpo.methods.registry import options_from
 from sgpo.problems import Problem
 from sgpo.sampling.records import Rollout
 
@@ -60,14 +60,14 @@ def decided(
     Args:
         options: of the method, or the configuration of a run.
     """
-    values = options_of(method, options) if hasattr(options, "method_options") else options
+    values = options_from(method, options) if hasattr(options, "method_options") else options
     context = UpdateContext(num_problems or len(groups), **({} if scorer is None else {"policy": scorer}))
     return Decided(method.decide(groups, values, context))
 
 
-def scores(logprobs: Sequence[float] | Tensor) -> Scores:
+def scores(logprobs: Sequence[float] | Tensor) -> TokenScores:
     values = torch.as_tensor(logprobs, dtype=torch.float64)
-    return Scores(values, torch.zeros_like(values))
+    return TokenScores(values, torch.zeros_like(values))
 
 
 def weights_of(row: TrainingSequence) -> list[float]:

@@ -334,8 +334,8 @@ def test_the_table_at_the_start(make_config: Callable[..., SGPOConfig]) -> None:
         "samples a rollout batch": "48; up to 3,840 tokens",
         "updates": "20 after the first 10, 2 for each of 10 rollout batches",
         # 2 problems of 12 autonomous completions and 4 guided; three of 100 tokens fit into 300.
-        "micro-batches an update": "at most 11: together they hold up to 32 sequences of up to 100 tokens, and each has "
-        "room for 300",
+        "micro-batches an update": "at most 11: together they hold up to 32 sequences of up to 100 tokens, and each "
+        "has room for 300",
         "processes": "1, on cpu",
         "checkpoints": "every 10 updates, the newest 2 kept; after Ctrl-C",
         "evaluation": "after each epoch",

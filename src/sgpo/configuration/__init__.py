@@ -209,7 +209,7 @@ def _values(part: Any) -> dict[str, Any]:
     # TrainingArguments turns its values into plain ones, but hides all tokens, also those of the vocabulary.
     plain = part.to_dict() if hasattr(part, "to_dict") else {}
     values |= {name: value for name, value in plain.items() if not name.endswith("_token")}
-    return {name: value for name, value in values.items() if name not in getattr(part, "FOLLOWS", ())}
+    return {name: value for name, value in values.items() if name not in getattr(part, "not_written", ())}
 
 
 def _plain(value: Any) -> Any:

@@ -20,7 +20,7 @@ from sgpo import distributed
 from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
 from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_divergences, token_scores
 from sgpo.means import Means
-from sgpo.methods.records import Scores, TrainingSequence
+from sgpo.methods.records import TokenScores, TrainingSequence
 from sgpo.methods.terms import TERMS, Thresholds, Tokens
 from sgpo.models.modes import evaluation_mode, without_dropout
 
@@ -162,10 +162,10 @@ def in_step(parts: list[list[TrainingSequence]], layout: BatchLayout) -> list[li
 @torch.no_grad()
 def completion_scores(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]], layout: BatchLayout
-) -> list[Scores]:
+) -> list[TokenScores]:
     """Log-probability and entropy of each completion token given its prompt: (prompt ids, completion ids) of each."""
     rows = [TrainingSequence("surrogate", prompt, ids, weights=1.0) for prompt, ids in sequences]
-    found: dict[int, Scores] = {}
+    found: dict[int, TokenScores] = {}
     parts = split_by_token_budget(rows, layout.max_tokens, packed=layout.packed)
     with evaluation_mode(model):
         for part in in_step(parts, layout) if distributed.is_sharded(model) else parts:
@@ -173,5 +173,5 @@ def completion_scores(
             scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
             lengths = [len(row.completion_ids) for row in part]
             pairs = zip(scores.score.split(lengths), scores.entropy.split(lengths), strict=True)
-            found |= {id(row): Scores(*pair) for row, pair in zip(part, pairs, strict=True)}
+            found |= {id(row): TokenScores(*pair) for row, pair in zip(part, pairs, strict=True)}
     return [found[id(row)] for row in rows]

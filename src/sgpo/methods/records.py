@@ -125,7 +125,7 @@ class Decision:
     metrics: Mapping[str, float] = field(default_factory=dict)  # the mean over the problems that have one is logged
 
 
-class Scores(NamedTuple):
+class TokenScores(NamedTuple):
     """Of the tokens of one completion. Without gradients."""
 
     logprobs: Tensor  # [T] nats
@@ -133,7 +133,7 @@ class Scores(NamedTuple):
 
 
 # (prompt ids, completion ids) of several sequences -> the scores of each
-Scorer = Callable[[Sequence[tuple[list[int], list[int]]]], list[Scores]]
+Scorer = Callable[[Sequence[tuple[list[int], list[int]]]], list[TokenScores]]
 
 
 def _nothing(_: Any) -> Any:

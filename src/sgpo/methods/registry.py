@@ -82,7 +82,7 @@ def _copy(each: Field[Any]) -> Any:
     return field(default=each.default, metadata=each.metadata)
 
 
-def options_of(method: Method, args: Any) -> Any:
+def options_from(method: Method, args: Any) -> Any:
     """The options of a method among the arguments of a run.
 
     Args:
@@ -93,11 +93,11 @@ def options_of(method: Method, args: Any) -> Any:
     return method.options(**values, **own)
 
 
-def check_options(name: str, args: Any, taken: set[str]) -> None:
+def check_method_options(name: str, args: Any, taken: set[str]) -> None:
     """Refuse what a method does not know, and values that it refuses.
 
     Args:
-        args: as of `options_of`.
+        args: as of `options_from`.
         taken: names of arguments that are no options of methods.
 
     Raises:
@@ -112,7 +112,7 @@ def check_options(name: str, args: Any, taken: set[str]) -> None:
         known = f"they are {', '.join(own)}" if own else "it has none of its own"
         refusals.add([f"{unknown[0]} is none of the own options of method {name}: {known}"])
     else:
-        refusals.add(options_of(method, args).refusals())
+        refusals.add(options_from(method, args).refusals())
     refusals.refuse()
 
 
@@ -127,4 +127,4 @@ def _foreign(method: Method, args: Any) -> Iterator[str]:
         yield f"{name} belongs to {named}; {args.method} does not use it: leave it out{own}"
 
 
-__all__ = ["METHODS", "Method", "MethodOptions", "check_options", "find_method", "options_of"]
+__all__ = ["METHODS", "Method", "MethodOptions", "check_method_options", "find_method", "options_from"]

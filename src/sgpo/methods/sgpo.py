@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from sgpo.methods.grpo import outcome, surrogate_rows
 from sgpo.methods.method import Method, with_guidance
 from sgpo.methods.options import ClipOptions, negative, not_among
-from sgpo.methods.records import Decision, ProblemRollouts, Scores, UpdateContext
+from sgpo.methods.records import Decision, ProblemRollouts, TokenScores, UpdateContext
 from sgpo.methods.weights import adaptive_weight, group_advantage_weight, pass_rate, select_target, target_weights
 from sgpo.sampling.records import Rollout, correct_of, lengths_of
 
@@ -136,7 +136,7 @@ def select_targets(
     return [some if len(some) < 2 else [_likeliest(some, [next(scores) for _ in some], options)] for some in sets]
 
 
-def _likeliest(some: list[Rollout], scores: Sequence[Scores], options: SGPOOptions) -> Rollout:
+def _likeliest(some: list[Rollout], scores: Sequence[TokenScores], options: SGPOOptions) -> Rollout:
     lengths = lengths_of(some)
     sums = lengths.double()
     for place, score in enumerate(scores):

@@ -176,8 +176,8 @@ def _options_of_all_methods() -> dict[str, tuple[type, ...]]:
 def adapted_to_method(argv: Sequence[str], shown: bool) -> Options:
     """The options of `sgpo train` with the method that a command line or its configuration names.
 
-    In --help only what it knows; else all, so that another method's option is refused by its owner's name, and those that
-    only the user's own method has.
+    In --help only what it knows; else all, so that the owner is named where another method's option is refused, and
+    those that only the user's own method has.
 
     Raises ValueError for a method that cannot be found.
     """

@@ -322,7 +322,7 @@ def _prompt(value: Any, place: _Place) -> str:
 
 def _responses(value: Any, place: _Place) -> list[str]:
     """Return the texts: one, or those of a list of solutions, without empty ones."""
-    several = value if isinstance(value, list) and not _is_chat(value) else [value]
+    several = value if value == [] or (isinstance(value, list) and not _is_chat(value)) else [value]
     return [text for each in several if (text := _response(each, place)) is not None]
 
 

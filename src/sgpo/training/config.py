@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar
 
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
@@ -16,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 from sgpo.errors import Refusals
 from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
-from sgpo.methods.registry import DEFAULTS, check_options
+from sgpo.methods.registry import DEFAULTS, check_method_options, find_method, names_of
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.models.precision import refusals_of_precision
 from sgpo.sampling.engines import EngineArguments
@@ -64,9 +63,6 @@ class SGPOConfig(
             all of them in one message.
     """
 
-    # From other values, or written as keys of their own: not for a configuration file.
-    FOLLOWS: ClassVar = ("per_device_train_batch_size", "method_options")
-
     def __post_init__(self) -> None:
         refusals = Refusals()
         for check in (self.check_options, self.check_run_arguments, self.check_engine_arguments):
@@ -94,7 +90,13 @@ class SGPOConfig(
 
     def check_options(self) -> None:
         """Raises ValueError for options that the method does not know or refuses."""
-        check_options(self.method, self, {each.name for each in fields(self)} - DEFAULTS.keys())
+        check_method_options(self.method, self, {each.name for each in fields(self)} - DEFAULTS.keys())
+
+    @property
+    def not_written(self) -> set[str]:
+        """What no configuration file holds: it follows from the rest, is another method's, or has keys of its own."""
+        known = names_of(find_method(self.method))
+        return {"per_device_train_batch_size", "method_options", *(name for name in DEFAULTS if name not in known)}
 
     @property
     def problems_per_update(self) -> int:

@@ -15,7 +15,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
 from sgpo.methods.records import response_ids
-from sgpo.methods.registry import find_method, options_of
+from sgpo.methods.registry import find_method, options_from
 from sgpo.models.adapters import adapter_of, has_adapter
 from sgpo.models.checkpoint import Opened, check_model, count_parameters, open_checkpoint, say_loading
 from sgpo.problems import Problem, problems_from
@@ -209,7 +209,7 @@ def check_training(
         check_responses(found, args)
     with refusals.collected():
         for problem in found:
-            method.sample_counts(problem, options_of(method, args))
+            method.sample_counts(problem, options_from(method, args))
     args = fitted_to_problems(args, len(found))
     with refusals.collected():
         batch_sampler(found, args)  # refuses too few problems

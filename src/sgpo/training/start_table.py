@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo.methods.registry import find_method, options_of
+from sgpo.methods.registry import find_method, options_from
 from sgpo.models.precision import weight_rows
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
@@ -46,7 +46,7 @@ def start_rows(
         evaluated: whether there are evaluation problems.
     """
     method, count = find_method(args.method), args.problems_per_rollout
-    options = options_of(method, args)
+    options = options_from(method, args)
     counts = [method.sample_counts(problem, options) for problem in problems]
     kinds = sorted({tuple(each.items()) for each in counts}, key=len, reverse=True)
     most = count * max(sum(each.values()) for each in counts)

@@ -38,7 +38,7 @@ from sgpo.verification import count_verdicts
 class Update:
     """What one optimizer update learns from.
 
-    Example: ``decide(groups, method, options, contexts)[0].rows``
+    Example: ``decide_updates(groups, method, options, context, 2)[0].rows``
     """
 
     groups: list[ProblemRollouts]
@@ -56,7 +56,7 @@ def parts_of(items: Sequence[Any], count: int) -> Iterator[Sequence[Any]]:
     return (items[start * size : (start + 1) * size] for start in range(count))
 
 
-def sample(
+def sample_groups(
     problems: Sequence[Problem],
     method: Method,
     options: Any,
@@ -88,7 +88,7 @@ def sample(
     ]
 
 
-def verify(
+def verify_groups(
     groups: Sequence[ProblemRollouts], rewards: Rewards, tokenizer: Any, columns: Sequence[str], trainer_state: Any
 ) -> tuple[list[ProblemRollouts], Means]:
     """The same groups with a reward for every rollout, and whether it is correct; a truncated one gets 0, and is not.
@@ -108,7 +108,7 @@ def verify(
     return found, Means.joined([verdict_metrics(verdicts), logged_metrics(scores.metrics)])
 
 
-def decide(
+def decide_updates(
     groups: Sequence[ProblemRollouts], method: Method, options: Any, context: UpdateContext, updates: int
 ) -> list[Update]:
     """What each update of a rollout batch learns from its part of the groups.

@@ -25,8 +25,8 @@ from sgpo.engine.batching import BatchLayout, rows_are_packed
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.means import Means
-from sgpo.methods.records import ProblemRollouts, Scores, UpdateContext
-from sgpo.methods.registry import find_method, options_of
+from sgpo.methods.records import ProblemRollouts, TokenScores, UpdateContext
+from sgpo.methods.registry import find_method, options_from
 from sgpo.methods.terms import Thresholds
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem, problems_from
@@ -117,7 +117,7 @@ class SGPOTrainer(RunTrainer):
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
         self.method = find_method(args.method)
-        self.options = options_of(self.method, args)
+        self.options = options_from(self.method, args)
         self.method_state = {} if self.method.state is None else self.method.state(self.options)
         self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
         self.rewards = found.rewards
@@ -152,7 +152,7 @@ class SGPOTrainer(RunTrainer):
 
     def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
         args = self.args
-        groups = step.sample(
+        groups = step.sample_groups(
             problems,
             self.method,
             self.options,
@@ -167,7 +167,7 @@ class SGPOTrainer(RunTrainer):
         return groups
 
     def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
-        found, means = step.verify(groups, self.rewards, self.processing_class, self._reward_columns, self.state)
+        found, means = step.verify_groups(groups, self.rewards, self.processing_class, self._reward_columns, self.state)
         self.logbook.record(means)
         return found
 
@@ -179,7 +179,7 @@ class SGPOTrainer(RunTrainer):
             total=distributed.total,
             **({} if self.reference is None else {"reference": self._reference_scores}),
         )
-        updates = step.decide(groups, self.method, self.options, context, self.args.updates_per_rollout)
+        updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
         self.logbook.record(sampler_mismatch([row for update in updates for row in update.rows]))
         number = self.state.global_step
         if completions.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
@@ -205,11 +205,11 @@ class SGPOTrainer(RunTrainer):
 
     # What a step needs
 
-    def _policy_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+    def _policy_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
         with self.compute_loss_context_manager():
             return completion_scores(self.model, sequences, self.layout)
 
-    def _reference_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[Scores]:
+    def _reference_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
         with self.compute_loss_context_manager():
             return completion_scores(self.reference, sequences, self.layout)
 
