@@ -31,8 +31,9 @@ from sgpo.miniworld.teacher.questions import RefusedRequestError, TeacherQuestio
 from sgpo.miniworld.teacher.reading import UnknownProblemError, read_puzzle
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import load_problems
-from sgpo.prompts import StrategyPrompts, quality_messages, repair_messages, student_messages
+from sgpo.prompts import student_messages
 from sgpo.strategies.extract import parse_scores
+from sgpo.strategies.prompts import StrategyPrompts, quality_messages, repair_messages
 from sgpo.strategies.record import parse_strategy
 from sgpo.verification import verify
 

@@ -14,8 +14,8 @@ from places import ROOT
 from sgpo.chat.journal import Journal
 from sgpo.cli import main
 from sgpo.problems import load_problems, save_problems
-from sgpo.prompts import EXTRACT_TEMPLATE, SCORE_TEMPLATE
 from sgpo.strategies import Connection, Extraction, Solving, extract_strategies, parse_strategy, save_strategies
+from sgpo.strategies.prompts import EXTRACT_TEMPLATE, SCORE_TEMPLATE
 
 pytestmark = pytest.mark.usefixtures("strategies_environment")
 

@@ -19,7 +19,7 @@ from sgpo.miniworld.teacher.judging import scores
 from sgpo.miniworld.teacher.reading import read_puzzle
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import Problem, save_problems
-from sgpo.prompts import QUALITY_TEMPLATE, SCORE_TEMPLATE, quality_messages
+from sgpo.strategies.prompts import QUALITY_TEMPLATE, SCORE_TEMPLATE, quality_messages
 from sgpo.strategies.quality import Rated, grade, quality_report, sample_of
 
 PROBLEMS = problem_sets(5, Sizes(sft=0, rl=60, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]

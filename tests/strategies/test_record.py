@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from sgpo.miniworld.world import Sizes, problem_sets
-from sgpo.prompts import StrategyPrompts, repair_messages, strategy_prompts
 from sgpo.strategies.extract import ScoreFormatError, parse_scores
+from sgpo.strategies.prompts import StrategyPrompts, repair_messages, strategy_prompts
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
 
 STRATEGY = Strategy(

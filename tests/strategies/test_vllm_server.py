@@ -24,8 +24,8 @@ from sgpo.chat.journal import Journal
 from sgpo.cli import main
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import load_problems, save_problems
-from sgpo.prompts import StrategyPrompts
 from sgpo.strategies.extract import NO_SCORES, REASONS
+from sgpo.strategies.prompts import StrategyPrompts
 
 pytestmark = pytest.mark.vllm
 MODEL = "miniworld-base"

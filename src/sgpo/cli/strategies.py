@@ -18,9 +18,10 @@ from sgpo.chat.session import Connection, Run, run_session
 from sgpo.errors import UnfinishedError, usage_errors
 from sgpo.files import check_file_writable
 from sgpo.problems import Problem, columns_from_pairs, load_problems
-from sgpo.prompts import SYSTEM_PROMPT, strategy_prompts
+from sgpo.prompts import SYSTEM_PROMPT
 from sgpo.strategies.extract import Extraction, extract_one
 from sgpo.strategies.output import check_outputs, save_rows, strategy_rows
+from sgpo.strategies.prompts import strategy_prompts
 from sgpo.strategies.record import Limits
 from sgpo.strategies.report import estimate_table, progress, show_strategies, summary_table
 from sgpo.strategies.solve import Solving, check_answers, solve_one, solved_rows

@@ -18,7 +18,8 @@ from sgpo.chat.client import Answer, ChatClient, FailedError, Question, all_of, 
 from sgpo.chat.costs import Usage
 from sgpo.domains.mathematics.leaks import find_leaks
 from sgpo.problems import Problem
-from sgpo.prompts import Messages, StrategyPrompts, repair_messages
+from sgpo.prompts import Messages
+from sgpo.strategies.prompts import StrategyPrompts, repair_messages
 from sgpo.strategies.record import Limits, Strategy, StrategyFormatError, parse_strategy, structure_flaw
 
 

@@ -20,8 +20,9 @@ from typing import Any, Literal
 from sgpo.chat.client import Answer, ChatClient, FailedError, Question, check_extra_body
 from sgpo.chat.costs import Usage
 from sgpo.problems import Problem
-from sgpo.prompts import QUALITY_VERSION, Messages, quality_messages, repair_messages
+from sgpo.prompts import Messages
 from sgpo.strategies.extract import ScoreFormatError, parse_scores
+from sgpo.strategies.prompts import QUALITY_VERSION, quality_messages, repair_messages
 
 CRITERIA = ("problem_type", "strategy", "steps", "nothing_told")
 GRADES = ("High", "Medium", "Low")

@@ -1,7 +1,8 @@
 """The mini-world's symbolic teacher as an OpenAI-compatible server: `sgpo teacher serve`.
 
 It plays the strong model and the judge, so that the whole path from responses to strategies runs over real HTTP without
-a paid model. It recognises the prompts of `sgpo.prompts` around mini-world problems and answers nothing else.
+a paid model. It recognises the prompts of `sgpo.strategies.prompts` around problems of the mini-world, and answers
+nothing else.
 
     reading.py     a problem's text -> its puzzle, the inverse of what `sgpo.miniworld` writes
     questions.py   a chat request -> what is asked: solve, extract, score or quality

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from sgpo.miniworld.families import Puzzle
 from sgpo.miniworld.teacher.reading import UnknownProblemError, read_puzzle
-from sgpo.prompts import EXTRACT_TEMPLATE, QUALITY_TEMPLATE, SCORE_TEMPLATE
+from sgpo.strategies.prompts import EXTRACT_TEMPLATE, QUALITY_TEMPLATE, SCORE_TEMPLATE
 
 TeacherQuestionKind = Literal["solve", "extract", "score", "quality"]
 
