@@ -19,8 +19,8 @@ from transformers import AutoModelForCausalLM
 from sgpo.cli import main
 from sgpo.command_runner import Command, Job
 from sgpo.comparison.collecting import evaluation_result
+from sgpo.comparison.devices import find_places, only_one
 from sgpo.comparison.jobs import CellRun, all_jobs
-from sgpo.comparison.places import find_places, only_one
 from sgpo.comparison.plan import Cell, ComparisonPlan, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result, key_of, read_results
@@ -36,7 +36,7 @@ def test_places_are_cores_or_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place["CUDA_VISIBLE_DEVICES"] for place in find_places(3, on_cpu=False)] == ["3", "5", "3"]
     assert {place["CUDA_VISIBLE_DEVICES"] for place in find_places(None, on_cpu=True)} == {""}
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("sgpo.comparison.places.available_cores", lambda: 4)
+    monkeypatch.setattr("sgpo.comparison.devices.available_cores", lambda: 4)
     assert [place["OMP_NUM_THREADS"] for place in find_places(None, on_cpu=False)] == ["1"] * 4
     with pytest.raises(ValueError, match="--parallel is 0; it must be at least 1"):
         find_places(0, on_cpu=True)

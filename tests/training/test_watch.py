@@ -29,7 +29,7 @@ from sgpo.methods.records import Decision
 from sgpo.problems import Problem
 from sgpo.rewards import math_reward
 from sgpo.sampling.records import Rollout
-from sgpo.training import completions
+from sgpo.training import completions_table
 from sgpo.training.alarms import Alarms
 from sgpo.training.metrics import Logbook
 from sgpo.training.start_table import start_rows
@@ -287,9 +287,9 @@ def test_the_table_of_completions() -> None:
             return ["one\n two [/b]" if len(row) == 2 else "w" * 300 for row in rows]
 
     decision = Decision([], "1 of 2 guided completions is correct", alpha=0.25, targets=[target])
-    rows = completions.completion_rows([group], [decision], Words(), step=6, update=1)
+    rows = completions_table.completion_rows([group], [decision], Words(), step=6, update=1)
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(completions.problem_table(rows, 6))
+    console.print(completions_table.problem_table(rows, 6))
     lines = [line.strip("│ ") for line in console.export_text().splitlines()]
     expected = ["After 6 updates, problem a", "2 + [x]", "answer 3", "strategy add", decision.reason]
     assert lines[:5] == expected
@@ -309,7 +309,7 @@ def test_the_table_of_completions() -> None:
     [(0, 2, []), (4, 2, [0, 4, 8]), (3, 2, [0, 4, 6]), (1, 2, [0, 2, 4, 6, 8]), (5, 1, [0, 5])],
 )
 def test_when_completions_are_kept(every: int, updates: int, due: list[int]) -> None:
-    assert [step for step in range(0, 10, updates) if completions.is_due(step, every, updates)] == due
+    assert [step for step in range(0, 10, updates) if completions_table.is_due(step, every, updates)] == due
 
 
 # --- at the start and at the end ----------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def compare(options: CompareArguments) -> None:
 
 
 def _run(options: CompareArguments, recipe: Recipe) -> None:
-    from sgpo.comparison.places import find_places, only_one
+    from sgpo.comparison.devices import find_places, only_one
     from sgpo.comparison.plan import make_plan
     from sgpo.comparison.run import run_plan, unfinished_cells
     from sgpo.comparison.summary import notes_of

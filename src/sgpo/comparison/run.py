@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sgpo.command_runner import Job, JobRunner, ending_signals
+from sgpo.comparison.devices import Place
 from sgpo.comparison.jobs import all_jobs, check_warmup_is_same
-from sgpo.comparison.places import Place
 from sgpo.comparison.plan import Cell, ComparisonPlan, changes
 from sgpo.comparison.results import RESULTS, CellResult, append_result, key_of, read_results
 from sgpo.errors import UnfinishedError

@@ -6,7 +6,8 @@ A method is a file with a dataclass of options and two functions, and an entry h
     samples(problem, options)          -> {"autonomous": 8, "guided": 4}: completions of each named prompt
     decide(groups, options, update)    -> a decision for each problem: rows of the update, and why
 
-All normalisation is in the weights of the rows: the loss of an update is the sum over their tokens.
+All normalisation is in the weights of the rows: the loss of an update is the sum over their tokens. A method of this
+package is also a base of `sgpo.training.config.SGPOConfig`, by its options; for a user's own the commands see to that.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from sgpo.rewards import RewardFunction, column_names, math_reward
 from sgpo.sampling.engines import check_engine, make_sampler
 from sgpo.sampling.records import Sampler, SamplingConfig
 from sgpo.tokenizers import pad_token_id
-from sgpo.training import completions, step
+from sgpo.training import completions_table, step
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch
@@ -182,8 +182,8 @@ class SGPOTrainer(RunTrainer):
         updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
         self.logbook.record(sampler_mismatch([row for update in updates for row in update.rows]))
         number = self.state.global_step
-        if completions.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
-            completions.keep(updates, self.processing_class, self.args.output_dir, number)
+        if completions_table.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
+            completions_table.keep(updates, self.processing_class, self.args.output_dir, number)
         return updates
 
     def _optimise(self, model: nn.Module, update: step.Update) -> Tensor:
