@@ -12,7 +12,7 @@ from trainer_setup import PLANS, MakeTrainer, Recorder, Reference, Script, full_
 
 from sgpo.problems import Problem
 from sgpo.prompts import student_messages
-from sgpo.training.run import cut_metrics
+from sgpo.training.metrics import cut_lines
 
 
 def test_metrics_file_by_hand(
@@ -100,13 +100,13 @@ def test_a_run_that_replaces_another_starts_its_metrics_anew(make_trainer: MakeT
         assert [line["step"] for line in lines_of(trainer) if "loss" in line] == [1, 2]
 
 
-def test_cut_metrics(tmp_path: Path) -> None:
+def test_lines_after_a_step_are_cut(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    cut_metrics(path, 3)
+    cut_lines(tmp_path, 3)
     assert not path.exists()
     rows = [{"step": 1}, {"step": 2, "eval": 1}, {"step": 3}, {"step": 4}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    cut_metrics(path, 2)
+    cut_lines(tmp_path, 2)
     assert path.read_text() == '{"step": 1}\n{"step": 2, "eval": 1}\n'
-    cut_metrics(path, 0)
+    cut_lines(tmp_path, 0)
     assert path.read_text() == ""

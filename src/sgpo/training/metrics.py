@@ -1,17 +1,54 @@
-"""What is measured of one update; docs/metrics.md describes every name. Means over nothing are left out, never NaN."""
+"""What is measured of one update, and the file that it goes into; docs/metrics.md describes every name.
+
+Means over nothing are left out, never NaN. ``metrics.jsonl`` in the folder of a run has a line for each log.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from sgpo import distributed
+from sgpo.files import replacing
 from sgpo.means import Means
 from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence
 from sgpo.rewards.metrics import add_rewards
 from sgpo.sampling.records import Rollout
 from sgpo.verification import STATUSES, VerdictCounts
+
+FILE = "metrics.jsonl"
+
+
+def append_line(folder: str | Path, entry: dict[str, Any]) -> None:
+    """One line more of the run's file."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def cut_lines(folder: str | Path, last_step: int) -> None:
+    """Keep the lines up to a step: what a run that is repeated from there had logged later is gone.
+
+    A line that a crash cut off is no line.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return
+    lines = [line for line in path.read_text().splitlines() if last_step and _step(line) <= last_step]
+    with replacing(path) as partial:
+        partial.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _step(line: str) -> float:
+    if not re.fullmatch(r"\{.*\}", line):
+        return float("inf")
+    return json.loads(line).get("step", 0)
 
 
 def group_metrics(groups: Sequence[ProblemRollouts], decisions: Sequence[Decision]) -> Means:

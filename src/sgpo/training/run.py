@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +13,6 @@ from transformers.trainer_utils import rotate_checkpoints
 from sgpo import distributed
 from sgpo.configuration import save_configuration
 from sgpo.errors import StopHere
-from sgpo.files import replacing
 from sgpo.models.adapters import has_adapter, identity_of, options_of
 from sgpo.models.precision import keep_masters
 from sgpo.runs.checkpoints import UNFINISHED, broken, newest_checkpoint, publish
@@ -23,6 +20,7 @@ from sgpo.runs.folder import check_output_dir, clear, explained_lack_of_space, r
 from sgpo.runs.interrupt import Interrupt, TrainingInterrupted
 from sgpo.runs.resume import check_same_run, configuration_of
 from sgpo.screen import no_progress_bars
+from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
 from sgpo.training.progress import RunProgress
 
@@ -192,7 +190,7 @@ class RunTrainer(Trainer):
         if checkpoint:
             self.read_own_state(Path(checkpoint))
         if checkpoint and self.is_world_process_zero():
-            cut_metrics(Path(self.args.output_dir) / "metrics.jsonl", self.state.global_step)
+            cut_lines(self.args.output_dir, self.state.global_step)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Trainer calls tied weights missing, of which a checkpoint holds one copy."""
@@ -205,21 +203,3 @@ class RunTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
             write_model_card(Path(output_dir or self.args.output_dir), self)
-
-
-def cut_metrics(path: Path, last_step: int) -> None:
-    """Keep the lines up to a step: what a run that is repeated from there had logged later is gone.
-
-    A line that a crash cut off is no line.
-    """
-    if not path.exists():
-        return
-    lines = [line for line in path.read_text().splitlines() if last_step and _step(line) <= last_step]
-    with replacing(path) as partial:
-        partial.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _step(line: str) -> float:
-    if not re.fullmatch(r"\{.*\}", line):
-        return float("inf")
-    return json.loads(line).get("step", 0)

@@ -37,7 +37,7 @@ from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions_table, step
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
-from sgpo.training.metrics import Logbook, group_metrics, sampler_mismatch
+from sgpo.training.metrics import Logbook, append_line, group_metrics, sampler_mismatch
 from sgpo.training.preflight import batch_sampler, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
@@ -297,10 +297,7 @@ class SGPOTrainer(RunTrainer):
             logs |= self.logbook.take()
         super().log(logs, start_time)
         if self.is_world_process_zero():
-            path = Path(self.args.output_dir) / "metrics.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(self.state.log_history[-1]) + "\n")
+            append_line(self.args.output_dir, self.state.log_history[-1])
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
