@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +36,9 @@ def sft(data: SFTArguments, args: WarmupConfig) -> None:
         _run("sft", trainer, data, args)
 
 
-def train(data: TrainArguments, args: SGPOConfig, own: Any = None) -> None:
-    """Args: own: the options that only a method of the user's own has."""
+def train(data: TrainArguments, args: SGPOConfig) -> None:
     from sgpo.training.trainer import SGPOTrainer
 
-    if own is not None:
-        args.method_options = asdict(own)
-        with usage_errors():
-            args.check_options()
     with no_progress_bars(everything=data.verbose):
         with usage_errors():
             problems, eval_problems, rewards, peft_config = _read_all(data, args)

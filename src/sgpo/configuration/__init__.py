@@ -65,13 +65,20 @@ def read_given(prog: str, argv: Sequence[str]) -> Given:
     return Given(arguments, path, values)
 
 
-def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ...]:
+def parse(
+    prog: str, kinds: Sequence[Any], argv: Sequence[str], nested: Mapping[str, type] | None = None
+) -> tuple[Any, ...]:
     """An object of each kind, a dataclass.
+
+    Args:
+        nested: by the name of a field that holds a mapping, the dataclass whose fields are its keys.
 
     Raises:
         ValueError: unknown keys, a configuration that cannot be read, or values that a kind refuses.
     """
-    given, keys = read_given(prog, argv), option_keys(kinds)
+    nested = nested or {}
+    given, keys = read_given(prog, argv), option_keys([*kinds, *nested.values()])
+    keys = {name: key for name, key in keys.items() if name not in nested}
     check_options(given, keys, {key.name for key in keys.values() if key.kind is bool}, prog)
     check_keys(given.values, keys, str(given.path), prog)
     texts, loose = texts_of(given.arguments, keys)
@@ -80,7 +87,12 @@ def parse(prog: str, kinds: Sequence[Any], argv: Sequence[str]) -> tuple[Any, ..
     values = {name: keys[name].from_yaml(value) for name, value in given.values.items()}
     values |= {name: keys[name].from_texts(found) for name, found in texts.items()}
     check_required(keys, values)
-    return tuple(kind(**{name: values[name] for name in option_keys([kind]) if name in values}) for kind in kinds)
+    values |= {name: dataclasses.asdict(_made(kind, values)) for name, kind in nested.items()}
+    return tuple(_made(kind, values) for kind in kinds)
+
+
+def _made(kind: type, values: Mapping[str, Any]) -> Any:
+    return kind(**{name: values[name] for name in option_keys([kind]) if name in values})
 
 
 def _assignments(env: Any) -> str:

@@ -72,7 +72,8 @@ def own_names(method: Method) -> list[str]:
 def kind_of(name: str, options: type, names: Collection[str]) -> type:
     """A dataclass of some of the fields of another one, in their order."""
     chosen = [each for each in fields(options) if each.name in names]
-    kind = make_dataclass(name, [(each.name, each.type, _copy(each)) for each in chosen])
+    # By keyword, so that one without a default may follow one that has it.
+    kind = make_dataclass(name, [(each.name, each.type, _copy(each)) for each in chosen], kw_only=True)
     kind.__module__ = options.__module__  # where the names in its annotations are known
     return kind
 
@@ -106,15 +107,24 @@ def check_method_options(name: str, args: Any, taken: set[str]) -> None:
     """
     method, refusals = find_method(name), Refusals()
     own, given = own_names(method), set(args.method_options or {})
-    if clash := sorted(taken & set(own)):
-        refusals.add([f"{clash[0]} is an option of method {name} and an argument of every run: give it another name"])
+    refusals.add(names_taken(name, method, taken))
     refusals.add(_foreign(method, args))
-    if unknown := sorted(given - set(own)):
+    required = [each.name for each in fields(method.options) if each.default is each.default_factory is MISSING]
+    if missing := [each for each in required if each not in given]:
+        refusals.add([f"{missing[0]} must be given: method {name} has no default for it"])
+    elif unknown := sorted(given - set(own)):
         known = f"they are {', '.join(own)}" if own else "it has none of its own"
         refusals.add([f"{unknown[0]} is none of the own options of method {name}: {known}"])
     else:
         refusals.add(options_from(method, args).refusals())
     refusals.refuse()
+
+
+def names_taken(name: str, method: Method, taken: Collection[str]) -> Iterator[str]:
+    """A refusal for each of a method's own options with a name that means something else in every run."""
+    for each in own_names(method):
+        if each in taken:
+            yield f"{each} is an option of method {name} and an argument of every run: give it another name"
 
 
 def _foreign(method: Method, args: Any) -> Iterator[str]:

@@ -19,7 +19,7 @@ from sgpo.configuration.source_fields import init_fields
 from sgpo.errors import Refusals, usage_errors
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import check_set, split_names
-from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names_of, own_names, owners
+from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names_of, names_taken, own_names, owners
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.arguments import AdapterArguments
 from sgpo.models.checkpoint import check_place
@@ -57,7 +57,8 @@ class Options:
     usual: Mapping[str, str] = field(default_factory=dict)  # of those, the ones that --help shows, with their help
     fixed: tuple[type, ...] = ()  # dataclasses whose fields only --help all shows
     parsed: tuple[str, ...] = ()  # MODULE:NAME of the classes whose objects the command gets; default: those of groups
-    own_kinds: tuple[type, ...] = ()  # further classes whose objects it gets
+    # By the name of a field of one of those that holds a mapping, the dataclass whose fields are its keys.
+    nested: Mapping[str, type] = field(default_factory=dict)
     # (command line, whether for --help) -> the options, where they depend on it
     adapted: Callable[[Sequence[str], bool], Options] | None = None
 
@@ -116,9 +117,9 @@ def parse_options(options: Options, argv: Sequence[str]) -> tuple[Any, ...]:
     with usage_errors():
         options = options.adapted(argv, False) if options.adapted else options
         check_beforehand(options, argv)
-    kinds = [*([load(place) for place in options.parsed] or options.kinds), *options.own_kinds]
+    kinds = [load(place) for place in options.parsed] or options.kinds
     with usage_errors():
-        return parse(options.command, kinds, argv)
+        return parse(options.command, kinds, argv, options.nested)
 
 
 def options_for(command: str, function: Callable[..., None]) -> Options:
@@ -179,17 +180,20 @@ def adapted_to_method(argv: Sequence[str], shown: bool) -> Options:
     In --help only what it knows; else all, so that the owner is named where another method's option is refused, and
     those that only the user's own method has.
 
-    Raises ValueError for a method that cannot be found.
+    Raises ValueError for a method that cannot be found, or one with an option of a name that is taken.
     """
     given = read_given("train", argv)
     named = texts_of(given.arguments, {})[0].get("method") or _texts(given.values.get("method") or [])
     if not named:
         return TRAIN
-    method = find_method(named[-1])
+    name = named[0]
+    method = find_method(name)
     if shown:
-        return _train({"method": (MethodArguments,), f"of {named[-1]}": (method.options,)})
+        return _train({"method": (MethodArguments,), f"of {name}": (method.options,)})
+    if taken := [*names_taken(name, method, TRAIN.known() or {each.name for each in TRAIN.own})]:
+        raise ValueError(taken[0])
     own = kind_of("OwnOptions", method.options, own_names(method))
-    return _train({**_options_of_all_methods(), f"of {named[-1]} alone": (own,)}, own_kinds=(own,))
+    return _train({**_options_of_all_methods(), f"of {name} alone": (own,)}, nested={"method_options": own})
 
 
 _USUAL = {
@@ -205,7 +209,7 @@ _USUAL = {
 }
 
 
-def _train(methods: Mapping[str, tuple[type, ...]], own_kinds: tuple[type, ...] = ()) -> Options:
+def _train(methods: Mapping[str, tuple[type, ...]], nested: Mapping[str, type] | None = None) -> Options:
     return Options(
         "train",
         {
@@ -233,7 +237,7 @@ def _train(methods: Mapping[str, tuple[type, ...]], own_kinds: tuple[type, ...] 
         },
         fixed=(FixedArguments,),
         parsed=("sgpo.training.arguments:TrainArguments", "sgpo.training.config:SGPOConfig"),
-        own_kinds=own_kinds,
+        nested=nested or {},
         adapted=adapted_to_method,
     )
 

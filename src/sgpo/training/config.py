@@ -27,6 +27,7 @@ from sgpo.training.arguments import (
     PythonArguments,
     RunArguments,
     SamplingArguments,
+    TrainArguments,
     UpdateArguments,
     refusals_of_choices,
 )
@@ -90,7 +91,8 @@ class SGPOConfig(
 
     def check_options(self) -> None:
         """Raises ValueError for options that the method does not know or refuses."""
-        check_method_options(self.method, self, {each.name for each in fields(self)} - DEFAULTS.keys())
+        arguments = {each.name for kind in (self, TrainArguments) for each in fields(kind)}
+        check_method_options(self.method, self, arguments - DEFAULTS.keys())
 
     @property
     def not_written(self) -> set[str]:

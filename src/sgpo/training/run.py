@@ -112,7 +112,7 @@ class RunTrainer(Trainer):
 
     def _save_configuration(self) -> None:
         """What the run was made of; in Python, only what has a name there."""
-        own = getattr(self.args, "method_options", {})
+        own = getattr(self.args, "method_options", None) or {}
         if self.command_line is not None:
             save_configuration(self.args.output_dir, self.command_line, self.args, own)
             return
