@@ -13,6 +13,8 @@ from extraction_cases import GOOD, PROBLEMS, candidates, extract, refusal
 
 from sgpo.cli import main
 from sgpo.problems import Problem, load_problems, save_problems
+from sgpo.strategies.output import save_rows
+from sgpo.strategies.solve import Solved, solved_rows
 
 pytestmark = pytest.mark.usefixtures("strategies_environment")
 
@@ -101,3 +103,15 @@ def test_answers_that_cannot_be_verified_are_refused(tmp_path: Path, capsys: pyt
     command = ["strategies", "solve", "--problems", str(tmp_path / "bare.jsonl"), "--model", "m"]
     line = refusal([*command, "--base-url", "http://127.0.0.1:9/v1"], capsys)
     assert "1 reference answers cannot be parsed by Math-Verify" in line
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_problem_that_has_several_solutions_keeps_them(tmp_path: Path, suffix: str) -> None:
+    problems = [replace(PROBLEMS[0], more_responses=("another one",)), replace(PROBLEMS[1], response=None)]
+    outcomes = [
+        Solved(problems[0], "kept", "had a response", response=problems[0].response),
+        Solved(problems[1], "kept", response="the new one"),
+    ]
+    save_rows(solved_rows(outcomes, "m"), tmp_path / f"solved.{suffix}")
+    responses = [problem.responses for problem in load_problems(tmp_path / f"solved.{suffix}")]
+    assert responses == [(PROBLEMS[0].response, "another one"), ("the new one",)]

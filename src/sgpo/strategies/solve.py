@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from sgpo.chat.client import ChatClient, FailedError, Question, check_extra_body
 from sgpo.chat.costs import Usage
 from sgpo.problems import Problem
 from sgpo.problems.inspection import unparsed_golds
+from sgpo.problems.loading import response_column
 from sgpo.prompts import SYSTEM_PROMPT, student_messages
 from sgpo.verification import verify
 
@@ -96,12 +97,13 @@ def check_answers(problems: Sequence[Problem]) -> None:
 
 def solved_rows(outcomes: Sequence[Solved], model: str) -> list[dict[str, Any]]:
     """One row a problem, with the input's columns."""
+    responses = response_column([replace(outcome.problem, response=outcome.response) for outcome in outcomes])
     return [
         {
             "id": outcome.problem.id,
             "prompt": outcome.problem.prompt,
             "answer": outcome.problem.answer,
-            "response": outcome.response,
+            "response": response,
             "strategy": outcome.problem.strategy,
             **outcome.problem.extra,
             "reasoning": outcome.reasoning,
@@ -111,7 +113,7 @@ def solved_rows(outcomes: Sequence[Solved], model: str) -> list[dict[str, Any]]:
             "attempts": outcome.attempts,
             "model": model,
         }
-        for outcome in outcomes
+        for outcome, response in zip(outcomes, responses, strict=True)
     ]
 
 
