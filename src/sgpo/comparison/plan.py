@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +174,22 @@ def write_data(recipe: Recipe, output: Path) -> Data:
     else:
         sft, rl, dev, sets = recipe.sft_problems, recipe.problems, recipe.dev_problems or "", recipe.sets
     warmup, training = _load(sft), _load(rl)
-    responses = {(each.prompt, each.answer, each.response): each for each in (*warmup, *training) if each.response}
-    together = output / "sft-all.jsonl"
-    save_problems(list(responses.values()), together)
-    found = {"sft": warmup, "rl": training, "sft_all": list(responses.values())}
-    return Data(
-        sft, rl, str(together), dev or None, sets, _fingerprints(found), _fingerprints(_read_sets(recipe, sets))
-    )
+    together, path = every_response([*warmup, *training]), output / "sft-all.jsonl"
+    save_problems(together, path)
+    found = {"sft": warmup, "rl": training, "sft_all": together}
+    return Data(sft, rl, str(path), dev or None, sets, _fingerprints(found), _fingerprints(_read_sets(recipe, sets)))
+
+
+def every_response(problems: Sequence[Problem]) -> list[Problem]:
+    """The problems with a response, each response once: a later row keeps those that no earlier one has."""
+    seen: set[tuple[str, str, str]] = set()
+    found = []
+    for each in problems:
+        new = [text for text in dict.fromkeys(each.responses) if (each.prompt, each.answer, text) not in seen]
+        seen |= {(each.prompt, each.answer, text) for text in new}
+        if new:
+            found.append(replace(each, response=new[0], more_responses=tuple(new[1:])))
+    return found
 
 
 def _read_sets(recipe: Recipe, sets: Mapping[str, str]) -> dict[str, Sequence[Problem]]:
