@@ -19,7 +19,7 @@ from sgpo.evaluation.benchmarks import check_set
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.adapters import adapter_from
 from sgpo.models.checkpoint import Opened, check_place, count_parameters, open_checkpoint
-from sgpo.options.groups import EVAL, SFT, TRAIN, FileCheck
+from sgpo.options.groups import EVAL, SFT, TRAIN, FileCheck, adapted_to_method
 from sgpo.problems.loading import is_file_of_problems
 from sgpo.rewards import check_signatures, choose_rewards, column_names
 
@@ -53,9 +53,13 @@ def _checks_of_keys(recipe: Recipe) -> Iterator[FileCheck]:
     for path in _warmups(recipe):
         yield partial(SFT.check_keys, read_config(path), str(path))
     for _, path in _methods(recipe):
-        yield partial(TRAIN.check_keys, read_config(path), str(path))
+        yield partial(_check_keys_of_method, path)
     yield partial(TRAIN.check_keys, recipe.options, f"options of {recipe.path}")
     yield partial(EVAL.check_keys, recipe.evaluation, f"evaluation of {recipe.path}")
+
+
+def _check_keys_of_method(path: Path) -> None:
+    adapted_to_method(["--config", str(path)], False).check_keys(read_config(path), str(path))
 
 
 def _checks_of_data(recipe: Recipe) -> Iterator[FileCheck]:
@@ -86,7 +90,7 @@ def check_methods(recipe: Recipe) -> dict[str, dict[str, Any]]:
                 data, args = _parse_train(recipe, path)
                 _check_same_problems(path, data, args)
                 adapter_from(data)
-            samples = samples_of(args.method, args.num_autonomous, args.num_guided)
+            samples = samples_of({**vars(args), **args.method_options})
             budgets[method.name] = {"samples": samples, **{name: getattr(args, name) for name in BUDGET}}
     return budgets
 
@@ -144,7 +148,9 @@ def _parse_train(recipe: Recipe, path: Path, problems: str = "problems") -> Any:
     from sgpo.training.arguments import TrainArguments
     from sgpo.training.config import SGPOConfig
 
-    data, args = parse("train", (TrainArguments, SGPOConfig), _arguments(path, recipe.options, problems))
+    arguments = _arguments(path, recipe.options, problems)
+    nested = adapted_to_method(arguments, False).nested
+    data, args = parse("train", (TrainArguments, SGPOConfig), arguments, nested)
     return data, as_written(args)  # one size for all base models, whatever their contexts
 
 

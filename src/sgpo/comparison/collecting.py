@@ -34,15 +34,19 @@ CURVES = (
 )
 
 
-def samples_of(method: str, num_autonomous: int, num_guided: int) -> int:
-    """Completions that a method samples of a problem that has all that it may ask for."""
-    from sgpo.methods.registry import find_method
+def samples_of(values: Mapping[str, Any]) -> int:
+    """Completions that a method samples of a problem that has all that it may ask for.
+
+    Args:
+        values: of a run's configuration, the method's name and all of its options.
+    """
+    from sgpo.methods.registry import find_method, names_of
     from sgpo.problems import Problem
 
     complete = Problem("", "?", "0", response="?", strategy="?")
-    found = find_method(method)
-    options = found.options(num_autonomous=num_autonomous, num_guided=num_guided)
-    return sum(found.sample_counts(complete, options).values())
+    method = find_method(values["method"])
+    options = method.options(**{name: values[name] for name in names_of(method) if name in values})
+    return sum(method.sample_counts(complete, options).values())
 
 
 def evaluation_result(folder: Path, sets: Sequence[str]) -> dict[str, Any]:

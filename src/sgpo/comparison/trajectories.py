@@ -62,7 +62,7 @@ def _row_of_run(folder: Path) -> CellResult:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} is no folder of a training run: it has no {name}; or give a results.jsonl")
     values = yaml.safe_load((folder / "config.yaml").read_text())
-    samples = samples_of(values["method"], values["num_autonomous"], values["num_guided"])
+    samples = samples_of(values)
     found = training_result(folder, samples, values["problems_per_rollout"], values["updates_per_rollout"])
     if not found["curves"]["step"]:
         raise ValueError(f"{folder / 'metrics.jsonl'} has no line of an update yet")
