@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
@@ -111,7 +112,7 @@ def build_warmup_trainer(
     """
     refusals = Refusals() if refusals is None else refusals
     tokenizer, found, data, adapter = _prepare(model, args, problems, peft_config, refusals)
-    split = warmup_rows(found, args.system_prompt).train_test_split(test_size=args.validation_share, seed=args.seed)
+    split = split_by_problem(warmup_rows(found, args.system_prompt), found, args.validation_share, args.seed)
     trainer = WarmupTrainer(
         model=load_policy(model, peft_config, args),
         args=args,
@@ -124,6 +125,15 @@ def build_warmup_trainer(
         for name, text in weight_rows(trainer.model, args):
             print(f"{name}: {text}")
     return trainer
+
+
+def split_by_problem(rows: Dataset, problems: Sequence[Problem], share: float, seed: int) -> DatasetDict:
+    """Rows to train on and a random share to validate with; all solutions of one problem are on one side."""
+    of_problem: dict[tuple[str, str], list[int]] = {}
+    for row, problem in enumerate(problems):
+        of_problem.setdefault((problem.prompt, problem.answer), []).append(row)
+    parts = Dataset.from_dict({"rows": list(of_problem.values())}).train_test_split(test_size=share, seed=seed)
+    return DatasetDict({name: rows.select([*chain.from_iterable(part["rows"])]) for name, part in parts.items()})
 
 
 def _prepare(
@@ -182,8 +192,8 @@ def warmup_problems(args: WarmupConfig, opened: Opened, problems: Sequence[Probl
     if room is not None and opened.makes_prompts:
         checks["prompt and response too long"] = too_long(_row_lengths(args, opened.tokenizer), room, name)
     found = inspect(problems, TRAINING, args.bad_rows, checks)
-    if len(found) < 2:
-        raise ValueError(f"{len(found)} problem is too few for SFT: one at least is kept to choose the checkpoint")
+    if (count := len({(problem.prompt, problem.answer) for problem in found})) < 2:
+        raise ValueError(f"{count} problem is too few for SFT: one at least is kept to choose the checkpoint")
     return found
 
 
