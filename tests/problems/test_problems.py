@@ -293,3 +293,17 @@ def test_several_solutions_of_a_problem(tmp_path, suffix):
     assert fingerprint(problems) != fingerprint([replace(problems[0], more_responses=()), *problems[1:]])
     with pytest.raises(ValueError, match="row 0: response must be a text or nothing, not 3"):
         problems_from([{"prompt": "1+1?", "answer": "2", "response": ["a", 3]}])
+
+
+def test_solutions_as_pandas_and_numpy_have_them():
+    rows = [
+        {"prompt": "1+1?", "answer": "2", "response": ["a", "b"]},
+        {"prompt": "1+2?", "answer": "3", "response": []},
+    ]
+    expected = [("a", "b"), ()]
+    assert [
+        p.responses for p in problems_from(datasets.Dataset.from_list(rows).to_pandas().to_dict("records"))
+    ] == expected
+    assert [
+        p.responses for p in problems_from([{**row, "response": tuple(row["response"])} for row in rows])
+    ] == expected

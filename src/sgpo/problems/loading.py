@@ -321,7 +321,10 @@ def _prompt(value: Any, place: _Place) -> str:
 
 
 def _responses(value: Any, place: _Place) -> list[str]:
-    """Return the texts: one, or those of a list of solutions, without empty ones."""
+    """Return the texts: one, or those of a list, tuple or array of solutions, without empty ones."""
+    if hasattr(value, "tolist"):  # of a pandas table, or of a data set in NumPy's format
+        value = value.tolist()
+    value = list(value) if isinstance(value, tuple) else value
     several = value if value == [] or (isinstance(value, list) and not _is_chat(value)) else [value]
     return [text for each in several if (text := _response(each, place)) is not None]
 
