@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,33 @@ class Method:
                     f"are {', '.join(self.all_prompts)}"
                 )
         return {name: counts[name] for name in self.all_prompts if name in counts}
+
+
+def check_state(method: Method, state: Mapping[str, Any]) -> None:
+    """Raises ValueError for a state that a checkpoint would not give back as it is."""
+    if method.state is None and state:
+        raise ValueError(
+            f"the method keeps {', '.join(map(str, state))} in update.state, which no checkpoint holds unless the "
+            "method says so: Method(..., state=state), where state(options) is what a run begins with"
+        )
+    if (wrong := next(_unlike_json(state, "state"), None)) is not None:
+        raise ValueError(
+            f"the method keeps {wrong}, which JSON would not give back as it is: checkpoints hold texts, whole "
+            "numbers, floats, True, False, None, lists, and dicts whose keys are texts"
+        )
+
+
+def _unlike_json(value: Any, place: str) -> Iterator[str]:
+    """What JSON does not have, or gives back as something else."""
+    if isinstance(value, dict):
+        yield from (f"{place} with the key {key!r}" for key in value if not isinstance(key, str))
+        for key, each in value.items():
+            yield from _unlike_json(each, f"{place}[{key!r}]")
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _unlike_json(each, f"{place}[{number}]")
+    elif not (value is None or isinstance(value, str | int | float)):
+        yield f"a {type(value).__name__} in {place}"
 
 
 def all_autonomous(problem: Problem, options: MethodOptions) -> dict[str, int]:

@@ -40,6 +40,7 @@ from sgpo.training.run import run_of
 from sgpo.training.trackers import check_trackers
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
+METHOD_STATE = "method_state.json"  # in a checkpoint
 
 
 UNREADABLE: Any = object()  # in place of something whose reading was refused already
@@ -113,6 +114,7 @@ def prepare_training(
     if args.resume_from_checkpoint:
         with refusals.collected():
             check_resumed(args.resume_from_checkpoint, args, data, adapter)
+            check_kept_state(Path(args.resume_from_checkpoint), args)
     refusals.refuse()
     assert rewards is not None  # or it was refused
     if isinstance(model, str):
@@ -168,6 +170,15 @@ def trained_part(model: str | PreTrainedModel, peft_config: Any, opened: Opened,
 def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any], adapter: Any = None) -> None:
     """Raises ValueError for the checkpoint of another run."""
     check_same_run(checkpoint, run_of(args, data, adapter))
+
+
+def check_kept_state(checkpoint: Path, args: SGPOConfig) -> None:
+    """Raises ValueError for a checkpoint from before the method had a state."""
+    if find_method(args.method).state is not None and not (checkpoint / METHOD_STATE).exists():
+        raise ValueError(
+            f"{checkpoint} has no {METHOD_STATE}: it was written when the method {args.method} had no state yet; begin "
+            "a new run with it as the model"
+        )
 
 
 @contextlib.contextmanager

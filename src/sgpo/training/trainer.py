@@ -25,6 +25,7 @@ from sgpo.engine.batching import BatchLayout, rows_are_packed
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.means import Means
+from sgpo.methods.method import check_state
 from sgpo.methods.records import ProblemRollouts, TokenScores, UpdateContext
 from sgpo.methods.registry import find_method, options_from
 from sgpo.methods.terms import Thresholds
@@ -38,12 +39,10 @@ from sgpo.training import completions_table, step
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
 from sgpo.training.metrics import Logbook, append_line, group_metrics, sampler_mismatch
-from sgpo.training.preflight import batch_sampler, prepare_training, said_once
+from sgpo.training.preflight import METHOD_STATE, batch_sampler, check_kept_state, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
 from sgpo.training.start_table import print_start
-
-METHOD_STATE = "method_state.json"  # in a checkpoint
 
 
 class SGPOTrainer(RunTrainer):
@@ -180,6 +179,7 @@ class SGPOTrainer(RunTrainer):
             **({} if self.reference is None else {"reference": self._reference_scores}),
         )
         updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
+        check_state(self.method, self.method_state)  # now, rather than when the first checkpoint is due
         self.logbook.record(sampler_mismatch([row for update in updates for row in update.rows]))
         number = self.state.global_step
         if completions_table.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
@@ -256,6 +256,7 @@ class SGPOTrainer(RunTrainer):
 
     def read_own_state(self, folder: Path) -> None:
         if self.method.state is not None:
+            check_kept_state(folder, self.args)
             self.method_state.clear()
             self.method_state.update(json.loads((folder / METHOD_STATE).read_text()))
 
