@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -26,7 +27,7 @@ from sgpo.cli import main
 from sgpo.engine.update import add_head_task, completion_scores
 from sgpo.methods.method import Method, all_autonomous
 from sgpo.methods.options import MethodOptions
-from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence, UpdateContext, check_rows
+from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence, UpdateContext, check_rows, with_importance
 from sgpo.methods.registry import find_method
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
@@ -304,3 +305,20 @@ def test_named_prompts_and_the_reference_policy(make_config: Any, checkpoint: Pa
         UpdateContext(1).reference([])
     with pytest.raises(ValueError, match="samples the prompt 'guided', which problem 0 does not have"):
         replace(method, samples=lambda p, o: {"guided": 1}).sample_counts(problems[0], SGPOOptions())
+
+
+@pytest.mark.parametrize("weights", [[0.5, 0.5], torch.tensor(0.5), torch.ones(2, 1), np.ones(2)])
+def test_weights_that_are_neither_a_number_nor_a_vector_are_refused(weights: Any) -> None:
+    row = TrainingSequence("likelihood", [1], [2, 3], weights)
+    message = "weights of a row of term likelihood are a number for all tokens alike, or a tensor [T] of the tokens'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        check_rows([row], MethodOptions())
+
+
+def test_weights_of_another_device_are_corrected_there() -> None:
+    """Such as those that a method makes of the policy's scores, on a GPU."""
+    logprobs = torch.zeros(2)
+    row = TrainingSequence("ratio", [1], [2, 3], torch.ones(2, device="meta"), logprobs, sampler_logprobs=logprobs)
+    weights = with_importance(row, cap=2.0).weights
+    assert isinstance(weights, Tensor)
+    assert weights.device.type == "meta"

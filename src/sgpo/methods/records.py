@@ -175,12 +175,15 @@ def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:
     """A row weighed by `importance_weights`; one that no engine sampled, such as an expert's, stays as it is."""
     if row.sampler_logprobs is None or row.old_logprobs is None:
         return row
-    old = row.old_logprobs.cpu()
-    return replace(row, weights=row.weights * importance_weights(old, row.sampler_logprobs, cap=cap))
+    importance = importance_weights(row.old_logprobs.cpu(), row.sampler_logprobs, cap=cap)
+    number = isinstance(row.weights, int | float)
+    return replace(row, weights=row.weights * (importance if number else importance.to(row.weights.device)))
 
 
 def check_rows(rows: Sequence[TrainingSequence], options: Any) -> None:
     """Raises ValueError for rows that lack what their term computes with: the loss would be another one."""
+    import torch
+
     for row in rows:
         if row.term not in TERMS:
             raise ValueError(f"a method made a row of term {row.term!r}; the terms are {', '.join(TERMS)}")
@@ -194,7 +197,14 @@ def check_rows(rows: Sequence[TrainingSequence], options: Any) -> None:
             raise ValueError(f"a row of term {row.term} has no ratio, so no use for old_logprobs")
         for name in ("weights", "old_logprobs", "sampler_logprobs"):
             values, tokens = getattr(row, name), len(row.completion_ids)
-            if values is not None and not isinstance(values, int | float) and len(values) != tokens:
+            if values is None or (name == "weights" and isinstance(values, int | float)):
+                continue
+            if not isinstance(values, torch.Tensor) or values.ndim != 1:
+                either = "a number for all tokens alike, or " if name == "weights" else ""
+                raise ValueError(
+                    f"{name} of a row of term {row.term} are {either}a tensor [T] of the tokens': {values}"
+                )
+            if len(values) != tokens:
                 raise ValueError(f"a row of term {row.term} has {len(values)} {name} for {tokens} completion tokens")
         if has and row.entropy_bonus:
             raise ValueError(f"a row of term {row.term} cannot have an entropy bonus")
