@@ -176,8 +176,9 @@ def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:
     if row.sampler_logprobs is None or row.old_logprobs is None:
         return row
     importance = importance_weights(row.old_logprobs.cpu(), row.sampler_logprobs, cap=cap)
-    number = isinstance(row.weights, int | float)
-    return replace(row, weights=row.weights * (importance if number else importance.to(row.weights.device)))
+    if not isinstance(row.weights, int | float):
+        importance = importance.to(row.weights.device)
+    return replace(row, weights=row.weights * importance)
 
 
 def check_rows(rows: Sequence[TrainingSequence], options: Any) -> None:
@@ -200,10 +201,8 @@ def check_rows(rows: Sequence[TrainingSequence], options: Any) -> None:
             if values is None or (name == "weights" and isinstance(values, int | float)):
                 continue
             if not isinstance(values, torch.Tensor) or values.ndim != 1:
-                either = "a number for all tokens alike, or " if name == "weights" else ""
-                raise ValueError(
-                    f"{name} of a row of term {row.term} are {either}a tensor [T] of the tokens': {values}"
-                )
+                either = "a number for all tokens alike or " if name == "weights" else ""
+                raise ValueError(f"{name} of a row of term {row.term} are {either}a tensor [T], not {values}")
             if len(values) != tokens:
                 raise ValueError(f"a row of term {row.term} has {len(values)} {name} for {tokens} completion tokens")
         if has and row.entropy_bonus:
