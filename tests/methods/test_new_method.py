@@ -310,7 +310,7 @@ def test_named_prompts_and_the_reference_policy(make_config: Any, checkpoint: Pa
 @pytest.mark.parametrize("weights", [[0.5, 0.5], torch.tensor(0.5), torch.ones(2, 1), np.ones(2)])
 def test_weights_that_are_neither_a_number_nor_a_vector_are_refused(weights: Any) -> None:
     row = TrainingSequence("likelihood", [1], [2, 3], weights)
-    message = "weights of a row of term likelihood are a number for all tokens alike, or a tensor [T] of the tokens'"
+    message = "weights of a row of term likelihood are a number for all tokens alike or a tensor [T], not"
     with pytest.raises(ValueError, match=re.escape(message)):
         check_rows([row], MethodOptions())
 
@@ -322,3 +322,9 @@ def test_weights_of_another_device_are_corrected_there() -> None:
     weights = with_importance(row, cap=2.0).weights
     assert isinstance(weights, Tensor)
     assert weights.device.type == "meta"
+
+
+def test_a_prompt_cannot_have_the_name_of_another_group() -> None:
+    for name in ("autonomous", "guided", "expert"):
+        with pytest.raises(ValueError, match=f"a prompt of a method cannot be called {name}"):
+            Method(SGPOOptions, all_autonomous, lambda *_: [], prompts={name: lambda problem, _: None})

@@ -36,7 +36,7 @@ class Method:
             raise ValueError(f"a method uses 'strategy', 'response' or 'reference', not {sorted(unknown)}")
         if not (isinstance(self.options, type) and issubclass(self.options, MethodOptions)):
             raise ValueError(f"a method's options are a dataclass derived from MethodOptions, not {self.options!r}")
-        if taken := [name for name in self.prompts if name in PROMPTS]:
+        if taken := [name for name in self.prompts if name in (*PROMPTS, "expert")]:  # groups by name in what is logged
             raise ValueError(f"a prompt of a method cannot be called {taken[0]}: that one is there already")
 
     @property

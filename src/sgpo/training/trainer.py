@@ -118,7 +118,6 @@ class SGPOTrainer(RunTrainer):
         self.method = find_method(args.method)
         self.options = options_from(self.method, args)
         self.method_state = {} if self.method.state is None else self.method.state(self.options)
-        self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
         self.rewards = found.rewards
         self._reward_columns = column_names(found.problems or [])
         self.sampler = sampler or make_sampler(args, self.model, found.tokenizer, self.accelerator)
@@ -128,6 +127,8 @@ class SGPOTrainer(RunTrainer):
         self._updates: list[step.Update] = []  # of the present rollout batch
         self.peft_config = peft_config
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
+        # Now that the policy has the types that it is trained in: the reference computes in the same.
+        self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
 
     # One step
 
