@@ -25,10 +25,9 @@ def config(tmp_path: Path, **values: Any) -> SGPOConfig:
     (tmp_path / "mine.py").write_text(FILE)
     sizes: dict[str, Any] = {"problems_per_rollout": 2, "updates_per_rollout": 1, "max_completion_length": 12}
     sizes |= {"num_autonomous": 4, "num_guided": 0, "max_steps": 1}
-    method = f"{tmp_path / 'mine.py'}:METHOD"
     return SGPOConfig(
         str(tmp_path / "run"),
-        method=f"{tmp_path / 'mine.py'}:METHOD",
+        method=f"{tmp_path}/mine.py:METHOD",
         use_cpu=True,
         report_to="none",
         **sizes,
