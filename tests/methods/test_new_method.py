@@ -258,8 +258,8 @@ def test_a_row_whose_threshold_is_no_option_is_refused() -> None:
 
 
 def test_what_a_method_uses_is_known() -> None:
-    with pytest.raises(ValueError, match="a method uses 'strategy', 'response' or 'reference', not \\['responses'\\]"):
-        Method(MethodOptions, all_autonomous, lambda *_: [], uses=("responses",))
+    with pytest.raises(ValueError, match="a method uses strategy, response, responses or reference, not solutions"):
+        Method(MethodOptions, all_autonomous, lambda *_: [], uses=("solutions",))
 
 
 def test_named_prompts_and_the_reference_policy(make_config: Any, checkpoint: Path, tokenizer: Any) -> None:

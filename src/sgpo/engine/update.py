@@ -55,6 +55,7 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
     The model needs ``add_head_task``. ``means`` get what is measured of the tokens.
     """
     term, teacher = TERMS[batch.term], None
+    measured: dict[str, list[Tensor]] = {}
     if batch.teacher is not None:
         with torch.no_grad():
             teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
@@ -66,7 +67,7 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
             """Of a slice of the tokens; called once for each."""
             losses, measures = term.loss(_tokens(batch, score, rows, divergence), thresholds)
             for name, values in measures.items():
-                means.add(name, values)
+                measured.setdefault(name, []).append(values)
             return losses
 
         if teacher is None or term.masked:
@@ -74,7 +75,9 @@ def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds,
         return divergence_loss(hidden, teacher, head, loss, reverse=term.score == "reverse_divergence")
 
     found: Projected = with_hidden(model, batch.policy, loss_of)
-    if term.has_ratio:  # tokens that the policy sampled
+    for name, parts in measured.items():  # not within the slices: a number of a device is waited for
+        means.add(name, torch.cat(parts))
+    if term.has_ratio:
         means.add("entropy", found.entropy)
     return found.loss
 

@@ -11,7 +11,7 @@ from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.problems import Problem
 from sgpo.prompts import AUTONOMOUS, GUIDED, PROMPTS, PromptOf
 
-USES = ("strategy", "response", "reference")
+USES = ("strategy", "response", "responses", "reference")
 Decide = Callable[[Sequence[ProblemRollouts], Any, UpdateContext], list[Decision]]
 
 
@@ -26,14 +26,15 @@ class Method:
     options: type[MethodOptions]
     samples: Callable[[Problem, Any], Mapping[str, int]]  # (problem, options) -> completions of each named prompt
     decide: Decide  # (groups of one update, options, context) -> a decision for each problem, in order
-    # Of a problem, beyond prompt and answer: "strategy", "response"; and "reference", the policy before training.
+    # Of a problem, beyond prompt and answer: "strategy", "response" (the first solution) or "responses" (all of them);
+    # and "reference", the policy before training.
     uses: tuple[str, ...] = ()
     prompts: Mapping[str, PromptOf] = field(default_factory=dict)  # beside "autonomous" and "guided"
     state: Callable[[Any], dict[str, Any]] | None = None  # (options) -> what a run begins with, see `UpdateContext`
 
     def __post_init__(self) -> None:
         if unknown := set(self.uses) - set(USES):
-            raise ValueError(f"a method uses 'strategy', 'response' or 'reference', not {sorted(unknown)}")
+            raise ValueError(f"a method uses {', '.join(USES[:-1])} or {USES[-1]}, not {', '.join(sorted(unknown))}")
         if not (isinstance(self.options, type) and issubclass(self.options, MethodOptions)):
             raise ValueError(f"a method's options are a dataclass derived from MethodOptions, not {self.options!r}")
         if taken := [name for name in self.prompts if name in (*PROMPTS, "expert")]:  # groups by name in what is logged
@@ -44,6 +45,15 @@ class Method:
         """Those that every problem has, if the method uses what they need; then its own."""
         shared = {name: prompt for name, prompt in PROMPTS.items() if name != GUIDED or "strategy" in self.uses}
         return {**shared, **self.prompts}
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether it learns from a strong model's solutions."""
+        return "response" in self.uses or "responses" in self.uses
+
+    def solutions_of(self, problem: Problem) -> tuple[str, ...]:
+        """Those of a problem that it learns from."""
+        return problem.responses if "responses" in self.uses else problem.responses[: "response" in self.uses]
 
     def sample_counts(self, problem: Problem, options: Any) -> dict[str, int]:
         """Completions of each prompt, those of none left out.

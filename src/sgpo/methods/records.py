@@ -160,9 +160,9 @@ class UpdateContext:
     total: Callable[[int], int] = int  # the sum of a number over all processes, each of which has to ask
 
 
-def expert_rollouts(problem: Problem, tokenizer: Any) -> list[Rollout]:
-    """The strong model's responses as if the policy had written them."""
-    ids = [response_ids(response, tokenizer) for response in problem.responses]
+def expert_rollouts(responses: Sequence[str], tokenizer: Any) -> list[Rollout]:
+    """A strong model's responses as if the policy had written them."""
+    ids = [response_ids(response, tokenizer) for response in responses]
     return [Rollout(each, sampler_logprobs=None, truncated=False) for each in ids]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.errors import Refusals
+from sgpo.methods.method import Method
 from sgpo.methods.records import response_ids
 from sgpo.methods.registry import find_method, options_from
 from sgpo.models.adapters import adapter_of, has_adapter
@@ -203,9 +204,11 @@ def check_training(
     method = find_method(args.method)
     lengths = _lengths(args, opened, method.all_prompts)
     checks = _checks(args, opened.context, problems, lengths, golds, refusals)
-    if "response" in method.uses and opened.tokenizer is not None:
+    if method.has_experts and opened.tokenizer is not None:
         room = args.max_completion_length
-        checks["response too long"] = too_long(_response_lengths(opened.tokenizer), room, "max_completion_length")
+        checks["response too long"] = too_long(
+            _response_lengths(method, opened.tokenizer), room, "max_completion_length"
+        )
     found, usable = list(problems), None
     try:
         found = inspect(problems, TRAINING, args.bad_rows, checks)
@@ -218,6 +221,8 @@ def check_training(
         found = check_strategies(found, args)
     with refusals.collected():
         check_responses(found, args)
+    if args.fsdp and "reference" in method.uses:
+        refusals.add([f"method {args.method} uses a reference policy, which is not sharded: leave fsdp out"])
     with refusals.collected():
         for problem in found:
             method.sample_counts(problem, options_from(method, args))
@@ -299,7 +304,7 @@ def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]
 
 def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
     """Says how many problems have a strong model's response where the method learns from it; refuses none."""
-    if "response" not in find_method(args.method).uses:
+    if not find_method(args.method).has_experts:
         return
     having = sum(bool(problem.responses) for problem in problems)
     others = "" if having == len(problems) else " The others are trained on without an expert."
@@ -311,9 +316,14 @@ def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
         )
 
 
-def _response_lengths(tokenizer: Any) -> Any:
-    """Tokens of each problem's longest response as a completion; 0 where there is none."""
-    return lambda problems: [max((len(response_ids(r, tokenizer)) for r in p.responses), default=0) for p in problems]
+def _response_lengths(method: Method, tokenizer: Any) -> Callable[[Sequence[Problem]], list[int]]:
+    """Tokens of each problem's longest response, of those that the method learns from, as a completion; 0 without any."""
+
+    def lengths(problems: Sequence[Problem]) -> list[int]:
+        solutions = [method.solutions_of(problem) for problem in problems]
+        return [max((len(response_ids(each, tokenizer)) for each in some), default=0) for some in solutions]
+
+    return lengths
 
 
 def batch_sampler(problems: Sequence[Problem], args: SGPOConfig) -> RolloutBatchSampler:

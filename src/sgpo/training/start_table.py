@@ -55,7 +55,7 @@ def start_rows(
     # At most every completion and every expert's response is a row, those of a group in micro-batches of their own.
     of_process = math.ceil(args.problems_per_update / args.world_size)
     groups = [max(each.get(name, 0) for each in counts) for name in method.all_prompts]
-    experts = max((len(problem.responses) for problem in problems), default=0) if "response" in method.uses else 0
+    experts = max((len(method.solutions_of(problem)) for problem in problems), default=0)
     rows = [of_process * number for number in (*groups, experts)]
     passes = sum(math.ceil(number / rows_a_pass) for number in rows)
     rollouts = (max_steps - first_step) // args.updates_per_rollout

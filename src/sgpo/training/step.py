@@ -82,7 +82,7 @@ def sample_groups(
             problem,
             prompts[place],
             {name: sampled[place, name] for name in counts[place]},
-            expert_rollouts(problem, tokenizer) if "response" in method.uses else [],
+            expert_rollouts(method.solutions_of(problem), tokenizer),
         )
         for place, problem in enumerate(problems)
     ]
