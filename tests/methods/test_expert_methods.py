@@ -154,3 +154,13 @@ def test_a_response_that_is_no_completion_is_refused(make_trainer: Callable[...,
     with pytest.raises(ValueError, match=r"p0.*has \d+ tokens, max_completion_length leaves 12"):
         make_trainer(problems, method="hpt")
     make_trainer(problems, method="grpo")
+
+
+def test_a_solution_that_the_method_does_not_read_may_be_long(make_trainer: Callable[..., Any]) -> None:
+    """luffy and hpt learn from the first solution of a problem; the others are not in their groups either."""
+    problems = [replace(PROBLEMS[0], more_responses=("1+2=3 " * 10,)), *PROBLEMS[1:]]
+    trainer = make_trainer(problems, method="luffy")
+    (group,) = trainer._sample(problems[:1])
+    assert [expert.completion_ids for expert in group.experts] == [
+        response_ids(str(PROBLEMS[0].response), trainer.processing_class)
+    ]

@@ -16,7 +16,7 @@ FILE = """
 from sgpo.methods.grpo import GRPOOptions, decide
 from sgpo.methods.method import Method, all_autonomous
 
-METHOD = Method(GRPOOptions, all_autonomous, decide, uses=("reference", "response"))
+METHOD = Method(GRPOOptions, all_autonomous, decide, uses=("reference", "responses"))
 """
 PROBLEMS = [Problem(str(n), f"Compute {n}+1", str(n + 1), "one", more_responses=("two", "three")) for n in range(4)]
 

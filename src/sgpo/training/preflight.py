@@ -317,7 +317,7 @@ def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
 
 
 def _response_lengths(method: Method, tokenizer: Any) -> Callable[[Sequence[Problem]], list[int]]:
-    """Tokens of each problem's longest response, of those that the method learns from, as a completion; 0 without any."""
+    """Tokens of each problem's longest response that the method learns from, as a completion; 0 without any."""
 
     def lengths(problems: Sequence[Problem]) -> list[int]:
         solutions = [method.solutions_of(problem) for problem in problems]
