@@ -231,5 +231,5 @@ CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))
+    dist.barrier()  # a process that ends while the other still talks to it may abort
     dist.destroy_process_group()
-    dist.destroy_process_group()  # or threads of gloo may outlive the interpreter, which then aborts
