@@ -198,7 +198,7 @@ def requests_of(trainer: SGPOTrainer) -> list[Any]:
     asked: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.sampler, "sample", lambda requests, *a, **k: asked.extend(requests) or iter(()))
-        with pytest.raises((StopIteration, RuntimeError)):
+        with pytest.raises(ValueError, match="shorter"):
             trainer._sample(PROBLEMS[:4])
     return asked
 
