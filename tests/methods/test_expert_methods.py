@@ -105,7 +105,8 @@ def test_an_expert_may_have_a_ratio(make_trainer: Callable[..., Any], cap: float
         assert len(update.rows) == (6 if number == 0 else 4)  # the last problem has no expert
         expected = 0.0
         for row in update.rows:
-            logprobs = trainer._policy_scores([(row.prompt_ids, row.completion_ids)])[0].logprobs.tolist()
+            pair = (row.prompt_ids, row.completion_ids)
+            logprobs = trainer._scores(trainer.model, [pair])[0].logprobs.tolist()
             recomputed = number > 0 or cap is not None
             weights = weights_of(row)
             if weights[0] == 0.125:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,17 +106,7 @@ def test_what_is_refused_in_python(file: Path, method: str, options: dict[str, o
         SGPOConfig(str(file.parent), method=f"{file}:{method}", method_options=options, use_cpu=True, report_to="none")
 
 
-def test_no_options_may_be_none(checkpoint: Path, tmp_path: Path) -> None:
-    config = SGPOConfig(
-        str(tmp_path / "run"),
-        method="grpo",
-        method_options=None,
-        problems_per_rollout=2,
-        updates_per_rollout=1,
-        max_steps=1,
-        max_completion_length=4,
-        use_cpu=True,
-        report_to="none",
-    )
+def test_no_options_may_be_none(make_config: Callable[..., SGPOConfig], checkpoint: Path, tmp_path: Path) -> None:
+    config = make_config(method="grpo", method_options=None, updates_per_rollout=1, max_steps=1)
     SGPOTrainer(str(checkpoint), config, PROBLEMS).train()
     assert "method_options" not in yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())

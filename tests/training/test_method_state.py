@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +27,15 @@ METHOD = Method(GRPOOptions, all_autonomous, counting, STATE)
 """
 
 
-def trainer(checkpoint: Path, tmp_path: Path, key: str, state: str) -> SGPOTrainer:
-    file = tmp_path / "counting.py"
-    file.write_text(FILE.replace("KEY", key).replace("STATE", state))
-    config = SGPOConfig(
-        str(tmp_path / "run"),
-        method=f"{file}:METHOD",
-        problems_per_rollout=2,
-        updates_per_rollout=1,
-        max_completion_length=4,
-        max_steps=1,
-        use_cpu=True,
-        report_to="none",
-        disable_tqdm=True,
-    )
-    return SGPOTrainer(str(checkpoint), config, [Problem(str(n), f"Compute {n}+1", str(n + 1)) for n in range(4)])
+@pytest.fixture
+def make(make_config: Callable[..., SGPOConfig], checkpoint: Path, tmp_path: Path) -> Callable[[str, str], SGPOTrainer]:
+    def trainer(key: str, state: str) -> SGPOTrainer:
+        file = tmp_path / "counting.py"
+        file.write_text(FILE.replace("KEY", key).replace("STATE", state))
+        config = make_config(method=f"{file}:METHOD", problems_per_rollout=2, updates_per_rollout=1, max_steps=1)
+        return SGPOTrainer(str(checkpoint), config, [Problem(str(n), f"Compute {n}+1", str(n + 1)) for n in range(4)])
+
+    return trainer
 
 
 @pytest.mark.parametrize(
@@ -51,10 +46,10 @@ def trainer(checkpoint: Path, tmp_path: Path, key: str, state: str) -> SGPOTrain
     ],
 )
 def test_what_a_resumed_run_would_not_get_back(
-    checkpoint: Path, tmp_path: Path, key: str, state: str, message: str
+    make: Callable[[str, str], SGPOTrainer], key: str, state: str, message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        trainer(checkpoint, tmp_path, key, state).train()
+        make(key, state).train()
 
 
 @pytest.mark.parametrize(
@@ -69,8 +64,10 @@ def test_values_that_json_has_not(tmp_path: Path, value: Any, message: str) -> N
     check_state(method, {"x": [1, 0.5, None, True, "text", {"deep": [float("nan")]}]})
 
 
-def test_a_checkpoint_from_before_the_method_had_a_state(checkpoint: Path, tmp_path: Path) -> None:
-    found = trainer(checkpoint, tmp_path, "str", "state=lambda options: {}")
+def test_a_checkpoint_from_before_the_method_had_a_state(
+    make: Callable[[str, str], SGPOTrainer], tmp_path: Path
+) -> None:
+    found = make("str", "state=lambda options: {}")
     (tmp_path / "old").mkdir()
     with pytest.raises(ValueError, match=r"old has no method_state.json: it was written when .* had no state"):
         found.read_own_state(tmp_path / "old")

@@ -40,7 +40,7 @@ def test_it_is_the_policy_before_training_to_the_bit(checkpoint: Path, tmp_path:
     model = AutoModelForCausalLM.from_pretrained(str(checkpoint), dtype=torch.bfloat16)
     trainer = SGPOTrainer(model, config(tmp_path), PROBLEMS, processing_class=tokenizer)
     pairs = [([5, 6], [7, 8, 9])]
-    (policy,), (reference,) = trainer._policy_scores(pairs), trainer._reference_scores(pairs)
+    (policy,), (reference,) = (trainer._scores(model, pairs) for model in (trainer.model, trainer.reference))
     assert torch.equal(policy.logprobs, reference.logprobs)
     assert not any(parameter.requires_grad for parameter in trainer.reference.parameters())
 

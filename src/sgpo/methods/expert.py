@@ -67,7 +67,7 @@ def group_rows(
     advantages = group_advantages(rewards_of(rollouts), std=not options.like_authors)
     shares = share_of_token(lengths_of(rollouts), completions=len(rollouts), num_problems=num_problems)
     weights = advantages / options.max_completion_length if options.like_authors else advantages * shares
-    bonuses = shares * 0.0 + bonus if options.like_authors else options.entropy_coefficient * shares
+    bonuses = shares.new_full(shares.shape, bonus) if options.like_authors else options.entropy_coefficient * shares
     return [
         group.row("shaped" if any(o is e for e in group.experts) else "ratio", o, weight, entropy_bonus=of_entropy)
         for o, weight, of_entropy in zip(rollouts, weights.tolist(), bonuses.tolist(), strict=True)

@@ -60,14 +60,15 @@ class Method:
 
         Raises ValueError for a prompt that the problem does not have.
         """
+        prompts = self.all_prompts
         counts = {name: count for name, count in self.samples(problem, options).items() if count}
         for name in counts:
-            if name not in self.all_prompts or self.all_prompts[name](problem, None) is None:
+            if name not in prompts or prompts[name](problem, None) is None:
                 raise ValueError(
                     f"the method samples the prompt {name!r}, which problem {problem.id} does not have; its prompts "
-                    f"are {', '.join(self.all_prompts)}"
+                    f"are {', '.join(prompts)}"
                 )
-        return {name: counts[name] for name in self.all_prompts if name in counts}
+        return {name: counts[name] for name in prompts if name in counts}
 
 
 def check_state(method: Method, state: Mapping[str, Any]) -> None:

@@ -138,9 +138,7 @@ def select_targets(
 
 def _likeliest(some: list[Rollout], scores: Sequence[TokenScores], options: SGPOOptions) -> Rollout:
     lengths = lengths_of(some)
-    sums = lengths.double()
-    for place, score in enumerate(scores):
-        sums[place] = score.logprobs.double().sum()
+    sums = lengths.double().new_tensor([score.logprobs.double().sum() for score in scores])
     return some[select_target(sums / lengths if options.target_selection == "mean" else sums)]
 
 

@@ -122,9 +122,14 @@ class Tokens(NamedTuple):
     divergence: Tensor | None = None  # [n] d_t of Eq. 3 as a constant, of a term that is masked by it
 
     @property
+    def old(self) -> Tensor:
+        """log pi_old as a constant. [n]"""
+        return self.score.detach() if self.old_logprobs is None else self.old_logprobs
+
+    @property
     def ratio(self) -> Tensor:
         """rho. [n]"""
-        return (self.score - (self.score.detach() if self.old_logprobs is None else self.old_logprobs)).exp()
+        return (self.score - self.old).exp()
 
 
 Measures = Mapping[str, "Tensor"]  # of the tokens, by the name under which their mean is logged
@@ -154,10 +159,9 @@ class Term:
 
 def surrogate(tokens: Tokens, thresholds: Thresholds) -> tuple[Tensor, Measures]:
     """-J, in tokens whose weight is A_i / (B G1 |o_i|)."""
-    old = tokens.score.detach() if tokens.old_logprobs is None else tokens.old_logprobs
     eps_low, eps_high = thresholds.eps_low, thresholds.eps_high
-    losses = surrogate_loss(tokens.score, old, tokens.weights, eps_low=eps_low, eps_high=eps_high)
-    ratio = (tokens.score.detach() - old).exp()
+    losses = surrogate_loss(tokens.score, tokens.old, tokens.weights, eps_low=eps_low, eps_high=eps_high)
+    ratio = tokens.ratio.detach()
     # The clip is one-sided: it stops a token of positive weight above, one of negative weight below.
     high, low = (ratio > 1 + eps_high) & (tokens.weights > 0), (ratio < 1 - eps_low) & (tokens.weights < 0)
     return losses, {"clipped_share/high": high, "clipped_share/low": low}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, get_type_hints
 
@@ -19,7 +19,7 @@ from sgpo.configuration.source_fields import init_fields
 from sgpo.errors import Refusals, usage_errors
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import check_set, split_names
-from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names_of, names_taken, own_names, owners
+from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names_taken, own_names, owners
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.arguments import AdapterArguments
 from sgpo.models.checkpoint import check_place
@@ -164,13 +164,13 @@ def files_of_evaluation(values: Values) -> Iterator[FileCheck]:
 
 def _options_of_all_methods() -> dict[str, tuple[type, ...]]:
     """The options of the methods of this package, in groups of those that the same methods know."""
-    groups: dict[str, tuple[type, ...]] = {"method": (MethodArguments,)}
+    known_to: dict[tuple[str, ...], list[str]] = {}
     for name in DEFAULTS:
-        of = owners(name)
+        known_to.setdefault(tuple(owners(name)), []).append(name)
+    groups: dict[str, tuple[type, ...]] = {"method": (MethodArguments,)}
+    for of, names in known_to.items():
         title = "of every method" if len(of) == len(METHODS) else f"of {' and '.join(of)}"
-        options = METHODS[of[0]].options
-        same = [each for each in names_of(METHODS[of[0]]) if owners(each) == of]
-        groups[title] = (kind_of("MethodGroup", options, same),)
+        groups[title] = (kind_of("MethodGroup", METHODS[of[0]].options, names),)
     return groups
 
 
@@ -193,7 +193,7 @@ def adapted_to_method(argv: Sequence[str], shown: bool) -> Options:
     if taken := [*names_taken(name, method, TRAIN.known() or {each.name for each in TRAIN.own})]:
         raise ValueError(taken[0])
     own = kind_of("OwnOptions", method.options, own_names(method))
-    return _train({**_options_of_all_methods(), f"of {name} alone": (own,)}, nested={"method_options": own})
+    return replace(TRAIN, groups={**TRAIN.groups, f"of {name} alone": (own,)}, nested={"method_options": own})
 
 
 _USUAL = {
@@ -209,7 +209,7 @@ _USUAL = {
 }
 
 
-def _train(methods: Mapping[str, tuple[type, ...]], nested: Mapping[str, type] | None = None) -> Options:
+def _train(methods: Mapping[str, tuple[type, ...]]) -> Options:
     return Options(
         "train",
         {
@@ -237,7 +237,6 @@ def _train(methods: Mapping[str, tuple[type, ...]], nested: Mapping[str, type] |
         },
         fixed=(FixedArguments,),
         parsed=("sgpo.training.arguments:TrainArguments", "sgpo.training.config:SGPOConfig"),
-        nested=nested or {},
         adapted=adapted_to_method,
     )
 

@@ -391,8 +391,10 @@ def _to_table(problems: Sequence[Problem]) -> pa.Table:
     rows = [_to_row(problem) for problem in problems]
     extra_names = list(dict.fromkeys(name for problem in problems for name in problem.extra))
     # The fields are texts even where all of them are missing, so that such a table joins with others.
-    responses = response_column(problems)
-    fields = {name: pa.array([row[name] for row in rows], pa.string()) for name in FIELDS if name != "response"}
-    kind = pa.list_(pa.string()) if any(isinstance(each, list) for each in responses) else pa.string()
-    fields = {name: pa.array(responses, kind) if name == "response" else fields[name] for name in FIELDS}
+    columns = {name: [row[name] for row in rows] for name in FIELDS} | {"response": response_column(problems)}
+    lists = {name for name, values in columns.items() if any(isinstance(each, list) for each in values)}
+    fields = {
+        name: pa.array(values, pa.list_(pa.string()) if name in lists else pa.string())
+        for name, values in columns.items()
+    }
     return pa.table({**fields, **{name: pa.array([row.get(name) for row in rows]) for name in extra_names}})

@@ -224,8 +224,9 @@ def check_training(
     if args.fsdp and "reference" in method.uses:
         refusals.add([f"method {args.method} uses a reference policy, which is not sharded: leave fsdp out"])
     with refusals.collected():
+        options = options_from(method, args)
         for problem in found:
-            method.sample_counts(problem, options_from(method, args))
+            method.sample_counts(problem, options)
     args = fitted_to_problems(args, len(found))
     with refusals.collected():
         batch_sampler(found, args)  # refuses too few problems

@@ -68,13 +68,14 @@ def sample_groups(
     seed: int,
 ) -> list[ProblemRollouts]:
     """The groups of all problems, in one call of the engine: prompt by prompt, and in each problem by problem."""
+    named = method.all_prompts
     prompts: list[dict[str, list[int]]] = [{} for _ in problems]
-    for name, prompt in method.all_prompts.items():
+    for name, prompt in named.items():
         messages = {place: m for place, p in enumerate(problems) if (m := prompt(p, system_prompt)) is not None}
         for place, ids in zip(messages, encode_prompts(tokenizer, [*messages.values()]), strict=True):
             prompts[place][name] = ids
     counts = [method.sample_counts(problem, options) for problem in problems]
-    places = [(place, name) for name in method.all_prompts for place, count in enumerate(counts) if name in count]
+    places = [(place, name) for name in named for place, count in enumerate(counts) if name in count]
     requests = [SampleRequest(prompts[place][name], counts[place][name]) for place, name in places]
     sampled = dict(zip(places, sampler.sample(requests, sampling, seed=seed), strict=True))
     return [

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -174,10 +175,10 @@ class SGPOTrainer(RunTrainer):
     def _decide(self, groups: Sequence[ProblemRollouts]) -> list[step.Update]:
         context = UpdateContext(
             num_problems=self.args.problems_per_update,
-            policy=self._policy_scores,
+            policy=partial(self._scores, self.model),
             state=self.method_state,
             total=distributed.total,
-            **({} if self.reference is None else {"reference": self._reference_scores}),
+            **({} if self.reference is None else {"reference": partial(self._scores, self.reference)}),
         )
         updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
         check_state(self.method, self.method_state)  # now, rather than when the first checkpoint is due
@@ -206,13 +207,10 @@ class SGPOTrainer(RunTrainer):
 
     # What a step needs
 
-    def _policy_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
+    def _scores(self, model: nn.Module, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
+        """A scorer, once it has the policy or the reference."""
         with self.compute_loss_context_manager():
-            return completion_scores(self.model, sequences, self.layout)
-
-    def _reference_scores(self, sequences: Sequence[tuple[list[int], list[int]]]) -> list[TokenScores]:
-        with self.compute_loss_context_manager():
-            return completion_scores(self.reference, sequences, self.layout)
+            return completion_scores(model, sequences, self.layout)
 
     def _sampling_seed(self) -> int:
         """Follows from the seed, the number of the rollout batch and the process alone."""
