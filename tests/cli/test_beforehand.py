@@ -121,6 +121,8 @@ TRAINING = ["--model", "m", "--problems", "problems.jsonl"]
         (["compare", "--recipe", "compare-file.yaml"], "there is no file lost.jsonl with problems"),
         (["compare", "--recipe", "compare-set.yaml"], "there is no benchmark 'math50'"),
         (["compare", "--recipe", "compare-base.yaml"], "there is no folder ./lost to take the model"),
+        (["export", "--model", "./lost", "--output", "new"], "there is no folder ./lost to take the model"),
+        (["export", "--model", "m", "--output", "new", "--dtyp=x"], "--dtyp (did you mean --dtype?)"),
         (["plot", "a", "--metods", "x"], "--metods (did you mean --methods?)"),
         (["plot", "lost"], "lost is no folder of a training run: it has no metrics.jsonl"),
     ],
@@ -156,6 +158,7 @@ HELP = {
     "eval": "--benchmarks",
     "eval compare": "--flipped",
     "compare": "--recipe",
+    "export": "--dtype",
     "plot": "--baseline",
 }
 

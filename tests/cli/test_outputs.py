@@ -43,6 +43,7 @@ COMMANDS = {
     "pretrain": ["miniworld", "pretrain", "--output"],
     "quickstart": ["quickstart", "--fast", "--output"],
     "plot": ["plot", "results.jsonl", "--output"],
+    "export": ["export", "--model", "adapter", "--output"],
 }
 FILES = {"solve": ".parquet", "extract": ".jsonl", "quality": ".json", "journal": ".jsonl", "teacher": ".jsonl"}
 

@@ -100,3 +100,6 @@ def test_an_adapter_is_evaluated_as_with_transformers(world: Path, monkeypatch: 
     assert texts[1] != texts[0]
     assert texts[2] == texts[1]
     assert summary["engine"]["revision"].count("sha256:") == 2
+    assert main(["export", "--model", str(adapter), "--output", str(world / "merged")]) == 0
+    _, exported = evaluated(world, "merged-vllm", *greedy, *engine, model=world / "merged")
+    assert [row["completion"] for row in exported] == texts[1]

@@ -43,6 +43,7 @@ COMMANDS = {
     "compare": CommandEntry(
         "methods on equal terms over seeds: one results file, one table with intervals", "compare:compare"
     ),
+    "export": CommandEntry("merge an adapter into an ordinary checkpoint, which vLLM loads", "export:export"),
     "plot": CommandEntry("pictures of a comparison, or of training runs", "compare:plot"),
 }
 

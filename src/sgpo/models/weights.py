@@ -69,8 +69,29 @@ def _merged(name: str) -> Any:
     *adapters, root = chain_of(name)
     model = _full(root, "float32")
     for adapter in reversed(adapters):
-        model = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
+        wrapped = PeftModel.from_pretrained(model, adapter)
+        _untie_adapted(wrapped)
+        model = wrapped.merge_and_unload(safe_merge=True)
     return model
+
+
+def _untie_adapted(wrapped: Any) -> None:
+    """Where one weight is embedding and head, and an adapter changes one of both, or each by itself: make them two.
+
+    Merged into the common weight, the change of one would be one of the other as well.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch import nn
+
+    embedding, head = wrapped.get_input_embeddings(), wrapped.get_output_embeddings()
+    adapted = isinstance(embedding, BaseTunerLayer) or isinstance(head, BaseTunerLayer)
+    if not adapted or head.weight is not embedding.weight:
+        return
+    layer = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+    layer.weight = nn.Parameter(layer.weight.detach().clone())
+    model = wrapped.get_base_model()
+    model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
+    model.all_tied_weights_keys = model.get_expanded_tied_weights_keys(all_submodels=True)
 
 
 @contextmanager
