@@ -236,7 +236,7 @@ def _hub_rows(benchmark: Benchmark) -> list[RawRow]:
                 benchmark.hub, benchmark.config, split=benchmark.split, revision=benchmark.revision
             )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
         raise ValueError(
             f"{benchmark.name} cannot be read from the Hub ({benchmark.source}): {reason}; where there is no network, "
             "give a folder that holds its file as data_dir"
