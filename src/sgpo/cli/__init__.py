@@ -25,6 +25,9 @@ COMMANDS = {
     "quickstart": CommandEntry("the whole method on the embedded mini-world, in minutes", "miniworld:quickstart"),
     "miniworld create": CommandEntry("write its base model and its problem sets", "miniworld:miniworld_create"),
     "miniworld pretrain": CommandEntry("pretrain its base model from nothing", "miniworld:miniworld_pretrain"),
+    "data prepare": CommandEntry(
+        "problem files from published sets: checked, without duplicates and benchmarks, in parts", "data:data_prepare"
+    ),
     "strategies solve": CommandEntry("strong-model responses where they are missing", "strategies:strategies_solve"),
     "strategies extract": CommandEntry(
         "strategies from strong-model responses, through any OpenAI-compatible server", "strategies:strategies_extract"

@@ -20,7 +20,7 @@ from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.adapters import adapter_from
 from sgpo.models.checkpoint import Opened, check_place, count_parameters, open_checkpoint
 from sgpo.options.groups import EVAL, SFT, TRAIN, FileCheck, adapted_to_method
-from sgpo.problems.loading import is_file_of_problems
+from sgpo.problems.reading import is_file_of_problems
 from sgpo.rewards import check_signatures, choose_rewards, column_names
 
 BUDGET = (

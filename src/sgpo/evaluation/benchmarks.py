@@ -16,7 +16,7 @@ from typing import Any
 
 from sgpo.hub import hub_or_cache
 from sgpo.problems import Problem, problems_from
-from sgpo.problems.loading import FILE_SUFFIXES, RawRow, is_file_of_problems, read_rows
+from sgpo.problems.reading import FILE_SUFFIXES, RawRow, is_file_of_problems, read_rows
 
 ShippedSets = Mapping[str, Callable[[], list[Problem]]]  # made when they are asked for
 NONE_SHIPPED: ShippedSets = MappingProxyType({})

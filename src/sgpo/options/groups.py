@@ -23,7 +23,7 @@ from sgpo.methods.registry import DEFAULTS, METHODS, find_method, kind_of, names
 from sgpo.miniworld.world import evaluation_sets
 from sgpo.models.arguments import AdapterArguments
 from sgpo.models.checkpoint import check_place
-from sgpo.problems.loading import is_file_of_problems
+from sgpo.problems.reading import is_file_of_problems
 from sgpo.sampling.engines import EngineArguments
 from sgpo.training.arguments import (
     CorrectnessArguments,

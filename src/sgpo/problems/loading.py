@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgpo.files import replacing
-from sgpo.hub import hub_or_cache
 from sgpo.problems.inspection import STRUCTURE, inspect
+from sgpo.problems.reading import RawRow, rows_of
 from sgpo.problems.record import Problem
 
 if TYPE_CHECKING:
@@ -36,10 +36,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "prompt": ("problem", "question"),
     "answer": ("reward_model.ground_truth", "solution"),
 }
-FILE_SUFFIXES = (".parquet", ".jsonl", ".json")
-OTHER_SUFFIXES = (".csv", ".tsv", ".txt", ".xlsx", ".arrow", ".gz", ".zip", ".pkl", ".yaml", ".yml", ".py")
-
-RawRow = Mapping[str, Any]
 
 
 def load_problems(
@@ -64,32 +60,9 @@ def load_problems(
     """
     if limit is not None and limit < 1:
         raise ValueError(f"limit is {limit}; it must be at least 1, or left out for all rows")
-    path = Path(source)
-    if is_file_of_problems(source):
-        if revision is not None:
-            raise ValueError(f"{path} is a file, which has no revision: leave out revision {revision!r}")
-        rows: Iterable[RawRow] = read_rows(path)
-    else:
-        rows = _hub_rows(str(source), split, revision)
+    rows = rows_of(source, split=split, revision=revision)
     problems = _problems(list(itertools.islice(rows, limit)), str(source), columns)
     return problems if bad_rows == "keep" else inspect(problems, str(source), bad_rows, STRUCTURE)
-
-
-def is_file_of_problems(source: str | os.PathLike[str]) -> bool:
-    """Whether a source is a file, and no data set on the Hub.
-
-    Raises ``FileNotFoundError`` for a file that is not there and ``ValueError`` for one of another kind, or a folder.
-    """
-    path = Path(source)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder{_files_in(path)}")
-    if path.suffix in FILE_SUFFIXES:
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path} with problems (looked in {Path.cwd()})")
-        return True
-    if path.is_file() or path.suffix in OTHER_SUFFIXES:
-        raise ValueError(f"{path}: problems are read from {', '.join(FILE_SUFFIXES)} files, not {path.suffix!r}")
-    return False
 
 
 def problems_from(
@@ -155,67 +128,6 @@ def save_problems(problems: Sequence[Problem], path: str | os.PathLike[str]) -> 
                     file.write(json.dumps(_to_row(problem), ensure_ascii=False) + "\n")
 
 
-# ---------------------------------------------------------------------------------------------- reading rows
-
-
-def _hub_rows(name: str, split: str, revision: str | None) -> Iterable[RawRow]:
-    import datasets
-
-    try:
-        with hub_or_cache():
-            return datasets.load_dataset(name, split=split, revision=revision)
-    except OSError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{name!r} is no file here, and cannot be read from the Hub: {reason}") from error
-
-
-def _files_in(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if path.suffix in FILE_SUFFIXES and path.is_file())
-    if not names:
-        return f", in which no {', '.join(FILE_SUFFIXES)} file lies"
-    return f": name one of its files, {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
-
-
-def read_rows(path: Path) -> Iterator[RawRow]:
-    """The rows of a .parquet, .jsonl or .json file, as they are. Raises ``ValueError`` for what cannot be read."""
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches():
-                    yield from batch.to_pylist()
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a readable Parquet file ({error})") from error
-    elif path.suffix == ".jsonl":
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_object(line, f"{path}, line {number}")
-    else:
-        rows = _parse_json(path.read_bytes(), str(path))
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise ValueError(f"{path}: a .json file of problems is one list of objects; use .jsonl for lines")
-        yield from rows
-
-
-def _json_object(text: bytes, where: str) -> RawRow:
-    row = _parse_json(text, where)
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected one JSON object with the columns of a problem, not {_short(row)}")
-    return row
-
-
-def _parse_json(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not text in UTF-8 ({error})") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON ({error})") from error
-
-
 # ---------------------------------------------------------------------- rows to problems
 
 
@@ -238,12 +150,35 @@ class _Place:
         )
 
 
+class RowReader:
+    """Problems from rows one by one. Example: ``RowReader(column_names_of(rows), "data.jsonl").problem(rows[0], 0)``
+
+    Args:
+        names: the columns that the data has, those within others with dots.
+        source: for messages.
+        columns: as in `load_problems`.
+
+    Raises ValueError where a column is missing.
+    """
+
+    def __init__(self, names: Sequence[str], source: str, columns: Mapping[str, str] | None = None) -> None:
+        self.names, self.source = names, source
+        self.places = _find_columns(names, source, columns or {})
+
+    def problem(self, row: RawRow, number: int) -> Problem:
+        """Raises ValueError for a row that is none."""
+        return _problem(row, self.places, _Place(self.source, number, self.names))
+
+
+def column_names_of(rows: Iterable[RawRow]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in _column_names(row)))
+
+
 def _problems(rows: Sequence[RawRow], source: str, columns: Mapping[str, str] | None) -> list[Problem]:
-    names = list(dict.fromkeys(name for row in rows for name in _column_names(row)))
     if not rows:
         raise ValueError(f"{source} has no rows, so no problems")
-    places = _find_columns(names, source, columns or {})
-    return [_problem(row, places, _Place(source, number, names)) for number, row in enumerate(rows)]
+    reader = RowReader(column_names_of(rows), source, columns)
+    return [reader.problem(row, number) for number, row in enumerate(rows)]
 
 
 def _column_names(row: RawRow, prefix: str = "") -> Iterator[str]:
