@@ -87,7 +87,8 @@ def _untie_adapted(wrapped: Any) -> None:
     adapted = isinstance(embedding, BaseTunerLayer) or isinstance(head, BaseTunerLayer)
     if not adapted or head.weight is not embedding.weight:
         return
-    layer = head.get_base_layer() if isinstance(head, BaseTunerLayer) else head
+    below = getattr(head, "get_base_layer", None)
+    layer: Any = head if below is None else below()
     layer.weight = nn.Parameter(layer.weight.detach().clone())
     model = wrapped.get_base_model()
     model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False

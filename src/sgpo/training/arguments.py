@@ -7,6 +7,7 @@ for another default.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -94,6 +95,21 @@ class RunArguments:
         metadata={"help": "Rows that cannot be used (empty, repeated, too long, ...): 'refuse', or leave out: 'drop'."},
     )
     overwrite: bool = field(default=False, metadata={"help": "Delete the run that output_dir holds."})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, such as training_args.bin, which is pushed to the Hub: without the token."""
+        return {**self.__dict__, "hub_token": None}
+
+    def __copy__(self) -> Any:
+        """Not by way of what is pickled."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        new = object.__new__(type(self))
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
 
     def check_run_arguments(self) -> None:
         """Raises ValueError for a value that is no choice."""

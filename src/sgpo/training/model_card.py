@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,7 @@ from sgpo.models.adapters import describe_adapter, has_adapter, is_adapter
 
 PAPER = "https://huggingface.co/papers/2606.24064"
 SHOWN = ("learning_rate", "lr_scheduler_type", "seed")
-SHOWN_OF_RL = (
-    *("num_autonomous", "num_guided", "problems_per_rollout", "updates_per_rollout", "max_completion_length"),
-    *("temperature", "top_p", "eps_low", "eps_high", "delta", "alpha_scale", "alpha_smoothing", "alpha_max"),
-)
+SHOWN_OF_RL = ("problems_per_rollout", "updates_per_rollout", "max_completion_length", "temperature", "top_p")
 SHOWN_METRICS = ("reward/autonomous", "reward/guided", "eval_loss", "loss")
 
 
@@ -45,7 +43,7 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
         f"---\n{head.to_yaml()}\n---",
         f"# {name}",
         _introduction(method, Path(base).name if base else None, adapter),
-        _usage(name, adapter),
+        _usage(trainer.hub_model_id or name, adapter),
         "## Training\n\n" + _training(trainer),
         "## Versions\n\n" + _table(_versions() | ({} if adapter is None else {"peft": version("peft")})),
         f"## Citation\n\n[Strategy-Guided Policy Optimization]({PAPER}), arXiv:2606.24064.",
@@ -89,12 +87,18 @@ def _training(trainer: Any) -> str:
     args, state = trainer.args, trainer.state
     names = SHOWN + (SHOWN_OF_RL if hasattr(args, "method") else ())
     rows = {name: _text(getattr(args, name)) for name in names}
+    if hasattr(args, "method"):  # the options that it knows, and no others
+        rows |= {each.name: _text(getattr(trainer.options, each.name)) for each in fields(trainer.options)}
     rows = {"updates": f"{state.global_step}", "processes": f"{args.world_size}"} | rows
     for entry, data in trainer.data.items():
         if data:
             source = f" of `{Path(data['source']).name}`" if data["source"] else ""
             rows[f"{entry} problems"] = f"{data['problems']}{source}, fingerprint `{data['fingerprint']}`"
-    parts = [f"System turn: {args.system_prompt!r}", _table(rows)]
+    parts = [
+        f"System turn: {args.system_prompt!r}",
+        _table(rows),
+        "All options of the run are in `config.yaml`, which `sgpo train` and `sgpo sft` take with `--config`.",
+    ]
     if measured := _measured(state.log_history):
         parts.append("At the end of training (newest values):\n\n" + _table(measured))
     return "\n\n".join(parts)

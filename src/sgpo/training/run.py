@@ -203,3 +203,8 @@ class RunTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
             write_model_card(Path(output_dir or self.args.output_dir), self)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """In place of Trainer's and TRL's, which is called before a push."""
+        if self.is_world_process_zero():
+            write_model_card(Path(self.args.output_dir), self)
