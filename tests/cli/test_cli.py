@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -17,7 +18,7 @@ from sgpo.cli import COMMANDS, main
 from sgpo.configuration import read_config
 from sgpo.methods.registry import DEFAULTS
 from sgpo.miniworld.world import Sizes, create_world
-from sgpo.problems import load_problems
+from sgpo.problems import load_problems, save_problems
 from sgpo.problems.inspection import describe_problems
 
 RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
@@ -264,6 +265,31 @@ def test_the_saved_configuration_of_a_warm_up_is_a_recipe(recipe: Callable[[str]
     again = ["sft", "--config", config, "--output_dir", str(tmp_path / "again")]
     assert main(again) == 2
     assert main([*again, "--overwrite"]) == 0
+
+
+def test_problems_of_the_warm_up_are_refused(
+    recipe: Callable[[str], list[str]], world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those that differ in spaces and capitals, also behind a run on the warm-up's model."""
+    assert main(["sft", *recipe("sft")]) == 0
+    warm = tmp_path / "sft"
+    learnt = load_problems(world / "sft.jsonl")
+    others = load_problems(world / "rl.jsonl")
+    assert len(json.loads((warm / "seen.json").read_text())["problems"]) == len({p.prompt for p in learnt})
+    mixed = tmp_path / "mixed.jsonl"
+    save_problems([*others, dataclasses.replace(learnt[0], prompt=f" {learnt[0].prompt.upper()}  ")], mixed)
+    command = ["train", *recipe("grpo"), "--problems", str(mixed)]
+    capsys.readouterr()
+    said = f"learnt in the warm-up: 1, e.g. row {len(others)} (id {learnt[0].id!r}) was learnt in the warm-up of {warm}"
+    assert said in error_line([*command, "--model", str(warm)], capsys)
+    assert main([*command, "--model", str(warm), "--bad_rows", "drop"]) == 0
+    trained = tmp_path / "grpo"
+    assert json.loads((trained / "data.json").read_text())["train"]["problems"] == len(others)
+    assert (trained / "seen.json").read_text() == (warm / "seen.json").read_text()
+    again = [*command, "--model", str(trained), "--output_dir", str(tmp_path / "again")]
+    assert f"warm-up of {trained}" in error_line(again, capsys)
+    assert main([*again, "--seen_problems", "allow"]) == 0
+    assert json.loads((tmp_path / "again" / "data.json").read_text())["train"]["problems"] == len(others) + 1
 
 
 def test_bad_rows_are_dropped_by_every_command(

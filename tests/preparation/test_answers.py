@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sgpo.preparation.answers import kind_of_answer, result_of, split_worked
+from sgpo.preparation.judging import _SIMPLE
 from sgpo.problems.texts import normalised_text
+from sgpo.verification import check_gold, verify
 
 
 @pytest.mark.parametrize(
@@ -20,6 +22,28 @@ from sgpo.problems.texts import normalised_text
 )
 def test_result_of_a_worked_solution(worked: str, gold: str, result: str | None) -> None:
     assert result_of(worked, gold) == result
+
+
+SIMPLE = [
+    "7",
+    "-0.5",
+    r"\frac{1}{2}",
+    r"-\dfrac{3}{4}",
+    "3/4",
+    r"2\sqrt{3}",
+    r"\sqrt{3}",
+    r"2\pi",
+    r"(1, 2\pi)",
+    "x = 3",
+]
+
+
+@pytest.mark.parametrize("gold", SIMPLE)
+def test_simple_golds_are_readable(gold: str) -> None:
+    """They are not asked about, so the verifier must read them, and tell them from others."""
+    assert _SIMPLE.fullmatch(gold)
+    assert check_gold(gold)
+    assert verify(f"\\boxed{{{gold}}}", gold).correct
 
 
 def test_split_worked() -> None:

@@ -123,7 +123,7 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
                 rewards = choose_rewards(read_rewards(data), data.reward_weights or None, args.correctness)
                 check_signatures(rewards, column_names(rows), TRAINING)
                 golds = not parsed and rewards.ask_verifier
-                check_training(args, opened, rows, golds=golds)
+                check_training(args, opened, rows, {}, golds=golds)
                 count_parameters(opened.config, adapter_from(data))
             parsed = parsed or golds
 

@@ -37,6 +37,7 @@ from sgpo.training.arguments import (
     RunArguments,
     SamplingArguments,
     ScreenArguments,
+    SeenArguments,
     UpdateArguments,
     WarmupArguments,
 )
@@ -213,7 +214,7 @@ def _train(methods: Mapping[str, tuple[type, ...]]) -> Options:
     return Options(
         "train",
         {
-            "model and problems": (DataArguments,),
+            "model and problems": (DataArguments, SeenArguments),
             **methods,
             "reward": (RewardArguments, CorrectnessArguments),
             "sampling": (SamplingArguments,),

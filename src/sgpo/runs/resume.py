@@ -16,6 +16,7 @@ FREE_PREFIXES = ("logging_", "log_", "save_", "eval_", "hub_", "dataloader_", "c
 FREE = {
     "output_dir",
     "overwrite",
+    "seen_problems",
     "bad_rows",  # what is left of the data is compared
     "resume_from_checkpoint",
     "max_steps",

@@ -139,6 +139,15 @@ class PythonArguments:
 
 
 @dataclass
+class SeenArguments:
+    """Problems that the model has learnt already."""
+
+    seen_problems: str = field(
+        default="refuse", metadata={"help": "Problems of the model's warm-up: 'refuse', or 'allow' them."}
+    )
+
+
+@dataclass
 class SamplingArguments:
     """What is sampled, and how much of it at once."""
 

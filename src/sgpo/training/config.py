@@ -27,10 +27,12 @@ from sgpo.training.arguments import (
     PythonArguments,
     RunArguments,
     SamplingArguments,
+    SeenArguments,
     TrainArguments,
     UpdateArguments,
     refusals_of_choices,
 )
+from sgpo.training.seen import SEEN
 
 CHOICES = {"eval_strategy": [*IntervalStrategy], "lr_scheduler_type": [*SchedulerType]}
 
@@ -42,6 +44,7 @@ class SGPOConfig(
     SGPOOptions,
     LUFFYOptions,
     HPTOptions,
+    SeenArguments,
     SamplingArguments,
     EngineArguments,
     CorrectnessArguments,
@@ -141,6 +144,8 @@ class SGPOConfig(
             )
 
     def _refusals_of_values(self) -> Iterator[str]:
+        if self.seen_problems not in SEEN:
+            yield f"seen_problems is {self.seen_problems!r}; choose one of {', '.join(SEEN)}"
         for name in ("max_completion_length", "eval_samples"):
             if getattr(self, name) < 1:
                 yield f"{name} is {getattr(self, name)}; it must be at least 1"

@@ -38,6 +38,7 @@ from sgpo.tokenizers import PromptLengths
 from sgpo.training.batches import RolloutBatchSampler
 from sgpo.training.config import SGPOConfig
 from sgpo.training.run import run_of
+from sgpo.training.seen import seen_by, seen_problems
 from sgpo.training.trackers import check_trackers
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
@@ -100,7 +101,9 @@ def prepare_training(
     longest, golds = 0, rewards is not None and rewards.ask_verifier
     if problems is not None:
         with refusals.collected():
-            args, problems, longest = check_training(args, opened, problems, golds=golds)
+            seen = seen_by(model) if isinstance(model, str) and args.seen_problems == "refuse" else frozenset()
+            learnt = {"learnt in the warm-up": seen_problems(seen, str(model))} if seen else {}
+            args, problems, longest = check_training(args, opened, problems, learnt, golds=golds)
             data["train"] = said_data(TRAINING, problems)
             if saved is not None:
                 check_room(args, saved, len(batch_sampler(problems, args)))
@@ -190,11 +193,12 @@ def said_once(main: bool) -> Iterator[None]:
 
 
 def check_training(
-    args: SGPOConfig, opened: Opened, problems: Sequence[Problem], *, golds: bool
+    args: SGPOConfig, opened: Opened, problems: Sequence[Problem], own_checks: Mapping[str, RowCheck], *, golds: bool
 ) -> tuple[SGPOConfig, list[Problem], int]:
     """The configuration with sizes that fit, the problems to train on, and the tokens of their longest prompt.
 
     Args:
+        own_checks: of rows, beside those of all training.
         golds: whether the verifier has to parse the answers.
 
     Raises:
@@ -203,7 +207,7 @@ def check_training(
     refusals = Refusals()
     method = find_method(args.method)
     lengths = _lengths(args, opened, method.all_prompts)
-    checks = _checks(args, opened.context, problems, lengths, golds, refusals)
+    checks = _checks(args, opened.context, problems, lengths, golds, refusals) | dict(own_checks)
     if method.has_experts and opened.tokenizer is not None:
         room = args.max_completion_length
         checks["response too long"] = too_long(

@@ -23,6 +23,7 @@ from sgpo.screen import no_progress_bars
 from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
 from sgpo.training.progress import RunProgress
+from sgpo.training.seen import save_seen
 
 
 def run_of(args: Any, data: dict[str, Any], adapter: Any = None) -> dict[str, Any]:
@@ -52,6 +53,7 @@ class RunTrainer(Trainer):
 
     shown: ClassVar[dict[str, str]]  # metrics beside the progress bar, and their names there
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe_problems`
+    seen: frozenset[str] = frozenset()  # problems learnt in a warm-up, this one or one before, see `sgpo.training.seen`
     peft_config: Any = None  # of a new adapter
     command_line: Any = None  # the options of the command that this run is, beside `args`; None in Python
 
@@ -100,6 +102,7 @@ class RunTrainer(Trainer):
                 if not resume_from_checkpoint:
                     clear(self._found)
                 save_data(folder, self.data)
+                save_seen(folder, self.seen)
                 self._save_configuration()
             self.accelerator.wait_for_everyone()
             with self.interrupt.watching():

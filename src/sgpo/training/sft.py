@@ -24,10 +24,12 @@ from sgpo.models.precision import refusals_of_precision, weight_rows
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem
 from sgpo.problems.inspection import RowCheck, duplicate_responses, empty_fields, inspect, missing_responses, too_long
+from sgpo.problems.texts import text_key
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
 from sgpo.training.run import RunTrainer
+from sgpo.training.seen import seen_by
 from sgpo.training.trackers import check_trackers
 
 CHOICES = {
@@ -121,6 +123,7 @@ def build_warmup_trainer(
         processing_class=tokenizer,
     )
     trainer.begin_run(data, model, adapter)
+    trainer.seen = seen_by(model) | {text_key(problem.prompt) for problem in found}
     if trainer.is_world_process_zero():
         for name, text in weight_rows(trainer.model, args):
             print(f"{name}: {text}")

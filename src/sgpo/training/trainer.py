@@ -43,6 +43,7 @@ from sgpo.training.metrics import Logbook, append_line, group_metrics, sampler_m
 from sgpo.training.preflight import METHOD_STATE, batch_sampler, check_kept_state, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
+from sgpo.training.seen import seen_by
 from sgpo.training.start_table import print_start
 
 
@@ -127,6 +128,7 @@ class SGPOTrainer(RunTrainer):
         self._longest_prompt = found.longest_prompt
         self._updates: list[step.Update] = []  # of the present rollout batch
         self.peft_config = peft_config
+        self.seen = seen_by(base_model)
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
         # Now that the policy has the types that it is trained in: the reference computes in the same.
         self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
