@@ -65,4 +65,5 @@ def run_command(command: str, model: str, folder: Path, *changes: str, output: s
         "train": ["--problems_per_rollout", "4", "--num_autonomous", "3", "--max_completion_length", "9"],
         "sft": ["--max_length", "300"],
     }
+    small["train"] += ["--seen_problems", "allow"]  # one set serves warm-up and training
     return main([*arguments, *common, "--disable_tqdm", "true", "--max_steps", "2", *small[command], *changes])
