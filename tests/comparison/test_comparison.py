@@ -113,8 +113,10 @@ def test_an_adapter_is_compared_as_any_base_model(
     adapter, output = tmp_path / "adapter", tmp_path / "out"
     model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(checkpoint), peft.LoraConfig(r=2))
     model.save_pretrained(adapter)
-    save_problems(problem_sets(seed=5, sizes=Sizes(**SIZES))["rl"], tmp_path / "rl.jsonl")
-    files = {name: str(tmp_path / "rl.jsonl") for name in ("problems", "sft_problems", "dev_problems")}
+    for name in ("sft", "rl"):
+        save_problems(problem_sets(seed=5, sizes=Sizes(**SIZES))[name], tmp_path / f"{name}.jsonl")
+    files = {name: str(tmp_path / "rl.jsonl") for name in ("problems", "dev_problems")}
+    files["sft_problems"] = str(tmp_path / "sft.jsonl")
     own = {"world": None, "base_models": [str(adapter)], "sets": {"own": str(tmp_path / "rl.jsonl")}, **files}
     path = write_recipe(**own, methods=["grpo", "sgpo"], options={"max_steps": 2, "warmup_steps": 0})
     sgpo = path.with_name("sgpo.yaml")
