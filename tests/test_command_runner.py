@@ -120,7 +120,7 @@ def test_a_signal_leaves_no_process(scripts: Path, number: signal.Signals) -> No
     parent.send_signal(number)
     _, errors = parent.communicate(timeout=20)
     assert "KeyboardInterrupt" in errors
-    assert not any(is_alive(pid) for pid in pids)
+    wait_until_ended(pids)
 
 
 SERVER = """
@@ -143,7 +143,7 @@ def test_a_server_runs_meanwhile_and_not_after_a_failure(scripts: Path) -> None:
         (pid,) = (int(pid) for pid in wait_for(scripts / "pids").split())
         assert is_alive(pid)
         raise CommandFailed("inside")
-    assert not is_alive(pid)
+    wait_until_ended([pid])
 
 
 def test_a_server_that_ends_at_once_shows_its_log(scripts: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_signal_ends_the_server_too(scripts: Path, number: signal.Signals) -> 
     parent.send_signal(number)
     _, errors = parent.communicate(timeout=20)
     assert "KeyboardInterrupt" in errors
-    assert not is_alive(pid)
+    wait_until_ended([pid])
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------
