@@ -26,6 +26,11 @@ class UnfinishedError(ReportedError):
     """A command that ended early; the message says how to go on."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without what some libraries write below it; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """While a command reads its input, a ValueError or something missing is the user's to mend, without a traceback."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sgpo.preparation.answers import kind_of_answer, result_of, split_worked
-from sgpo.preparation.judging import _SIMPLE
 from sgpo.problems.texts import normalised_text
-from sgpo.verification import check_gold, verify
+from sgpo.verification import TIMEOUT, check_gold, pool, verify
+from sgpo.verification.judging import _SIMPLE
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_simple_golds_are_readable(gold: str) -> None:
     """They are not asked about, so the verifier must read them, and tell them from others."""
     assert _SIMPLE.fullmatch(gold)
     assert check_gold(gold)
+    assert pool.ask("parses", (gold,), TIMEOUT).result() == ("done", True)
     assert verify(f"\\boxed{{{gold}}}", gold).correct
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from sgpo.errors import first_line
 from sgpo.hub import hub_or_cache
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.reading import FILE_SUFFIXES, RawRow, is_file_of_problems, read_rows
@@ -236,7 +237,7 @@ def _hub_rows(benchmark: Benchmark) -> list[RawRow]:
                 benchmark.hub, benchmark.config, split=benchmark.split, revision=benchmark.revision
             )
     except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removesuffix(".")
+        reason = first_line(error).removesuffix(".")
         raise ValueError(
             f"{benchmark.name} cannot be read from the Hub ({benchmark.source}): {reason}; where there is no network, "
             "give a folder that holds its file as data_dir"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgpo.errors import Refusals
+from sgpo.errors import Refusals, first_line
 from sgpo.hub import hub_or_cache
 from sgpo.models.adapters import ADAPTER_CONFIG, adapter_of, chain_of, is_adapter, with_adapter
 from sgpo.runs.checkpoints import checkpoints_of
@@ -54,7 +54,7 @@ def open_checkpoint(name: str, tokenizer: Any = None) -> tuple[Any, Any]:
             holder = next((each for each in adapters if _holds_tokenizer(each)), root)
             found = AutoConfig.from_pretrained(root), tokenizer or AutoTokenizer.from_pretrained(holder)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"the model {root!r} is no folder here, and cannot be read from the Hub: {reason}") from error
     if adapters:
         adapter_of(name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import random
 from collections.abc import Iterator, Sequence
 from typing import overload
@@ -11,6 +9,7 @@ from typing import overload
 from sgpo.preparation.sources import Found
 from sgpo.preparation.spool import Spool
 from sgpo.problems import Problem
+from sgpo.problems.loading import id_of
 
 
 def split_parts(
@@ -63,9 +62,8 @@ class PartProblems(Sequence[Problem]):
 
     def _problem(self, each: Found) -> Problem:
         texts = [self._spool.text(response.place) for response in each.responses]
-        content = json.dumps([each.prompt, each.gold]).encode()
         return Problem(
-            id=each.id or hashlib.sha256(content).hexdigest()[:16],
+            id=each.id or id_of(each.prompt, each.gold),
             prompt=each.prompt,
             answer=each.gold,
             response=texts[0] if texts else None,

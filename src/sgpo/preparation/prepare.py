@@ -14,7 +14,14 @@ from sgpo.miniworld.world import evaluation_sets
 from sgpo.preparation.contamination import WORDS, Benchmarks, without_contaminated
 from sgpo.preparation.dropped import Dropped
 from sgpo.preparation.duplicates import merged
-from sgpo.preparation.judging import judge_responses, with_readable_gold
+from sgpo.preparation.judging import (
+    compared,
+    golds_of,
+    judge_responses,
+    pairs_of,
+    readable_golds,
+    with_readable_gold,
+)
 from sgpo.preparation.parts import PartProblems, split_parts
 from sgpo.preparation.report import Report, described, save_report
 from sgpo.preparation.sources import DataSource, Found, SourceReader, source_of_text
@@ -95,11 +102,14 @@ def prepare(asked: Preparation) -> Report:
         evaluation = evaluation_part(asked, benchmarks, spool)
         found = read_all(asked, reader)
         dropped, responses = reader.rows_dropped, reader.responses_dropped
-        with counted("golds", len({each.gold for each in found}), "golds") as meter:
-            found = with_readable_gold(found, dropped, meter.add)
-        pairs = {(response.own_answer, each.gold) for each in found for response in each.responses}
+        golds = golds_of(found)
+        with counted("golds", len(golds), "golds") as meter:
+            readable = readable_golds(golds, meter.add)
+        found = with_readable_gold(found, readable, dropped)
+        pairs = pairs_of(found)
         with counted("responses", len(pairs), "answers") as meter:
-            found = judge_responses(found, dropped, responses, meter.add, keep_unsolved=asked.keep_unsolved)
+            statuses = compared(pairs, meter.add)
+        found = judge_responses(found, statuses, dropped, responses, keep_unsolved=asked.keep_unsolved)
         found = merged(found, dropped, responses, spool)
         found = without_contaminated(found, benchmarks, dropped)
         flawed = Dropped()
@@ -147,7 +157,8 @@ def evaluation_part(asked: Preparation, benchmarks: Benchmarks, spool: Spool) ->
     found = list(reader.candidates(asked.eval_source, "test"))
     benchmarks.add(asked.eval_source.name, (each.prompt for each in found))
     ignored = Dropped()
-    found = merged(with_readable_gold(found, ignored, lambda count: None), ignored, ignored, spool)
+    readable = with_readable_gold(found, readable_golds(golds_of(found), lambda count: None), ignored)
+    found = merged(readable, ignored, ignored, spool)
     size = asked.eval_size or len(found)
     if size > len(found):
         raise ValueError(f"eval_size is {size}, and {asked.eval_source.name} has {len(found)} problems")

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,6 @@ ProblemsByRow = Mapping[int, Problem]
 RowCheck = Callable[[ProblemsByRow], dict[int, str]]  # the bad ones among some rows, each with what is wrong with it
 
 BAD_ROWS = ("refuse", "drop")
-GOLD_THREADS = 8  # that wait for the verifier's workers, of which there are at most as many
 
 
 @dataclass(frozen=True)
@@ -137,11 +135,9 @@ STRUCTURE: Mapping[str, RowCheck] = {
 
 def unparsed_golds(rows: ProblemsByRow) -> dict[int, str]:
     """Rows whose answer the verifier could compare with nothing but its own text."""
-    from sgpo.verification import check_gold
+    from sgpo.verification import check_golds
 
-    answers = list({problem.answer for problem in rows.values()})
-    with ThreadPoolExecutor(GOLD_THREADS) as threads:
-        parsed = dict(zip(answers, threads.map(check_gold, answers), strict=True))
+    parsed = check_golds(problem.answer for problem in rows.values())
     return {
         row: f"has the answer {_short(problem.answer)}, which the verifier cannot parse"
         for row, problem in rows.items()

@@ -233,9 +233,14 @@ def _problem(row: RawRow, places: Mapping[str, str], place: _Place) -> Problem:
     )
 
 
+def id_of(prompt: str, answer: str) -> str:
+    """The id of a problem that has none of its own: 16 hexadecimal digits that follow from its content."""
+    return hashlib.sha256(json.dumps([prompt, answer]).encode()).hexdigest()[:16]
+
+
 def _identifier(value: Any, prompt: str, answer: str, place: _Place) -> str:
     if value is None:
-        return hashlib.sha256(json.dumps([prompt, answer]).encode()).hexdigest()[:16]
+        return id_of(prompt, answer)
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise place.error(f"id must be a text or a whole number, not {_short(value)}")
     return str(value)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sgpo.errors import first_line
 from sgpo.hub import hub_or_cache
 
 FILE_SUFFIXES = (".parquet", ".jsonl", ".json")
@@ -42,7 +43,7 @@ def _hub_rows(name: str, split: str, revision: str | None, subset: str | None) -
             named = {} if subset is None else {"name": subset}
             return datasets.load_dataset(name, split=split, revision=revision, **named)
     except OSError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{name!r} is no file here, and cannot be read from the Hub: {reason}") from error
 
 

@@ -18,7 +18,16 @@ Model text is only ever parsed, never evaluated. docs/verification.md lists what
 
 from sgpo.verification.answers import after_thinking, last_boxed, normalise
 from sgpo.verification.counts import STATUSES, Status, VerdictCounts, count_verdicts
-from sgpo.verification.judging import MAX_ANSWER_LENGTH, MAX_DEPTH, TIMEOUT, Verdict, check_gold, verify, verify_many
+from sgpo.verification.judging import (
+    MAX_ANSWER_LENGTH,
+    MAX_DEPTH,
+    TIMEOUT,
+    Verdict,
+    check_gold,
+    check_golds,
+    verify,
+    verify_many,
+)
 from sgpo.verification.pool import MAX_WORKERS, close_pool
 
 __all__ = [
@@ -32,6 +41,7 @@ __all__ = [
     "VerdictCounts",
     "after_thinking",
     "check_gold",
+    "check_golds",
     "close_pool",
     "count_verdicts",
     "last_boxed",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,10 @@ from sgpo.verification.notation import different_base, different_brackets, quant
 MAX_ANSWER_LENGTH = 500  # characters; longer extracted answers are 'unparsed'
 MAX_DEPTH = 20  # nested brackets; deeper answers are 'unparsed'
 TIMEOUT = 2.5  # seconds a comparison may take: with the end of its worker, an answer takes at most 5
+
+# Golds that are known to parse: asking the workers for each takes milliseconds.
+_VALUE = r"-?(?:[0-9]+(?:\.[0-9]+)?|\\d?frac\{[0-9]+\}\{[0-9]+\}|[0-9]+/[0-9]+|[0-9]*\\sqrt\{[0-9]+\}|[0-9]*\\pi)"
+_SIMPLE = re.compile(rf"{_VALUE}|\({_VALUE}(?:, ?{_VALUE})+\)|[a-z] ?= ?{_VALUE}")
 
 _BAD_GOLD = "bad gold"  # sgpo.verification.worker.BAD_GOLD, whose module loads SymPy and is not imported here
 
@@ -80,10 +85,17 @@ def check_gold(answer: str, *, timeout: float = TIMEOUT) -> bool:
     gold = gold_text(answer)
     if not gold or _too_large(gold):
         return False
-    if number(normalise(gold)) is not None:
+    if number(normalise(gold)) is not None or _SIMPLE.fullmatch(gold):
         return True
     kind, value = pool.ask("parses", (readable(quantity(gold).value),), timeout).result()
     return kind == "done" and value
+
+
+def check_golds(answers: Iterable[str]) -> dict[str, bool]:
+    """`check_gold` of each answer, equal ones once."""
+    distinct = list(dict.fromkeys(answers))
+    with ThreadPoolExecutor(pool.MAX_WORKERS) as threads:  # that wait for the workers
+        return dict(zip(distinct, threads.map(check_gold, distinct), strict=True))
 
 
 @dataclass(frozen=True)
