@@ -83,14 +83,14 @@ class _Server:
 def _start_process(connection: Connection) -> subprocess.Popen[bytes]:
     # The same import path as here, as multiprocessing would give it; -P keeps the working directory out
     # unless it is on that path. A session of its own, so that Ctrl-C reaches the caller only, which then
-    # closes the pool.
+    # closes the pool. A fixed order of sets, so that no verdict depends on chance.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     command = [sys.executable, "-P", "-c", _START, str(connection.fileno()), str(_worker_count())]
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"},
         pass_fds=[connection.fileno()],
         start_new_session=True,
     )

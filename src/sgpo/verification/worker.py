@@ -41,6 +41,7 @@ TASKS_PER_WORKER = 1000  # then it is replaced, so that SymPy's caches and a fra
 BAD_GOLD = "bad gold"
 TOLERANCE = 1e-12  # of two equal numbers, relative
 TOLERANCE_OF_DECIMALS = 1e-4  # a decimal of 6 places may stand for a number of at least 0.005
+SEED = 0  # of each parse and comparison: SymPy asks in a random order what it can say of an expression
 
 WARM_UP = [
     (r"\frac{1}{2}", "0.5"),
@@ -56,6 +57,7 @@ WARM_UP = [
     (r"137 \frac{1}{2}", r"6.72 \times 10^{-5}"),
 ]
 _EXTRACTION = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
+_NOT_FINITE = (sympy.oo, -sympy.oo, sympy.zoo, sympy.nan)
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
@@ -65,6 +67,7 @@ def judge(gold: str, extracted: str) -> str:
     if not parsed_gold:
         return BAD_GOLD
     parsed = _parse(extracted)
+    sympy.core.random.seed(SEED)
     # The option makes x > 5 and (5, oo) the same whichever of them is the gold answer.
     if parsed and math_verify.verify(parsed_gold, parsed, timeout_seconds=None, allow_set_relation_comp=True):
         return "correct"
@@ -86,10 +89,13 @@ def _parse_gold(gold: str) -> list[Any]:
 def _parse(answer: str) -> list[Any]:
     # Bare LaTeX is rejected for 18% of real golds, boxed for none. The library's own timeouts use SIGALRM,
     # which does not interrupt C code; the pool's limit replaces them.
+    sympy.core.random.seed(SEED)
     return math_verify.parse(rf"\boxed{{{answer}}}", _EXTRACTION, parsing_timeout=None)
 
 
 _equal_when_rounded = grader.sympy_numeric_eq
+_equal_when_simplified = grader.sympy_symbolic_eq
+_sign_of_number = sympy.Expr._eval_is_extended_positive_negative
 
 
 def _equal_as_numbers(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
@@ -101,23 +107,43 @@ def _equal_as_numbers(a: Any, b: Any, float_rounding: int, numeric_precision: in
     return _equal_when_rounded(a, b, float_rounding, numeric_precision) and not _differ(a, b)
 
 
+def _equal_as_expressions(a: Any, b: Any) -> bool:
+    """Math-Verify's comparison, which believes what SymPy concludes about the difference, confirmed by the values."""
+    return _equal_when_simplified(a, b) and not _differ(a, b)
+
+
 def _differ(a: Any, b: Any) -> bool:
     try:
         difference = a - b
         if difference.has(sympy.UnevaluatedExpr):  # a percent sign, and 50% may stand for 50
             return False
         # Some point for the variables: what is equal is equal there.
-        symbols = sorted(difference.free_symbols, key=str)
+        symbols = sorted(a.free_symbols | b.free_symbols, key=str)
         point = {symbol: sympy.Rational(7, 5 + i) for i, symbol in enumerate(symbols)}
-        distance, *sizes = (abs(expression.subs(point).evalf(30)) for expression in (difference, a, b))
+        distance, *values = (expression.subs(point).evalf(30) for expression in (difference, a, b))
+        if any(value.has(*_NOT_FINITE) for value in values):
+            # With variables, the point may be a pole. The sign is lost in the value of -9*oo, when not evaluated.
+            return not symbols and a.doit() != b.doit()
         tolerance = TOLERANCE_OF_DECIMALS if difference.has(sympy.Float) else TOLERANCE
-        return bool(distance > tolerance * max(sizes))
+        return bool(abs(distance) > tolerance * max(map(abs, values)))
     except (AttributeError, TypeError, ValueError):  # no number there, or a matrix
         return False
 
 
-# Math-Verify finds it by name wherever it compares, so for the elements of sets and tuples too.
+def _sign_unless_infinite(number: Any, positive: bool) -> bool | None:
+    """SymPy's answer to whether a constant expression is positive, or negative, but None for infinite ones.
+
+    Its own says of 14/3 - 9*oo, when not evaluated, that it is neither positive nor negative. Where SymPy happens to
+    ask for both signs first, about once in a hundred times, it concludes that 9*oo equals 14/3.
+    """
+    sign = _sign_of_number(number, positive)
+    return None if sign is False and number.evalf(2).has(*_NOT_FINITE) else sign
+
+
+# Found by name wherever Math-Verify compares, so for the elements of sets and tuples too, and SymPy asks for a sign.
 grader.sympy_numeric_eq = _equal_as_numbers
+grader.sympy_symbolic_eq = _equal_as_expressions
+sympy.Expr._eval_is_extended_positive_negative = _sign_unless_infinite
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"judge": judge, "parses": parses}
 
