@@ -1,4 +1,4 @@
-"""Comparisons do not depend on the random order in which SymPy asks what it can say of an expression."""
+"""What Math-Verify and SymPy take for the same although it is not, by chance or always, is wrong."""
 
 from __future__ import annotations
 
@@ -69,6 +69,22 @@ def test_what_simplification_calls_equal_is_confirmed_by_the_values(gold, answer
 )
 def test_equal_expressions_stay_correct(gold, answer):
     assert worker.judge(gold, answer) == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("x^2=-1", "x^2=-4", "wrong"),
+        ("x^2+y^2=-1", "y=3+y", "wrong"),
+        ("e^x=0", "e^x=-1", "wrong"),
+        ("x^2=-1", "3x^2=-3", "correct"),
+        ("x^2=-1", "-x^2-1=0", "correct"),
+        ("x+2y=3", "2x+4y=6", "correct"),
+        ("x+2y=3", "2x+4y=7", "wrong"),
+    ],
+)
+def test_equations_without_solutions_are_not_all_the_same(gold, answer, verdict):
+    assert worker.judge(gold, answer) == verdict
 
 
 def test_math_verify_uses_these_comparisons():

@@ -95,6 +95,7 @@ def _parse(answer: str) -> list[Any]:
 
 _equal_when_rounded = grader.sympy_numeric_eq
 _equal_when_simplified = grader.sympy_symbolic_eq
+_equal_when_solved = grader.sympy_solve_and_compare
 _sign_of_number = sympy.Expr._eval_is_extended_positive_negative
 
 
@@ -110,6 +111,14 @@ def _equal_as_numbers(a: Any, b: Any, float_rounding: int, numeric_precision: in
 def _equal_as_expressions(a: Any, b: Any) -> bool:
     """Math-Verify's comparison, which believes what SymPy concludes about the difference, confirmed by the values."""
     return _equal_when_simplified(a, b) and not _differ(a, b)
+
+
+def _equal_as_equations(a: Any, b: Any, float_rounding: int, numeric_precision: int) -> bool:
+    """Math-Verify's comparison of solutions, which takes all equations without any, such as x^2 = -1, for the same."""
+    if not _equal_when_solved(a, b, float_rounding, numeric_precision):
+        return False
+    # Without solutions, one equation has to be a multiple of the other.
+    return bool(sympy.solve(a, a.free_symbols)) or sympy.simplify((a.lhs - a.rhs) / (b.lhs - b.rhs)).is_number
 
 
 def _differ(a: Any, b: Any) -> bool:
@@ -143,6 +152,7 @@ def _sign_unless_infinite(number: Any, positive: bool) -> bool | None:
 # Found by name wherever Math-Verify compares, so for the elements of sets and tuples too, and SymPy asks for a sign.
 grader.sympy_numeric_eq = _equal_as_numbers
 grader.sympy_symbolic_eq = _equal_as_expressions
+grader.sympy_solve_and_compare = _equal_as_equations
 sympy.Expr._eval_is_extended_positive_negative = _sign_unless_infinite
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {"judge": judge, "parses": parses}
