@@ -116,7 +116,8 @@ TEXTS = [
     *([], ["1"], ["-1"], ["1.5"], ["1e-3"], ["x"], [""], ["true"], ["No"], ["None"], ["null"], ["a", "b"], ["1", "2"]),
     *(["steps"], ["no"], ["best"], ["adamw_torch"], ["checkpoint"], ["bfd"], ["warning"], ["underflow_overflow"]),
 ]
-OURS = {"liger_kernel_config", "extra_body", "method_options"}  # sections: JSON here, no text at all there
+# Sections: JSON here, no text at all there.
+OURS = {"liger_kernel_config", "extra_body", "method_options", "chat_template_kwargs"}
 
 
 @pytest.mark.parametrize("kind", [SGPOConfig, WarmupConfig, TrainArguments, SFTArguments, EvalArguments])

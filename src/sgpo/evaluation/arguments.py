@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,6 +52,9 @@ class EvalArguments:
     )
     group_by: str | None = field(default=None, metadata={"help": "Also average over each value of this column."})
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": 'Arguments of the chat template, such as {"enable_thinking": false}.'}
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
     sampler: str = field(default="transformers", metadata={"help": f"One of {', '.join(SAMPLERS)}."})
     dtype: str = field(default="float32", metadata={"help": f"Of the weights: one of {', '.join(DTYPES)}."})
@@ -123,6 +127,11 @@ def _refusals(args: EvalArguments) -> Iterator[str]:
         yield f"base_url is for sampler http, not {args.sampler}: add --sampler http, or leave it out"
     if args.sampler == "http" and args.base_url is None:
         yield "sampler http needs base_url, such as http://localhost:8000/v1"
+    if args.sampler == "http" and args.chat_template_kwargs:
+        yield (
+            "chat_template_kwargs: a server writes its prompts itself; hand them on with extra_body "
+            f"'{json.dumps({'chat_template_kwargs': args.chat_template_kwargs})}', or leave them out"
+        )
     if args.sampler == "http" and args.output is None:
         yield "sampler http needs output: a folder where answers, which may be paid for, are kept"
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from sgpo.chat_templates import fit_template
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
@@ -38,6 +39,8 @@ class Model:
         self.config, self.tokenizer = open_checkpoint(args.model)
         self.chain = chain_of(args.model)
         check_model(self.config, self.tokenizer, args.pad_token)
+        for said in fit_template(self.tokenizer, args.chat_template_kwargs, args.system_prompt):
+            print(said)
         self.positions = context_length(self.config)
         if args.vllm_max_model_length is not None:
             self.positions = min(args.vllm_max_model_length, self.positions or args.vllm_max_model_length)

@@ -163,6 +163,9 @@ class SamplingArguments:
         metadata={"help": "Bound on rows x (prompt + completion length) that are sampled at once."},
     )
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": 'Arguments of the chat template, such as {"enable_thinking": false}.'}
+    )
     pad_token: str | None = field(default=None, metadata={"help": "The token that pads, if the tokenizer has none."})
 
 
@@ -247,6 +250,9 @@ class WarmupArguments:
 
     validation_share: float = field(default=0.1, metadata={"help": "Share of the problems that choose the checkpoint."})
     system_prompt: str = field(default=SYSTEM_PROMPT, metadata={"help": "System turn; empty for none."})
+    chat_template_kwargs: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": 'Arguments of the chat template, such as {"enable_thinking": false}.'}
+    )
     learning_rate: float = field(default=1e-5, metadata={"help": "Of the optimizer."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Course of the learning rate."})
     warmup_steps: float = field(default=0.1, metadata={"help": "Updates of rising rate; below 1: a share of all."})

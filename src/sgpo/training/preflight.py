@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
+from sgpo.chat_templates import fit_template
 from sgpo.errors import Refusals
 from sgpo.methods.method import Method
 from sgpo.methods.records import response_ids
@@ -92,7 +93,7 @@ def prepare_training(
         refusals.add([f"eval_strategy {strategy} needs eval_problems; give some, or leave it out"])
     with refusals.collected():
         check_trackers(args.report_to)
-    opened = open_model(model, tokenizer, args.pad_token, refusals)
+    opened = open_model(model, tokenizer, args, refusals)
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if (context := _context(args, opened)) is not None:
         args = fitted_to_context(args, *context)
@@ -134,8 +135,12 @@ def _rows(data: Any, refusals: Refusals) -> list[Problem] | None:
     return None
 
 
-def open_model(model: str | PreTrainedModel, tokenizer: Any, pad_token: str | None, refusals: Refusals) -> Opened:
-    """What can be known of a model before its weights are loaded; a given tokenizer stands for its own."""
+def open_model(model: str | PreTrainedModel, tokenizer: Any, args: Any, refusals: Refusals) -> Opened:
+    """What can be known of a model before its weights are loaded; a given tokenizer stands for its own.
+
+    Args:
+        args: `SGPOConfig` or `WarmupConfig`; the tokenizer gets its pad token, and the chat template that it asks for.
+    """
     config = None if isinstance(model, str) else model.config
     with refusals.collected():
         if isinstance(model, str):
@@ -143,7 +148,10 @@ def open_model(model: str | PreTrainedModel, tokenizer: Any, pad_token: str | No
         else:
             tokenizer = tokenizer or AutoTokenizer.from_pretrained(model.config._name_or_path)
         with refusals.collected():
-            check_model(config, tokenizer, pad_token)
+            check_model(config, tokenizer, args.pad_token)
+        with refusals.collected():
+            for said in fit_template(tokenizer, args.chat_template_kwargs, args.system_prompt):
+                print(said)
         return Opened(config, tokenizer)
     return Opened(config)
 

@@ -145,7 +145,7 @@ def _prepare(
     """The tokenizer, the problems to learn from, what data.json will hold, and the adapter that is trained."""
     with refusals.collected():
         check_trackers(args.report_to)
-    opened, found, data = open_model(model, None, args.pad_token, refusals), [], {}
+    opened, found, data = open_model(model, None, args, refusals), [], {}
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if problems is not None:
         with refusals.collected():
