@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Qwen2Config
 
 from sgpo import SGPOConfig, SGPOTrainer
-from sgpo.models.precision import Footprint, keep_masters, weight_rows
-from sgpo.problems import Problem
+from sgpo.cli import main
+from sgpo.models.checkpoint import floating_type
+from sgpo.models.precision import Footprint, fitted_to_types, keep_masters, weight_rows
+from sgpo.problems import Problem, save_problems
 from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
 PROBLEMS = [
@@ -195,3 +198,75 @@ def test_float16_that_a_launcher_chose_is_refused(
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         configuration(output_dir=str(tmp_path), use_cpu=True)
     assert configuration(output_dir=str(tmp_path), use_cpu=True, bf16=True).mixed_precision == "bf16"
+
+
+# --- that of the checkpoint ---------------------------------------------------------------------------------
+
+
+def gpu(monkeypatch: pytest.MonkeyPatch, bfloat16: bool = True) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("own", "written", "use_cpu", "supported", "expected"),
+    [
+        ("bfloat16", None, False, True, True),
+        ("float16", None, False, True, True),  # float16 overflows
+        ("float32", None, False, True, False),
+        ("bfloat16", None, True, True, False),
+        ("bfloat16", None, False, False, False),
+        ("bfloat16", False, False, True, False),
+        ("float32", True, False, True, True),
+    ],
+)
+def test_a_gpu_computes_in_bfloat16_where_the_checkpoint_is_short(
+    make_config: Callable[..., SGPOConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    own: str,
+    written: bool | None,
+    use_cpu: bool,
+    supported: bool,
+    expected: bool,
+) -> None:
+    args = make_config(bf16=written)
+    args.use_cpu = use_cpu
+    gpu(monkeypatch, supported)
+    fitted = fitted_to_types(args, Qwen2Config(dtype=own))
+    assert args.bf16 is written
+    assert fitted.bf16 is expected
+    assert fitted.mixed_precision == ("bf16" if expected else "no")
+    said = f"bf16 is true: the checkpoint is in {own}. What is trained is kept in float32.\n"
+    assert capsys.readouterr().out == (said if expected and written is None else "")
+
+
+def test_without_a_gpu_a_short_checkpoint_is_trained_in_float32(
+    make_config: Callable[..., SGPOConfig], short_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = SGPOTrainer(str(short_checkpoint), make_config(), PROBLEMS, reward_funcs=parity)
+    assert trainer.args.bf16 is False
+    assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
+    assert re.search(r"Loading .*: [\d.]+k parameters in bfloat16\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("dtype", [None, "float32"])
+def test_an_evaluation_has_the_type_of_the_checkpoint(
+    short_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], dtype: str | None
+) -> None:
+    save_problems(PROBLEMS, tmp_path / "problems.jsonl")
+    given = ["--model", str(short_checkpoint), "--problems", str(tmp_path / "problems.jsonl"), "--k", "1"]
+    written = [] if dtype is None else ["--dtype", dtype]
+    output = ["--max_completion_length", "9", "--output", str(tmp_path / "scores")]
+    assert main(["eval", *given, *output, *written]) == 0
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert summary["engine"]["dtype"] == (dtype or "bfloat16")
+    expected = "parameters in bfloat16\n" if dtype is None else "parameters in bfloat16, taken as float32\n"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("written", "found"), [("bfloat16", "bfloat16"), ("float16", "float16"), (None, "float32"), ("float64", "float32")]
+)
+def test_the_type_of_a_checkpoint(written: str | None, found: str) -> None:
+    assert floating_type(Qwen2Config(dtype=written)) == found

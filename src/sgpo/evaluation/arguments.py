@@ -9,13 +9,13 @@ from typing import Any
 
 from sgpo.errors import Refusals
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, find_set, own_set, split_names
+from sgpo.models.checkpoint import FLOATING_TYPES
 from sgpo.problems import columns_from_pairs, load_problems
 from sgpo.problems.inspection import check_bad_rows_option
 from sgpo.prompts import SYSTEM_PROMPT
 
 SAMPLERS = ("transformers", "vllm", "http")
 TOKENS_AT_ONCE = {"transformers": 262_144, "vllm": 2**25}  # vLLM makes its batches itself, and wants much at once
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass
@@ -57,7 +57,10 @@ class EvalArguments:
     )
     seed: int = field(default=0, metadata={"help": "Seed of the sampling."})
     sampler: str = field(default="transformers", metadata={"help": f"One of {', '.join(SAMPLERS)}."})
-    dtype: str = field(default="float32", metadata={"help": f"Of the weights: one of {', '.join(DTYPES)}."})
+    dtype: str | None = field(
+        default=None,
+        metadata={"help": f"Of the weights: {', '.join(FLOATING_TYPES)}; default: the checkpoint's."},
+    )
     sampler_batch_tokens: int | None = field(
         default=None,
         metadata={
@@ -107,9 +110,9 @@ def check_arguments(args: EvalArguments) -> None:
 
 
 def _refusals(args: EvalArguments) -> Iterator[str]:
-    for name, choices in (("sampler", SAMPLERS), ("dtype", DTYPES)):
+    for name, choices in (("sampler", SAMPLERS), ("dtype", (None, *FLOATING_TYPES))):
         if getattr(args, name) not in choices:
-            yield f"{name} is {getattr(args, name)!r}; choose one of {', '.join(choices)}"
+            yield f"{name} is {getattr(args, name)!r}; choose one of {', '.join(filter(None, choices))}"
     k = 4 if args.k is None else args.k
     if k < 1 or (args.temperature == 0 and k > 1):
         yield f"k is {k}; it must be at least 1, and 1 with temperature 0, where all samples are equal"

@@ -17,7 +17,7 @@ from sgpo.evaluation.engines import LocalEngine
 from sgpo.evaluation.http import HttpEngine
 from sgpo.hub import commit_of
 from sgpo.models.adapters import ADAPTER_CONFIG, adapter_file, chain_of
-from sgpo.models.checkpoint import check_model, context_length, open_checkpoint, say_loading
+from sgpo.models.checkpoint import check_model, context_length, floating_type, open_checkpoint, say_loading
 from sgpo.models.weights import load_weights
 from sgpo.runs.folder import WEIGHTS
 from sgpo.tokenizers import end_token_ids
@@ -38,6 +38,7 @@ class Model:
         self.name = args.model
         self.config, self.tokenizer = open_checkpoint(args.model)
         self.chain = chain_of(args.model)
+        self.dtype = args.dtype or floating_type(self.config)
         check_model(self.config, self.tokenizer, args.pad_token)
         for said in fit_template(self.tokenizer, args.chat_template_kwargs, args.system_prompt):
             print(said)
@@ -63,13 +64,13 @@ class Model:
             "model": self.name,
             "revision": self.revision,
             "chat_template": sha256(template.encode()).hexdigest()[:16],
-            "dtype": args.dtype,
+            "dtype": self.dtype,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         }
 
     def engine(self, args: EvalArguments) -> LocalEngine:
         """Load the weights. Raises EngineError if vLLM does not start."""
-        say_loading(self.name, self.config)
+        say_loading(self.name, self.config, self.dtype)
         sampler = self._vllm(args) if args.sampler == "vllm" else self._transformers(args)
         return LocalEngine(sampler, self.tokenizer, self.identity(args), REPEATABLE, args.tokens_at_once)
 
@@ -80,17 +81,17 @@ class Model:
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
         # In a short type an adapter would be rounded away in part; beside its base it stays what was trained.
-        model = load_weights(self.name, args.dtype, merged=args.dtype == "float32").to(device)
+        model = load_weights(self.name, self.dtype, merged=self.dtype == "float32").to(device)
         return TransformersSampler.of(model, self.tokenizer, args.tokens_at_once)
 
     def _vllm(self, args: EvalArguments) -> Sampler:
         from sgpo.sampling.vllm import VLLMSampler
         from sgpo.sampling.vllm_engines import CheckpointEngine
 
-        with self._full_model(args.dtype) as name:
+        with self._full_model() as name:
             engine = CheckpointEngine(
                 name,
-                dtype=args.dtype,
+                dtype=self.dtype,
                 gpu_memory_utilization=args.vllm_gpu_memory_utilization,
                 max_model_length=args.vllm_max_model_length,
             )
@@ -98,13 +99,13 @@ class Model:
         return VLLMSampler(engine, end_token_ids(described, self.tokenizer))
 
     @contextmanager
-    def _full_model(self, dtype: str) -> Iterator[str]:
+    def _full_model(self) -> Iterator[str]:
         """A full model for an engine that reads one: of an adapter the merged one, while it is read."""
         if len(self.chain) == 1:
             yield self.name
             return
         with tempfile.TemporaryDirectory(prefix="sgpo-merged-") as folder:
-            load_weights(self.name, dtype).save_pretrained(folder)
+            load_weights(self.name, self.dtype).save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
             yield folder
 

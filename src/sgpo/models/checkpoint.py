@@ -14,6 +14,7 @@ from sgpo.runs.checkpoints import checkpoints_of
 from sgpo.screen import amount
 from sgpo.tokenizers import check_tokenizer
 
+FLOATING_TYPES = ("float32", "bfloat16", "float16")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
 
@@ -150,9 +151,24 @@ def context_length(config: Any) -> int | None:
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
-def say_loading(name: str, config: Any) -> None:
-    """Before the weights are loaded, which may take minutes."""
-    print(f"Loading {name}: {amount(count_parameters(config))} parameters", flush=True)
+def floating_type(config: Any) -> str:
+    """That of a checkpoint's weights; "float32" for one that says none, or one that is not computed with.
+
+    Example: ``floating_type(AutoConfig.from_pretrained("Qwen/Qwen2.5-0.5B-Instruct")) == "bfloat16"``
+    """
+    named = str(config.get_text_config().dtype).removeprefix("torch.")
+    return named if named in FLOATING_TYPES else "float32"
+
+
+def say_loading(name: str, config: Any, dtype: str | None = None) -> None:
+    """Before the weights are loaded, which may take minutes.
+
+    Args:
+        dtype: what the weights become; None where that is said elsewhere.
+    """
+    own = floating_type(config)
+    other = "" if dtype in (None, own) else f", taken as {dtype}"
+    print(f"Loading {name}: {amount(count_parameters(config))} parameters in {own}{other}", flush=True)
 
 
 def count_parameters(config: Any, adapter: Any = None) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from sgpo.files import check_folder_writable, free_space, readable_size
 from sgpo.hub import hub_or_cache
 from sgpo.models.adapters import chain_of
-from sgpo.models.checkpoint import check_place, count_parameters, open_checkpoint, say_loading
+from sgpo.models.checkpoint import check_place, count_parameters, floating_type, open_checkpoint, say_loading
 from sgpo.models.weights import load_weights
 
 DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # bytes of a weight
@@ -61,8 +61,7 @@ def prepare_export(model: str, output: Path, dtype: str | None = None) -> Export
             f"the base {root} is quantized, so an adapter cannot be merged into its weights; write the place of the "
             "unquantized base into adapter_config.json"
         )
-    of_base = str(config.get_text_config().dtype).removeprefix("torch.")
-    found = dtype or (of_base if of_base in DTYPES else "float32")
+    found = dtype or floating_type(config)
     _check_room(output, count_parameters(config) * DTYPES[found])
     return Export(model, output, found, config, tokenizer)
 
@@ -91,7 +90,7 @@ def write_export(export: Export) -> None:
     Raises:
         OSError: it could not be written.
     """
-    say_loading(export.model, export.config)
+    say_loading(export.model, export.config, export.dtype)
     model = load_weights(export.model, export.dtype)
     export.output.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".sgpo-export-", dir=export.output.absolute().parent) as place:

@@ -8,6 +8,7 @@ Frozen parameters lose nothing by a short type, and keep theirs as long as it ca
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from torch import nn
 
 from sgpo.files import readable_size
 from sgpo.models.adapters import describe_adapter, has_adapter
+from sgpo.models.checkpoint import floating_type
 
 SHORT = (torch.bfloat16, torch.float16)
 MOMENTS_OF_ADAM = 2  # float32 numbers for each trained parameter
@@ -45,6 +47,28 @@ def keep_masters(model: nn.Module, *, autocast: bool) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.dtype in SHORT and (tensor.requires_grad or not keeps_frozen):
             tensor.data = tensor.data.float()
+
+
+def fitted_to_types(args: Any, config: Any) -> Any:
+    """The configuration with ``bf16`` decided, where nobody has: the forward pass computes as the checkpoint was made.
+
+    Args:
+        args: `SGPOConfig`; it stays as it is.
+        config: the model's.
+    """
+    if args.bf16 is not None:
+        return args
+    changed = copy.copy(args)
+    own, asked = floating_type(config), args.mixed_precision
+    changed.bf16 = own != "float32" and asked == "no" and not args.use_cpu and _gpu_has_bfloat16()
+    if changed.bf16:
+        changed.mixed_precision = "bf16"
+        print(f"bf16 is true: the checkpoint is in {own}. What is trained is kept in float32.")
+    return changed
+
+
+def _gpu_has_bfloat16() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def refusals_of_precision(args: Any) -> Iterator[str]:

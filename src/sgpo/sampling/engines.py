@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sgpo.errors import Refusals
+from sgpo.models.checkpoint import FLOATING_TYPES
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("transformers", "vllm")
 MODES = ("colocate", "server")
-DTYPES = ("float32", "bfloat16", "float16")
 VLLM_TEMPERATURE = 2.0  # what it validates
 OPTIONS_OF = {
     "colocate": ["vllm_dtype", "vllm_gpu_memory_utilization", "vllm_max_model_length"],
@@ -66,7 +66,7 @@ class EngineArguments:
         refusals.refuse()
 
     def _refusals_of_engine(self) -> Iterator[str]:
-        choices = {"sampler": SAMPLERS, "vllm_mode": MODES, "vllm_dtype": (None, *DTYPES)}
+        choices = {"sampler": SAMPLERS, "vllm_mode": MODES, "vllm_dtype": (None, *FLOATING_TYPES)}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 named = ", ".join(value for value in allowed if value)

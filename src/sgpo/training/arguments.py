@@ -193,6 +193,10 @@ class UpdateArguments:
         default=None,
         metadata={"help": "Pack rows without padding; default: where the attention is FlashAttention or flex."},
     )
+    bf16: bool | None = field(
+        default=None,
+        metadata={"help": "bfloat16 mixed precision; unset: on a GPU, for a checkpoint in 16 bits."},
+    )
     skip_grad_norm: float | None = field(
         default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
     )

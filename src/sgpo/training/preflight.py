@@ -20,6 +20,7 @@ from sgpo.methods.records import response_ids
 from sgpo.methods.registry import find_method, options_from
 from sgpo.models.adapters import adapter_of, has_adapter
 from sgpo.models.checkpoint import Opened, check_model, count_parameters, open_checkpoint, say_loading
+from sgpo.models.precision import fitted_to_types
 from sgpo.problems import Problem, problems_from
 from sgpo.problems.inspection import (
     STRUCTURE,
@@ -95,6 +96,8 @@ def prepare_training(
         check_trackers(args.report_to)
     opened = open_model(model, tokenizer, args, refusals)
     adapter, saved = trained_part(model, peft_config, opened, refusals)
+    if opened.config is not None:
+        args = fitted_to_types(args, opened.config)
     if (context := _context(args, opened)) is not None:
         args = fitted_to_context(args, *context)
     data: dict[str, Any] = {"train": None, "eval": None}
