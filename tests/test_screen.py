@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from terminal import lines_on_screen, run_in_terminal
 
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.screen import Meter, asks_for_everything, counted, duration, own_warnings, rate
-from sgpo.training.progress import RunProgress, evaluation_line
+from sgpo.training.progress import FirstUpdate, RunProgress, evaluation_line, peak_memory
 from sgpo.training.sft import WarmupConfig
 
 FOREIGN = re.compile(
@@ -212,6 +213,49 @@ def test_lines_of_a_run_without_a_terminal(capsys: pytest.CaptureFixture[str]) -
         "42/200 updates, 3.0/min, 52 min 40 s left; reward 0.410",
         "43 updates in 1 min 03 s, 40 of them known before; reward 0.430",
     ]
+
+
+def test_the_first_update_says_what_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once, whatever comes after it; and again where the run goes on in another process."""
+    monkeypatch.setattr("sgpo.training.progress.peak_memory", lambda device: f"memory of {device} at most 2.0 GB")
+    clock, args = Clock(), SimpleNamespace(device="cpu")
+    first = FirstUpdate(lambda: {"sample": 8.84, "optimise": 4.0}, clock=clock)
+    first.on_train_begin(args, state(40), None)
+    clock.now += 100.0  # before the update
+    for step in (41, 42):
+        first.on_step_begin(args, state(step - 1), None)
+        clock.now += 14.1
+        first.on_step_end(args, state(step), None)
+    assert capsys.readouterr().out == (
+        "First update: 14.1 s (sample 8.8 s, optimise 4.0 s); memory of cpu at most 2.0 GB\n"
+    )
+    plain = FirstUpdate(dict, clock=clock)
+    other = SimpleNamespace(is_world_process_zero=False)
+    for of_process in (state(0), other):
+        plain.on_train_begin(args, of_process, None)
+        plain.on_step_begin(args, of_process, None)
+        plain.on_step_end(args, of_process, None)
+    assert capsys.readouterr().out == "First update: 0.0 s; memory of cpu at most 2.0 GB\n"
+
+
+def test_the_memory_of_a_process_is_what_the_system_counts() -> None:
+    said = peak_memory(torch.device("cpu"))
+    before = re.fullmatch(r"memory of the process at most ([\d.]+) (GB|MB)", said)
+    assert before
+    held = torch.ones(300_000_000, dtype=torch.int8)
+    after = re.fullmatch(r"memory of the process at most ([\d.]+) (GB|MB)", peak_memory(torch.device("cpu")))
+    assert after
+    sizes = [float(each[1]) * {"GB": 1e9, "MB": 1e6}[each[2]] for each in (before, after)]
+    assert len(held) < sizes[1] + 1e8 < 1e12
+    assert sizes[0] <= sizes[1]
+
+
+def test_the_memory_of_a_gpu_is_what_torch_has_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 31_400_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=79.2e9))
+    assert peak_memory(torch.device("cuda", 0)) == "memory at most 31.4 GB of the GPU's 79.2 GB"
 
 
 def test_which_lines_of_the_log_are_evaluations() -> None:

@@ -351,6 +351,21 @@ def test_a_run_says_what_it_will_do(make_trainer: Train, capsys: pytest.CaptureF
     assert out.count("fingerprint") == 2  # of training and evaluation problems
 
 
+def test_a_run_says_what_its_first_update_took(make_trainer: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    """The phases are those of that update, sampling of the whole rollout batch included, and no more than all of it."""
+    trainer = make_trainer(max_steps=4)
+    trainer.train()
+    found = re.findall(
+        r"^First update: ([\d.]+) s \((.*)\); memory of the process at most", capsys.readouterr().out, re.M
+    )
+    ((whole, parts),) = found
+    phases = dict(part.removesuffix(" s").split(" ") for part in parts.split(", "))
+    assert [*phases] == ["sample", "verify", "assemble", "optimise"]
+    assert sum(map(float, phases.values())) <= float(whole) + 0.25  # each is rounded
+    line = lines_of(trainer)[0]
+    assert float(phases["sample"]) == pytest.approx(line["seconds/sample"], abs=0.06)
+
+
 def test_the_model_card(make_trainer: Train, checkpoint: Path) -> None:
     trainer = make_trainer(eval_strategy="steps", eval_steps=2)
     trainer.train()

@@ -22,7 +22,7 @@ from sgpo.runs.resume import check_same_run, configuration_of
 from sgpo.screen import no_progress_bars
 from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
-from sgpo.training.progress import RunProgress
+from sgpo.training.progress import FirstUpdate, RunProgress
 from sgpo.training.seen import save_seen
 
 
@@ -77,8 +77,13 @@ class RunTrainer(Trainer):
         for callback in (ProgressCallback, PrinterCallback):
             self.remove_callback(callback)
         self.add_callback(RunProgress(self.shown, bar=not self.args.disable_tqdm))
+        self.add_callback(FirstUpdate(self.phase_seconds))
         self.interrupt = Interrupt(updates_per_rollout)
         self.add_callback(self.interrupt)
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Of the updates since the last line of the log, in this process; nothing where phases are not measured."""
+        return {}
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint (``True``: the newest complete one).

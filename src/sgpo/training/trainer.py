@@ -214,6 +214,9 @@ class SGPOTrainer(RunTrainer):
         with self.compute_loss_context_manager():
             return completion_scores(model, sequences, self.layout)
 
+    def phase_seconds(self) -> dict[str, float]:
+        return {phase: sum(seconds) for phase, seconds in self.logbook.seconds.items()}
+
     def _sampling_seed(self) -> int:
         """Follows from the seed, the number of the rollout batch and the process alone."""
         rollout_batch = self.state.global_step // self.args.updates_per_rollout
