@@ -13,11 +13,44 @@ if TYPE_CHECKING:
     from sgpo.problems import Problem
 
 
+_ANSWER = "an answer"
+
+
 def end_token_ids(model: Any, tokenizer: Any) -> list[int]:
-    """Every token that ends a completion: the tokenizer's and those of the model's generation configuration."""
+    """Every token that ends a completion.
+
+    Those of the model's generation configuration, the tokenizer's, and the one with which the chat template ends a turn
+    of the assistant: a base model with such a template learns to write that one, and names another.
+    """
     of_model = getattr(model.generation_config, "eos_token_id", None)
     ids = of_model if isinstance(of_model, list) else [of_model]
-    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})
+    return sorted({token for token in (*ids, tokenizer.eos_token_id, turn_end_id(tokenizer)) if token is not None})
+
+
+def name_end_tokens(model: Any, tokenizer: Any) -> None:
+    """Write all of them into the generation configuration, so that whoever samples from the checkpoint has them."""
+    if getattr(model, "generation_config", None) is not None:
+        ids = end_token_ids(model, tokenizer)
+        model.generation_config.eos_token_id = ids[0] if len(ids) == 1 else ids
+
+
+def turn_end_id(tokenizer: Any) -> int | None:
+    """The special token with which a turn of the assistant ends: the template's, else the tokenizer's end token.
+
+    Example: ``<end_of_turn>`` of Gemma, whose tokenizer's end token is ``<eos>``
+    """
+    if tokenizer.chat_template is None:
+        return tokenizer.eos_token_id
+    import jinja2
+
+    answered = [{"role": "user", "content": "?"}, {"role": "assistant", "content": _ANSWER}]
+    try:
+        text = tokenizer.apply_chat_template(answered, tokenize=False)
+    except jinja2.TemplateError:  # made for other conversations
+        return tokenizer.eos_token_id
+    first = tokenizer(text.rpartition(_ANSWER)[2].lstrip(), add_special_tokens=False)["input_ids"][:1]
+    special = [token for token in first if (added := tokenizer.added_tokens_decoder.get(token)) and added.special]
+    return special[0] if special else tokenizer.eos_token_id
 
 
 def pad_token_id(tokenizer: Any) -> int:

@@ -66,7 +66,8 @@ def test_log_probabilities_of_the_engine_are_those_of_the_plain_model(
     engine = CheckpointEngine(str(real_model), dtype="float32", gpu_memory_utilization=0.9, max_model_length=512)
     prompts = encode_prompts(real_tokenizer, [student_messages(p.prompt) for p in problems[:4]])
     requests = [SampleRequest(ids, 2) for ids in prompts]
-    sampled = VLLMSampler(engine, [2]).sample(requests, SamplingConfig(LENGTH, 1.0, 1.0), seed=3)
+    ends = [2, *real_tokenizer.convert_tokens_to_ids([".", ","])]  # as a model with several end tokens
+    sampled = VLLMSampler(engine, ends).sample(requests, SamplingConfig(LENGTH, 1.0, 1.0), seed=3)
     model = load_weights(str(real_model))
     for ids, group in zip(prompts, sampled, strict=True):
         for rollout in group:
@@ -74,4 +75,6 @@ def test_log_probabilities_of_the_engine_are_those_of_the_plain_model(
                 logits = model(torch.tensor([[*ids, *rollout.completion_ids]])).logits[0, len(ids) - 1 : -1]
             expected = logits.log_softmax(-1).gather(-1, torch.tensor(rollout.completion_ids)[:, None]).squeeze(-1)
             torch.testing.assert_close(rollout.sampler_logprobs, expected, atol=1e-3, rtol=0)
-            assert rollout.truncated == (rollout.completion_ids[-1] != 2)
+            assert rollout.truncated == (rollout.completion_ids[-1] not in ends)
+            assert not {*ends} & {*rollout.completion_ids[:-1]}
+    assert {rollout.completion_ids[-1] for group in sampled for rollout in group} & {*ends[1:]}

@@ -17,6 +17,7 @@ from sgpo.methods.weights import importance_weights
 from sgpo.problems import Problem
 from sgpo.prompts import AUTONOMOUS, GUIDED
 from sgpo.sampling.records import Rollout
+from sgpo.tokenizers import turn_end_id
 
 if TYPE_CHECKING:  # methods are loaded without torch, see sgpo.methods.options
     from torch import Tensor
@@ -168,7 +169,7 @@ def expert_rollouts(responses: Sequence[str], tokenizer: Any) -> list[Rollout]:
 
 def response_ids(response: str, tokenizer: Any) -> list[int]:
     """The tokens of a completion with this text, with the one that ends it."""
-    return [*tokenizer(response, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*tokenizer(response, add_special_tokens=False)["input_ids"], turn_end_id(tokenizer)]
 
 
 def with_importance(row: TrainingSequence, cap: float) -> TrainingSequence:

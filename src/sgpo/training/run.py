@@ -20,6 +20,7 @@ from sgpo.runs.folder import check_output_dir, clear, explained_lack_of_space, r
 from sgpo.runs.interrupt import Interrupt, TrainingInterrupted
 from sgpo.runs.resume import check_same_run, configuration_of
 from sgpo.screen import no_progress_bars
+from sgpo.tokenizers import name_end_tokens
 from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
 from sgpo.training.progress import FirstUpdate, RunProgress
@@ -69,6 +70,7 @@ class RunTrainer(Trainer):
         Raises ValueError for a model without a trainable parameter.
         """
         keep_masters(self.model, autocast=self.args.mixed_precision != "no")
+        name_end_tokens(self.model, self.processing_class)
         if has_adapter(self.model) and self.args.gradient_checkpointing:
             self.model.enable_input_require_grads()  # or nothing before the first adapter would have a gradient
         self.data, self.base_model, self.adapter = data, base_model, adapter
