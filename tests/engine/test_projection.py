@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, PreTrainedModel
 from trl.kernels import chunked_divergence
 
-from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_scores
+from sgpo.engine.projection import BLOCK_BYTES_CPU, Head, Projected, divergence_loss, logprob_loss, token_scores
 from sgpo.engine.update import add_head_task
 from sgpo.methods.terms import distillation_loss, entropy, surrogate_loss, token_divergence, token_logprobs
 
@@ -23,20 +23,27 @@ DELTA = 1.2
 class Case:
     """Random hidden states, a head and what the terms need; in float64 or lower."""
 
-    def __init__(self, dtype: torch.dtype = F64, bias: bool = True, scale: float = 1.0, softcap: float | None = None):
+    def __init__(
+        self,
+        dtype: torch.dtype = F64,
+        bias: bool = True,
+        scale: float = 1.0,
+        softcap: float | None = None,
+        vocabulary: int = VOCABULARY,
+    ) -> None:
         source = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=source, dtype=F64).to(dtype)
 
         self.hidden, self.teacher_hidden = draw(TOKENS, HIDDEN).requires_grad_(), draw(TOKENS, HIDDEN)
-        self.weight = (0.5 * draw(VOCABULARY, HIDDEN)).detach().requires_grad_()
-        self.bias = draw(VOCABULARY).requires_grad_() if bias else None
+        self.weight = (0.5 * draw(vocabulary, HIDDEN)).detach().requires_grad_()
+        self.bias = draw(vocabulary).requires_grad_() if bias else None
         self.head = Head(self.weight, self.bias, scale, softcap)
-        self.ids = torch.randint(VOCABULARY, (TOKENS,), generator=source)
+        self.ids = torch.randint(vocabulary, (TOKENS,), generator=source)
         self.old_logprobs, self.weights = draw(TOKENS) * 0.3 - 4, draw(TOKENS)
         self.bonus = torch.where(torch.arange(TOKENS) % 3 > 0, draw(TOKENS).abs(), 0.0)
-        self.slice_bytes = 10 * VOCABULARY * max(4, dtype.itemsize)  # slices of 10, 10, 10 and 7 tokens
+        self.slice_bytes = 10 * vocabulary * max(4, dtype.itemsize)  # slices of 10, 10, 10 and 7 tokens
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -131,6 +138,20 @@ def test_loss_and_gradients_equal_full_logits(term: str, head: str, dtype: torch
     gradients = torch.autograd.grad(2 * found.loss, case.leaves)
     for actual, reference in zip(gradients, torch.autograd.grad(2 * expected, exact.leaves), strict=True):
         assert_close(actual, reference, tolerance)
+
+
+@pytest.mark.parametrize("term", ["surrogate with bonus", "distillation"])
+def test_a_very_large_vocabulary(term: str) -> None:
+    """That of Gemma 3: tokens in slices, and in each slice columns in blocks."""
+    sliced, full = TERMS[term]
+    sizes = {"bias": False, "softcap": 30.0, "vocabulary": 262_144}
+    case, exact = Case(**sizes), Case(**sizes)
+    assert case.slice_bytes >= 5 * BLOCK_BYTES_CPU
+    found, expected = sliced(case), full(exact)
+    assert_close(found.loss.detach(), expected.detach(), 1e-12)
+    gradients = torch.autograd.grad(found.loss, case.leaves)
+    for actual, reference in zip(gradients, torch.autograd.grad(expected, exact.leaves), strict=True):
+        assert_close(actual, reference, 1e-12)
 
 
 @pytest.mark.parametrize("term", TERMS)

@@ -17,6 +17,7 @@ from transformers import (
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 
 from sgpo.sampling import transformers as sampling_module
+from sgpo.sampling import transformers as transformers_sampler
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler, draw_tokens, filtered_probs
 
@@ -136,6 +137,29 @@ def test_draw_never_leaves_the_nucleus(top_p: float) -> None:
     assert set(tokens.tolist()) <= ({1, 3} if top_p < 1 else {1, 3, 4})
     assert tokens[0] == 1
     assert tokens[-1] == (3 if top_p < 1 else 4)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rows_are_drawn_in_parts_where_the_vocabulary_is_large(
+    monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 5_000, generator=source) * torch.tensor([0.1, 1, 2, 3, 4, 6, 9])[:, None]
+    uniforms, sampling = torch.rand(7, generator=source), SamplingConfig(1, temperature, 0.95)
+    whole = draw_tokens(logits, uniforms, sampling)
+    assert len(set(whole[0].tolist())) == 7
+    sizes: list[int] = []
+    draw = transformers_sampler._draw
+
+    def recorded(some: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(some))
+        return draw(some, *rest)
+
+    monkeypatch.setattr(transformers_sampler, "_draw", recorded)
+    monkeypatch.setattr(transformers_sampler, "DRAW_BYTES", 3 * 5_000 * 4 + 1)
+    for one, other in zip(draw_tokens(logits, uniforms, sampling), whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+    assert sizes == [3, 3, 1]
 
 
 def exact_sequences(model: Any, prompt: list[int], sampling: SamplingConfig) -> dict[tuple[int, ...], float]:

@@ -32,6 +32,7 @@ from sgpo.models.modes import evaluation_mode
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
 from sgpo.tokenizers import end_token_ids, pad_token_id
 
+DRAW_BYTES = 256 * 1024**2  # of the float32 logits that are drawn from at once; a few copies of them live at a time
 FIRST_CANDIDATES = 32  # most probable tokens looked at first; 16 times more where they do not reach top-p
 
 
@@ -171,6 +172,14 @@ def draw_tokens(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> t
     Returns:
         Tokens [rows] and their log-probabilities [rows], in nats, of the full vocabulary at temperature 1.
     """
+    at_once = max(1, DRAW_BYTES // (logits.shape[-1] * torch.float32.itemsize))
+    parts = zip(logits.split(at_once), uniforms.split(at_once), strict=True)
+    drawn, logprobs = zip(*(_draw(some, of_rows, sampling) for some, of_rows in parts), strict=True)
+    return torch.cat(drawn), torch.cat(logprobs)
+
+
+def _draw(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """`draw_tokens` of so few rows that copies of their logits are small."""
     logits = logits.float()
     if sampling.temperature == 0:
         drawn = logits.argmax(-1, keepdim=True)
