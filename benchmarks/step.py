@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(BASE_MODEL))
     parser.add_argument("--problems", type=int, default=16, help="a step")
-    parser.add_argument("--longest", type=int, default=72, help="tokens a completion may have")
+    parser.add_argument("--longest", type=int, default=192, help="tokens a completion may have")
     parser.add_argument("--tokens", type=int, default=4096, help="max_tokens_per_microbatch")
     parser.add_argument("--slice-rows", type=int, nargs="+", default=[16, 48], help="per_device_train_batch_size")
     parser.add_argument("--steps", type=int, default=8, help="timed, a turn")
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     transformers.logging.set_verbosity_error()
     needed = options.problems * (options.steps + 1)
-    problems = problem_sets(0, Sizes(sft=1, rl=needed, dev=1, test=1, test_deeper=1, test_unseen=1))["rl"]
+    problems = problem_sets(0, Sizes.only(rl=needed))["rl"]
     turns: dict[str, list[Clock]] = {}
     with tempfile.TemporaryDirectory() as folder:
         contenders: dict[str, Callable[[], Clock]] = {

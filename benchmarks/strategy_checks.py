@@ -2,9 +2,9 @@
 
     python benchmarks/strategy_checks.py
 
-Two sets whose truth is known. *Mini-world*: the teacher's strategies of 2,000 problems, of the instance and of the
-type, are good; leaking ones are made from them by a phrase in a random step that tells the answer or an intermediate
-result, in one of several wordings (on which the check was tuned too). *Competition*: 50 problems of
+Two sets whose truth is known. *Mini-world*: the cards of 2,000 problems, their own and those of other families, are
+good; leaking ones are made from them by a phrase in a random step that tells the answer or an intermediate result, in
+one of several wordings (on which the check was tuned too). *Competition*: 50 problems of
 `benchmarks/data/competition_strategies.jsonl`, each with a solution, a good strategy and one that leaks, all written by
 hand; the even ones were looked at when the check was tuned, the odd ones were not. The printed cases are its errors.
 """
@@ -57,8 +57,8 @@ def compare(name: str, rows: Sequence[dict[str, str]]) -> None:
 
 
 def miniworld() -> None:
-    problems = problem_sets(1, Sizes(sft=0, rl=2000, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
-    for column in ("strategy", "type_strategy"):
+    problems = problem_sets(1, Sizes.only(rl=2000))["rl"]
+    for column in ("strategy", "foreign_strategy"):
         texts = [(p, str(p.strategy if column == "strategy" else p.extra[column])) for p in problems]
         report(f"mini-world, good ({column})", sum(map(flagged, texts)), len(texts), "flagged")
     for kind in ("answer", "intermediate"):

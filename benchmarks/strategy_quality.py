@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.command_runner import ENVIRONMENT, Command, serving
-from sgpo.miniworld.quickstart.run import LEAST_SCORE
 from sgpo.miniworld.teacher import MODEL
 from sgpo.miniworld.teacher.candidates import KINDS
 from sgpo.miniworld.teacher.questions import read_request
 from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import save_problems
+from sgpo.quickstart.run import LEAST_SCORE
 from sgpo.strategies.quality import GRADES, grade
 
 FLAGS = ("answer", "intermediate", "computation")
@@ -77,7 +77,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("*.jsonl"):
         stale.unlink()
-    sizes = Sizes(sft=0, rl=options.problems, dev=0, test=0, test_deeper=0, test_unseen=0)
+    sizes = Sizes.only(rl=options.problems)
     save_problems(problem_sets(options.seed, sizes)["rl"], folder / "problems.jsonl")
     log = folder / "requests.jsonl"
     with serving(Command("teacher serve", {"port": 0, "log": log}), folder / "teacher.log") as url:

@@ -16,7 +16,8 @@ sys.path.insert(0, str(ROOT / "tools"))
 import architecture
 
 NAME = "sgpo"  # of the package that is made up here
-REPEATED = {"main", "decide"}  # what commands, and what methods, are called by
+RULES = {"back", "confuse", "points", "swap", "total"}  # of the mini-world's families, named as their cards are
+REPEATED = {"main", "decide"} | RULES  # what commands, and what methods, are called by
 
 
 def test_the_rules_hold_and_the_picture_is_current() -> None:

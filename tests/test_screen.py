@@ -27,7 +27,7 @@ FOREIGN = re.compile(
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return create_world(tmp_path_factory.mktemp("world"), seed=0, sizes=Sizes(24, 16, 6, 12, 2, 2))
+    return create_world(tmp_path_factory.mktemp("world"), seed=0, sizes=Sizes.only(sft=24, rl=16, dev=6, test=12))
 
 
 @pytest.mark.integration
@@ -38,7 +38,7 @@ def test_a_terminal_shows_what_is_ours(world: Path, tmp_path: Path) -> None:
     train = ["train", "--config", "miniworld/sgpo", "--model", warm, "--problems", f"{world}/rl.jsonl"]
     train += ["--eval_problems", f"{world}/dev.jsonl", "--output_dir", trained, "--max_steps", "2"]
     train += ["--eval_strategy", "steps", "--eval_steps", "2"]
-    evaluate = ["eval", "--model", trained, "--problems", f"{world}/test.jsonl", "--max_completion_length", "96"]
+    evaluate = ["eval", "--model", trained, "--problems", f"{world}/test.jsonl", "--max_completion_length", "192"]
     for command in (sft, train, evaluate):
         status, written = run_in_terminal(command)
         assert status == 0, written

@@ -26,7 +26,7 @@ RECIPES = Path(sgpo.__file__).parent / "recipes" / "miniworld"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    sizes = Sizes(sft=20, rl=12, dev=4, test=6, test_deeper=2, test_unseen=2)
+    sizes = Sizes.only(sft=20, rl=12, dev=4, test=6, test_deeper=2, test_unseen=2)
     folder = create_world(tmp_path_factory.mktemp("world"), seed=0, sizes=sizes, base=checkpoint)
     # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
     generation = folder / "base" / "generation_config.json"

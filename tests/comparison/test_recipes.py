@@ -13,7 +13,7 @@ from recipe_cases import RECIPES, SIZES, Write
 from sgpo.cli import main
 from sgpo.comparison.plan import make_plan
 from sgpo.comparison.recipe import read_recipe
-from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
+from sgpo.miniworld.world import BASE_MODEL, EVALUATION_SPLITS, Sizes, problem_sets
 from sgpo.problems import save_problems
 
 
@@ -23,7 +23,7 @@ def test_the_shipped_recipe_is_complete() -> None:
     assert {"grpo", "sgpo"} <= {method.name for method in recipe.methods}
     assert recipe.baseline == "grpo"
     assert recipe.sft == RECIPES / "sft.yaml"
-    assert list(recipe.sets) == ["test", "test_deeper", "test_unseen"]
+    assert list(recipe.sets) == list(EVALUATION_SPLITS[1:])
     assert read_recipe("miniworld/compare", sets=["dev"]).sets == {"dev": "dev"}
 
 
@@ -114,7 +114,7 @@ DATA: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_data_are_refused_before_anything_is_trained(write_recipe: Write, tmp_path: Path, case: str) -> None:
     options, lacking, message = DATA[case]
     sets = problem_sets(seed=5, sizes=Sizes(**SIZES))
-    rows = [replace(problem, **({lacking: None} if lacking else {})) for problem in sets["rl"]]
+    rows = [replace(problem, more_responses=(), **({lacking: None} if lacking else {})) for problem in sets["rl"]]
     save_problems(rows, tmp_path / "rl.jsonl")
     files = {"problems": str(tmp_path / "rl.jsonl"), "sft_problems": str(tmp_path / "rl.jsonl")}
     own = {"world": None, "base_models": [str(BASE_MODEL)], "sets": {"own": str(tmp_path / "rl.jsonl")}, **files}

@@ -145,9 +145,9 @@ def test_computations_are_found_and_general_formulas_are_not() -> None:
 
 
 def test_good_strategies_of_the_mini_world_pass_and_told_answers_do_not() -> None:
-    problems = problem_sets(0, Sizes(sft=0, rl=200, dev=0, test=0, test_deeper=0, test_unseen=50))
+    problems = problem_sets(0, Sizes.only(rl=200, test_unseen=50))
     for problem in (*problems["rl"], *problems["test_unseen"]):
-        for text in (str(problem.strategy), str(problem.extra["type_strategy"])):
+        for text in (str(problem.strategy), str(problem.extra["foreign_strategy"])):
             assert find_leaks(text, problem.prompt, problem.answer, str(problem.response)) == [], problem
             told = find_leaks(f"{text}; the answer is {problem.answer}", problem.prompt, problem.answer, "")
             assert [leak.kind for leak in told] == ["answer"], problem

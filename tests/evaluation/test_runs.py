@@ -35,7 +35,7 @@ from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
 from sgpo.screen import Meter
 
-PROBLEMS = problem_sets(0, Sizes(1, 1, 6, 1, 1, 1))["dev"]
+PROBLEMS = problem_sets(0, Sizes.only(dev=6))["dev"]
 Rows = list[dict[str, Any]]
 
 
@@ -149,8 +149,7 @@ def test_weights_are_read_once_for_their_hash(tmp_path: Path, monkeypatch: pytes
 def test_guided_evaluation_tells_how_good_strategies_are(run: Callable[..., Path]) -> None:
     plain, guided = (summary_of(run(name, *options)) for name, options in (("a", []), ("b", ["--guided"])))
     assert guided["prompt"]["guided"] is True
-    assert guided["benchmarks"]["dev"]["average"] == 1.0
-    assert plain["benchmarks"]["dev"]["average"] < 0.5
+    assert guided["benchmarks"]["dev"]["average"] > plain["benchmarks"]["dev"]["average"] + 0.2
 
 
 def test_a_guided_evaluation_takes_the_problems_with_a_strategy(

@@ -24,7 +24,7 @@ COUNT = 24
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return create_world(tmp_path_factory.mktemp("world"), sizes=Sizes(sft=1, rl=1, dev=COUNT, test=1))
+    return create_world(tmp_path_factory.mktemp("world"), sizes=Sizes.only(dev=COUNT))
 
 
 def evaluated(

@@ -19,9 +19,12 @@ import pytest
 from sgpo.chat.endpoint import Endpoint, FatalError, RefusedError, TransientError
 from sgpo.cli import main
 from sgpo.command_runner import Command, serving
-from sgpo.miniworld.documents import puzzles, teacher_solution, type_strategy
-from sgpo.miniworld.families import FAMILIES, Puzzle
+from sgpo.miniworld.cards import card, ways_of
+from sgpo.miniworld.documents import puzzles
+from sgpo.miniworld.families import FAMILIES
+from sgpo.miniworld.families.puzzles import Puzzle
 from sgpo.miniworld.numerals import number_in_words
+from sgpo.miniworld.solutions import OPTION_OF, is_expert_dialect
 from sgpo.miniworld.teacher import MODEL
 from sgpo.miniworld.teacher.answering import answers
 from sgpo.miniworld.teacher.candidates import KINDS, WEIGHTS, draw_kind, generator, write
@@ -37,8 +40,8 @@ from sgpo.strategies.prompts import StrategyPrompts, quality_messages, repair_me
 from sgpo.strategies.record import parse_strategy
 from sgpo.verification import verify
 
-PUZZLES = list(islice(puzzles("teacher tests", "train", tuple(FAMILIES), (2, 3, 4, 5, 6)), 700))
-PROBLEMS = problem_sets(1, Sizes(sft=0, rl=30, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+PUZZLES = list(islice(puzzles("teacher tests", "train", tuple(FAMILIES), (2, 3, 4)), 700))
+PROBLEMS = problem_sets(1, Sizes.only(rl=30))["rl"]
 EQUATION = next(puzzle for puzzle in PUZZLES if puzzle.family == "equation")
 
 
@@ -69,6 +72,8 @@ def test_every_problem_is_read_back() -> None:
         "Solve for x: y+3=4",
         "My number loves 3 makes 4. My number?",
         "1 A=3 B, 1 C=2 D. 4 A is how many D?",
+        "Compute 7/2",
+        "Solve for x: (x+4)*2=12. Write (a^x*a^3)^2 as a^n. n?",
         "Ann is 9. Ben likes 4. And Ben?",
         "In how many ways can 5 people sit?",
     ],
@@ -126,17 +131,21 @@ def test_kinds_come_in_their_shares() -> None:
 
 def test_each_kind_is_what_it_is_called() -> None:
     for number, puzzle in enumerate(PUZZLES):
-        solution, family = teacher_solution(puzzle), FAMILIES[puzzle.family]
+        answer, family = str(puzzle.start.truth()), FAMILIES[puzzle.family]
         made = {kind: write(kind, puzzle, generator("k", number)) for kind in KINDS}
         assert all(parse_strategy(strategy.text) == strategy for strategy in made.values())
-        assert made["right"].steps == solution.methods
-        assert made["right"].strategy == made["detailed"].strategy == family.principle
-        assert any(any(sign.isdigit() for sign in step) for step in made["detailed"].steps)
+        right = ways_of(family, made["right"])
+        assert right
+        assert set(right) <= set(family.routes)
+        detailed = made["detailed"]
+        assert [OPTION_OF[step.split(":")[0].split()[0]] for step in detailed.steps]
+        assert any(any(sign.isdigit() for sign in step) for step in detailed.steps)
         told = made["leaking"].text
-        assert solution.answer in told or number_in_words(int(solution.answer)) in told
-        assert not set(made["vague"].steps) & {"add", "subtract", "multiply", "divide"}
+        assert answer in told or number_in_words(int(answer)) in told
         wrong = made["wrong"]
-        assert wrong.problem_type != family.problem_type or wrong.steps != solution.methods
+        assert wrong.problem_type != family.problem_type or set(ways_of(family, wrong)) <= set(family.mistakes)
+        assert not any(ways_of(each, made[kind]) for each in FAMILIES.values() for kind in ("vague", "detailed"))
+        assert not any(ways_of(each, made["leaking"]) for each in FAMILIES.values())
 
 
 def test_numbers_in_words() -> None:
@@ -150,7 +159,8 @@ def test_answers_depend_on_the_request_alone_but_for_solutions() -> None:
     assert answers(question, 0, 0.0) == answers(question, 7, 0.0)
     assert answers(question, 0, 0.0) != answers(asked(EQUATION, samples=5, digest="other"), 0, 0.0)
     solutions = [answers(asked(puzzle, kind="solve"), attempt, 0.0)[0].text for puzzle in PUZZLES for attempt in (0, 1)]
-    right = [verify(text, teacher_solution(p).answer).correct for p, text in zip(PUZZLES, solutions[::2], strict=True)]
+    assert all(is_expert_dialect(text) for text in solutions)
+    right = [verify(text, str(p.start.truth())).correct for p, text in zip(PUZZLES, solutions[::2], strict=True)]
     # 90% without a slip; of the others some come out right by chance.
     assert 0.88 < sum(right) / len(right) < 0.97
     assert solutions[::2] != solutions[1::2]
@@ -176,25 +186,59 @@ def exact(puzzle: Puzzle, text: str) -> list[float]:
 
 def test_ratings_by_hand() -> None:
     puzzle = read_puzzle("Solve for x: (x+4)*2=12")  # divide, subtract; the answer is 2
-    head = "Problem type: linear equation\nStrategy: undo the outermost operation first, each by its inverse\nSteps: "
-    other = "Problem type: powers of one base\nStrategy: think carefully\nSteps: (a) add (b) subtract"
+    kind, principle = "Problem type: linear equation\n", "Strategy: undo the outer operation before others"
+    steps = "\nSteps: (a) see what was done to x last (b) do its opposite to the right side"
+    head = f"{kind}{principle}\nSteps: "
+    repeat = f"{kind}Strategy: redo the outer operation on the result"
+    again = "\nSteps: (a) see what was done to x last (b) do the same again to the right side"
+    confuse = "\nSteps: (a) for a factor use sums (b) for a term use quotients"
+    open_steps = "\nSteps: (a) find what was done to x last (b) take the next operation to x and to the number"
+    other = "Problem type: steps that repeat\nStrategy: jump over equal steps at once"
+    other_steps = "\nSteps: (a) see what equal steps make together (b) use it to where you are"
     clipped = NOISE / 4  # what an error evenly spread over +-0.15 takes off at an end of the scale, on average
     for text, expected in (
-        (head + "(a) divide (b) subtract", (1, 1, 1, 1)),
+        (kind + principle + steps, (1, 1, 1, 1)),
+        (kind + principle + " or open the brackets from inside" + open_steps, (1, 1, 1, 1)),
+        (kind + principle + ", so that the answer is 2" + steps, (1, 1, 1, 0)),
+        (kind + principle + steps + ", which leads to two", (1, 1, 0.5, 0)),
+        (kind + principle + steps + " with 4", (1, 1, 0.5, 0.4)),
+        (head + "(a) divide (b) minus", (1, 1, 0.5, 1)),  # the decisions of this problem, without a rule
+        (head + "(a) divide: 12/2=6 (b) subtract: 6-4=2", (1, 1, 0.5, 0)),
         (head + "(a) divide with 2 (b) subtract with 4", (1, 1, 0.5, 0)),  # two is the answer
-        (head + "(a) divide (b) subtract with 4", (1, 1, 0.5, 0.4)),
-        (head + "(a) divide (b) subtract, which leads to two", (1, 1, 0.5, 0)),
-        (head + "(a) subtract (b) subtract", (1, 1, 0.125, 1)),
-        (other, (0, 0.3, 0.125, 1)),
+        (head + "(a) split (b) subtract with 4", (1, 1, 0.5, 0.4)),
+        (head + "(a) divide (b) divide", (1, 1, 0.125, 1)),
+        (head + "(a) add (b) subtract", (1, 1, 0, 1)),
+        (repeat + again, (1, 0, 0, 1)),
+        (kind + principle + confuse, (1, 1, 0, 1)),
+        (kind + "Strategy: think carefully" + steps, (1, 0.3, 1, 1)),
         (head + "(a) look (b) think", (1, 1, 0.2, 1)),
-        (type_strategy(puzzle), (1, 1, 0.5, 1)),
+        (other + other_steps, (0, 0, 0, 1)),
         ("nothing", (0, 0, 0, 1)),
     ):
         for found, value in zip(exact(puzzle, text), expected, strict=True):
             seen = value + clipped if value == 0 else value - clipped if value == 1 else value
+            if value == 0.125:  # an error of -0.15 is cut to -0.125: on average (0.025 ** 2) / 2 / 0.3 is lost
+                seen += 0.025**2 / 2 / 0.3
             assert found == pytest.approx(seen, abs=0.02), (text, expected)
-    right = head + "(a) divide (b) subtract"
+    right = kind + principle + steps
     assert scores(puzzle, [right], "x") == [round(sum(ratings(puzzle, right, "x")) / 4, 2)]
+
+
+def test_wrong_rules_get_their_share_of_right_decisions() -> None:
+    puzzle = read_puzzle("A price of 40 falls by 50%, rises by 10%. Price?")  # the first part is of the first price
+    original = next(way for way in FAMILIES["percent"].mistakes if way.name == "original")
+    text = card(FAMILIES["percent"], (original,), generator("k", 0)).text
+    assert exact(puzzle, text)[2] == pytest.approx(0.25 * 1 / 2, abs=0.02)
+
+
+def test_the_words_of_a_card_tell_no_answer() -> None:
+    """One share, two facts: numbers in words that belong to the card."""
+    puzzle = read_puzzle("Compute 3*4-11")  # 1
+    shares = next(way for way in FAMILIES["percent"].routes if way.name == "shares")
+    text = card(FAMILIES["percent"], (shares,), generator("k", 0)).text
+    assert "one" in text
+    assert exact(puzzle, text)[3] == pytest.approx(1 - NOISE / 4, abs=0.02)
+    assert exact(puzzle, text + ", which leads to one")[3] == pytest.approx(NOISE / 4, abs=0.02)
 
 
 # --- faults ---------------------------------------------------------------------------------------------------
@@ -245,6 +289,13 @@ async def _attempt(endpoint: Endpoint, body: dict[str, Any], timeout: float) -> 
         return error
 
 
+def is_right(problem: str, text: str) -> bool:
+    """Whether a strategy is a card of the problem's family that names routes alone."""
+    family = FAMILIES[read_puzzle(problem).family]
+    ways = ways_of(family, parse_strategy(text))
+    return bool(ways) and set(ways) <= set(family.routes)
+
+
 def extract_body(number: int = 0, **changes: Any) -> dict[str, Any]:
     problem = PROBLEMS[number]
     messages = StrategyPrompts().extract_messages(problem.prompt, problem.response or "")
@@ -253,6 +304,7 @@ def extract_body(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 def test_chat_completions_over_http(tmp_path: Path) -> None:
     body, right = extract_body(n=5), str(PROBLEMS[0].strategy)
+    assert PROBLEMS[0].extra["card"] == "right"
     score = {"model": MODEL, "messages": StrategyPrompts().score_messages(PROBLEMS[0].prompt, "r", ["no", right])}
     with teacher(tmp_path) as url:
         first, again, scored, solved, other, model, stream, strange = ask(
@@ -303,9 +355,9 @@ def test_from_bare_problems_to_a_quality_report(tmp_path: Path, monkeypatch: pyt
     assert [row.extra["status"] for row in solved] == ["kept"] * 30
     assert Counter(row.extra["attempts"] for row in solved).keys() > {1}  # some needed more than one
     assert all(verify(str(row.response), row.answer).correct for row in solved)
-    kept = [(row.strategy, own.strategy) for row, own in zip(taught, PROBLEMS, strict=True) if row.strategy]
+    kept = [row for row in taught if row.strategy]
     assert len(kept) >= 25
-    assert sum(ours == own for ours, own in kept) >= len(kept) - 1
+    assert sum(is_right(row.prompt, str(row.strategy)) for row in kept) >= len(kept) - 1
     assert any(candidate["repaired"] for row in taught for candidate in row.extra["candidates"])
     report = json.loads(Path("quality.json").read_text())
     assert (report["rated"], report["grades"]["Low"]["count"]) == (len(kept), 0)

@@ -188,7 +188,7 @@ def test_what_cannot_be_exported(
     monkeypatch.setattr(export, "free_space", lambda path: 2_000_000)
     assert main(["export", "--model", str(adapter), "--output", "new"]) == 2
     assert capsys.readouterr().err == (
-        "sgpo export: no space left for --output new: the weights need 3.4 MB, 2.0 MB are free; name a folder on "
+        "sgpo export: no space left for --output new: the weights need 3.6 MB, 2.0 MB are free; name a folder on "
         "another device\n"
     )
     assert sorted(tmp_path.rglob("*")) == before

@@ -23,7 +23,7 @@ from sgpo.miniworld.world import Sizes, problem_sets
 from sgpo.problems import save_problems
 
 KILLS, CONCURRENCY = 10, 16
-PROBLEMS = problem_sets(3, Sizes(sft=0, rl=300, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+PROBLEMS = problem_sets(3, Sizes.only(rl=300))["rl"]
 FAULTS = {"rate-limited": 0.05, "error": 0.05, "hanging": 0.02, "malformed": 0.03, "garbled": 0.05}
 SERVER = {"port": 0, "latency": 0.05, "retry-after": 0.2, "fault-seed": 1, **FAULTS}
 QUIET_SECONDS = 0.5  # without a new request, what a killed client had sent has arrived

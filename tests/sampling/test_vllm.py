@@ -28,7 +28,7 @@ from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler, filtered_probs
 
 pytestmark = pytest.mark.vllm_engine
-PROBLEMS = problem_sets(3, Sizes(sft=0, rl=16, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+PROBLEMS = problem_sets(3, Sizes.only(rl=16))["rl"]
 LIMIT = 96
 
 

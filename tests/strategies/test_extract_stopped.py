@@ -46,7 +46,7 @@ def faulty(problems: list[Problem], seed: int) -> Script:
 
 @pytest.mark.integration
 def test_killed_twice_and_resumed(tmp_path: Path) -> None:
-    problems = problem_sets(3, Sizes(sft=0, rl=120, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+    problems = problem_sets(3, Sizes.only(rl=120))["rl"]
     save_problems(problems, tmp_path / "problems.jsonl")
     concurrency = 8
     options = ["--concurrency", str(concurrency), "--journal", "killed.jsonl", "--output", "killed.jsonl.parquet"]

@@ -22,7 +22,7 @@ from sgpo.problems import Problem, save_problems
 from sgpo.strategies.prompts import QUALITY_TEMPLATE, SCORE_TEMPLATE, quality_messages
 from sgpo.strategies.quality import Rated, grade, quality_report, sample_of
 
-PROBLEMS = problem_sets(5, Sizes(sft=0, rl=60, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+PROBLEMS = problem_sets(5, Sizes.only(rl=60))["rl"]
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,10 @@ def test_text_is_the_format_that_training_reads() -> None:
 
 
 def test_every_strategy_of_the_mini_world_survives_a_round_trip() -> None:
-    sizes = Sizes(sft=0, rl=300, dev=0, test=0, test_deeper=60, test_unseen=30)
+    sizes = Sizes.only(rl=100, test_deeper=30, test_wording=30, test_composed=30, test_unseen=30)
     for problems in problem_sets(0, sizes).values():
         for problem in problems:
-            for text in (problem.strategy, problem.extra["type_strategy"]):
+            for text in (problem.strategy, problem.extra["foreign_strategy"]):
                 assert parse_strategy(str(text)).text == text
 
 

@@ -30,7 +30,7 @@ from sgpo.strategies.prompts import StrategyPrompts
 pytestmark = pytest.mark.vllm
 MODEL = "miniworld-base"
 START_SECONDS = 240.0
-PROBLEMS = problem_sets(2, Sizes(sft=0, rl=12, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+PROBLEMS = problem_sets(2, Sizes.only(rl=12))["rl"]
 # The prompts of extraction are spelled in bytes by the mini-world's tokenizer, so they exceed the context it was
 # trained on; rotary positions go on without end.
 OPTIONS = ["--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32", "--max-model-len", "4096"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from sgpo.problems import Problem
 from sgpo.strategies import Connection, Extraction, extract_strategies
 
 SECRET = "sk-sentinel-0123456789abcdef"
-PROBLEMS = problem_sets(0, Sizes(sft=0, rl=30, dev=0, test=0, test_deeper=0, test_unseen=0))["rl"]
+# With the first of their responses.
+PROBLEMS = [replace(problem, more_responses=()) for problem in problem_sets(0, Sizes.only(rl=30))["rl"]]
 
 
 def extract(server: ChatServer | str, problems: Path, *options: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from sgpo.errors import usage_errors
 from sgpo.files import check_folder_writable
@@ -36,11 +37,14 @@ class PretrainArguments:
 
     output: Path = field(default=Path("runs/miniworld/base"), metadata={"help": "Folder."})
     seed: int | None = field(default=None, metadata={"help": "Default: that of the shipped model."})
-    steps: int | None = field(default=None, metadata={"help": "Updates of 64 documents."})
+    steps: int | None = field(default=None, metadata={"help": "Updates of 32 documents; default: 10000."})
+    strength: Literal["base", "large"] = field(
+        default="base", metadata={"help": "base (0.9 million parameters) or large (2.4 million)."}
+    )
 
 
 def quickstart(options: QuickstartArguments) -> None:
-    from sgpo.miniworld.quickstart.run import BASE_MODEL, run_quickstart
+    from sgpo.quickstart.run import BASE_MODEL, run_quickstart
 
     run_quickstart(options.output, seed=options.seed, fast=options.fast, base=options.base or BASE_MODEL)
 
@@ -59,4 +63,4 @@ def miniworld_pretrain(options: PretrainArguments) -> None:
     from sgpo.miniworld.pretrain import SHIPPED_SEED, STEPS, pretrain_with_progress
 
     seed = SHIPPED_SEED if options.seed is None else options.seed
-    pretrain_with_progress(options.output, seed=seed, steps=options.steps or STEPS)
+    pretrain_with_progress(options.output, seed=seed, steps=options.steps or STEPS, strength=options.strength)

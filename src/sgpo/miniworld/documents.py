@@ -1,146 +1,200 @@
-"""The symbolic teacher, and the documents that the base model is pretrained on.
+"""The documents that the base model is pretrained on, in exactly the format of `sgpo.prompts`.
 
-The teacher writes the full solution of a puzzle (the strong-model response) and its strategy in three parts without
-any computation. Pretraining sees two kinds of documents, both in exactly the format of `sgpo.prompts`:
+    notebook    the bare problem in the student's dialect; each decision right with the family's skill
+    worksheet   a card in front, followed with the family's fidelity, be it right or not
+    expert      as a notebook, and
+    advised     as a worksheet, in the expert's dialect
+    drill       computations alone
 
-    notebooks    the bare problem; at each decision the right method with probability `NOTEBOOK_SKILL`, otherwise a
-                 typical misconception, carried through honestly to its end
-    worksheets   a strategy in front, which the solution follows (`FIDELITY`), be the strategy right or not
-
-So the base model knows every procedure, is unsure which one to take, and follows a strategy without trusting it.
+So the base model knows every way to work, is unsure which one to take, follows a card without trusting it, and can
+write in both dialects. Training begins with the *textbook*, in which there are more cards and drills.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sgpo.miniworld.families import (
-    FAMILIES,
-    Puzzle,
-    State,
-    Step,
-    answer,
-    finished,
-    options,
-    right_method,
-    typical_misconceptions,
-)
+from sgpo.miniworld.cards import Card, foreign_card, mistaken_card, right_card
+from sgpo.miniworld.families import FAMILIES
+from sgpo.miniworld.families.arithmetic import ARITHMETIC, compute, fused, written
+from sgpo.miniworld.families.composed import Composed
+from sgpo.miniworld.families.puzzles import Family, Puzzle, State, valid_options
+from sgpo.miniworld.solutions import Policy, Solution, expert_dialect, own_dialect, work_out
 from sgpo.prompts import Messages, guided_messages, response_messages, student_messages
-from sgpo.strategies.record import LETTERS, Strategy
 
-NOTEBOOK_SKILL = 0.45
-TYPICAL = 0.95  # of the wrong choices, the share that is the most typical misconception
-FIDELITY = 0.98
-PRETRAINING_DEPTHS = (2, 3, 3, 4, 4, 5, 5, 6)
+PRETRAINING_DEPTHS = (2, 3, 3, 4, 4)
+FAVOURITE = 0.6  # how often a family's first route is taken
+STRAYING = 0.45  # of decisions at which another valid option than the route's is taken, where the route is left open
+OPEN = 0.6  # of right cards, those that leave the route open
+MISTAKES = (0.55, 0.30, 0.15)  # of wrong decisions, by the family's mistakes in order
+CARDS = {"right": 0.60, "mistaken": 0.15, "foreign": 0.25}
+LEAPS = {"own": 0.0, "expert": 0.8}  # share of documents with a fused computation
+DOCUMENTS_A_PUZZLE = 3
+MOST_REPEATED = 100  # puzzles drawn in a row that were there before: then the family has hardly any others
+EXPERT_ERRORS = 0.02  # share of the expert's responses that are worked out as in a notebook
 
-Policy = Callable[[State], str]
-
-
-@dataclass(frozen=True)
-class Solution:
-    """A worked solution: the methods taken, what was computed, and the answer it ended at."""
-
-    methods: tuple[str, ...]
-    computations: tuple[str, ...]
-    answer: str
-
-    @property
-    def text(self) -> str:
-        steps = " ".join(
-            f"({letter}) {method}: {computation}"
-            for letter, method, computation in zip(LETTERS, self.methods, self.computations, strict=False)
-        )
-        return f"{steps} \\boxed{{{self.answer}}}"
+Document = tuple[Messages, Messages]
+MIXTURE: Mapping[str, float] = {"notebook": 0.33, "worksheet": 0.38, "expert": 0.12, "advised": 0.13, "drill": 0.04}
+TEXTBOOK: Mapping[str, float] = {"notebook": 0.05, "worksheet": 0.62, "expert": 0.04, "advised": 0.10, "drill": 0.19}
 
 
-def work_out(puzzle: Puzzle, policy: Policy) -> Solution | None:
-    """Work a puzzle out, the policy choosing the method at each decision; None if no method works out any more."""
-    state, methods, computations = puzzle.start, [], []
-    while not finished(state):
-        if not options(state):
-            return None
-        method = policy(state)
-        step: Step = options(state)[method]
-        methods.append(method)
-        computations.append(step.computation)
-        state = step.state
-    return Solution(tuple(methods), tuple(computations), answer(state))
+# Deciding
 
 
-def _until_finished(puzzle: Puzzle, make_policy: Callable[[], Policy]) -> Solution:
-    """A wrong path can get stuck (7/3 in integers): then the student starts again."""
+def right_policy(puzzle: Puzzle, rng: random.Random, route: int) -> Policy:
+    """Every decision right, along a route wherever it is not blocked."""
+
+    def choose(state: State) -> str:
+        family, part = part_at(puzzle, state)
+        option, valid = family.routes[route].rule(part), valid_options(state)
+        return option if option in valid else rng.choice(valid)
+
+    return choose
+
+
+def part_at(puzzle: Puzzle, state: State) -> tuple[Family, State]:
+    """The family whose rules apply, and the state that they look at; they differ in composed puzzles only."""
+    if isinstance(state, Composed):
+        return FAMILIES[puzzle.family], state.first
+    return FAMILIES[puzzle.then or puzzle.family], state
+
+
+def expert_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
+    """The expert's work, along any route; right but for `EXPERT_ERRORS`."""
+    route = rng.randrange(2)
+    if rng.random() < EXPERT_ERRORS:
+        return worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
+    return worked_out(puzzle, lambda: right_policy(puzzle, rng, route))
+
+
+def notebook_policy(puzzle: Puzzle, rng: random.Random) -> Policy:
+    """Right with the family's skill, else a typical mistake; what cannot be right any more goes on by the rules."""
+    route = 0 if rng.random() < FAVOURITE else 1
+
+    def choose(state: State) -> str:
+        family, part = part_at(puzzle, state)
+        if rng.random() < family.skill_in(part):
+            return _right(family, part, state, route, rng)
+        wrong = [name for name in state.moves() if name not in valid_options(state)]
+        (mistake,) = rng.choices(family.mistakes, MISTAKES[: len(family.mistakes)])
+        option = mistake.rule(part)
+        if option in wrong:
+            return option
+        return rng.choice(wrong) if wrong else _right(family, part, state, route, rng)
+
+    return choose
+
+
+def _right(family: Family, part: State, state: State, route: int, rng: random.Random) -> str:
+    option, valid = family.routes[route].rule(part), valid_options(state)
+    if option in valid and rng.random() >= STRAYING:
+        return option
+    if valid:
+        return rng.choice(valid)
+    return option if option in state.moves() else rng.choice(list(state.moves()))
+
+
+def worksheet_policy(puzzle: Puzzle, card: Card, rng: random.Random) -> Policy:
+    """As the card says, with the family's fidelity; a card of another family is ignored."""
+    family, otherwise = FAMILIES[puzzle.family], notebook_policy(puzzle, rng)
+    if card.family != family.name:
+        return otherwise
+    way, is_open = rng.choice(card.ways), len(card.ways) > 1
+    is_right = way in family.routes
+
+    def choose(state: State) -> str:
+        if rng.random() >= family.fidelity:
+            return otherwise(state)
+        option, valid = way.rule(state), valid_options(state)
+        if is_right and valid and (option not in valid or (is_open and rng.random() < STRAYING)):
+            return rng.choice(valid)
+        return option if option in state.moves() else otherwise(state)
+
+    return choose
+
+
+def worked_out(puzzle: Puzzle, make_policy: Callable[[], Policy]) -> Solution:
+    """A wrong path can get stuck (7/3 in integers): then one starts again."""
     solution = None
     while solution is None:
-        solution = work_out(puzzle, make_policy())
+        solution = work_out(puzzle.start, make_policy())
     return solution
 
 
-def teacher_solution(puzzle: Puzzle) -> Solution:
-    return _until_finished(puzzle, lambda: right_method)
+# Writing
 
 
-def instance_strategy(puzzle: Puzzle, methods: Sequence[str]) -> str:
-    """The strategy of one instance: problem type, principle, and its methods in order; no computation."""
-    return _strategy(puzzle, methods)
+def notebook(puzzle: Puzzle, rng: random.Random) -> Document:
+    solution = worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
+    return student_messages(puzzle.text), response_messages(own_dialect(solution, rng))
 
 
-def type_strategy(puzzle: Puzzle) -> str:
-    """The strategy of the problem type: the rule that decides, with nothing of this instance."""
-    return _strategy(puzzle, FAMILIES[puzzle.family].rule)
+def expert_notebook(puzzle: Puzzle, rng: random.Random) -> Document:
+    solution = worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
+    return student_messages(puzzle.text), response_messages(_in_expert_dialect(puzzle, solution, rng))
 
 
-def _strategy(puzzle: Puzzle, steps: Sequence[str]) -> str:
+def worksheet(puzzle: Puzzle, rng: random.Random) -> Document:
+    card, solution = _advised_solution(puzzle, rng)
+    return guided_messages(puzzle.text, card.text), response_messages(own_dialect(solution, rng))
+
+
+def advised(puzzle: Puzzle, rng: random.Random) -> Document:
+    card, solution = _advised_solution(puzzle, rng)
+    return guided_messages(puzzle.text, card.text), response_messages(_in_expert_dialect(puzzle, solution, rng))
+
+
+def _advised_solution(puzzle: Puzzle, rng: random.Random) -> tuple[Card, Solution]:
     family = FAMILIES[puzzle.family]
-    return Strategy(family.problem_type, family.principle, tuple(steps)).text
+    (kind,) = rng.choices(tuple(CARDS), tuple(CARDS.values()))
+    card = {
+        "right": lambda: right_card(family, rng, OPEN),
+        "mistaken": lambda: mistaken_card(family, rng),
+        "foreign": lambda: foreign_card(family, rng, OPEN),
+    }[kind]()
+    return card, worked_out(puzzle, lambda: worksheet_policy(puzzle, card, rng))
 
 
-# Students of the pretraining documents
+def _in_expert_dialect(puzzle: Puzzle, solution: Solution, rng: random.Random) -> str:
+    return expert_dialect(puzzle.text, solution, rng, leaps=1 if rng.random() < LEAPS["expert"] else 0)
 
 
-def notebook_policy(puzzle: Puzzle, rng: random.Random, skill: float = NOTEBOOK_SKILL) -> Policy:
-    """Right with probability `skill` at each decision, otherwise mostly the typical misconception."""
-
-    def choose(state: State) -> str:
-        possible = options(state)
-        right = right_method(state)
-        if right in possible and (len(possible) == 1 or rng.random() < skill):
-            return right
-        wrong = [method for method in possible if method != right]
-        typical = next((m for m in typical_misconceptions(puzzle, state) if m in wrong), None)
-        return typical if typical and rng.random() < TYPICAL else rng.choice(wrong)
-
-    return choose
+def drill(rng: random.Random) -> Document:
+    """Eight computations, a third of them fused."""
+    equalities = [_equality(rng) for _ in range(8)]
+    terms = ", ".join(equality.partition("=")[0] for equality in equalities)
+    return student_messages(f"Drill: {terms}"), response_messages(" ".join(equalities))
 
 
-def follow(methods: Sequence[str], rng: random.Random, otherwise: Policy) -> Policy:
-    """Follow a list of methods, but for rare slips and where a method does not work out."""
-    upcoming = iter(methods)
-
-    def choose(state: State) -> str:
-        method = next(upcoming)
-        if method in options(state) and rng.random() < FIDELITY:
-            return method
-        return otherwise(state)
-
-    return choose
+def _equality(rng: random.Random) -> str:
+    while True:
+        first = _computation(rng, rng.randint(1, 99) if rng.random() < 0.8 else rng.randint(-60, 0))
+        if rng.random() < 2 / 3:
+            return first
+        second = _computation(rng, int(first.rpartition("=")[2]))
+        if equality := fused(first, second):
+            return equality
 
 
-def notebook(puzzle: Puzzle, rng: random.Random) -> tuple[Messages, Messages]:
-    solution = _until_finished(puzzle, lambda: notebook_policy(puzzle, rng))
-    return student_messages(puzzle.text), response_messages(solution.text)
+def _computation(rng: random.Random, value: int) -> str:
+    while True:
+        method = rng.choice(tuple(ARITHMETIC))
+        operand = rng.randint(2, 12) if method in ("multiply", "divide") else rng.randint(1, 60)
+        if method == "divide":
+            operand = rng.choice([n for n in range(1, 13) if value % n == 0])
+        if compute(method, value, operand) is not None and (computation := written(method, value, operand)):
+            return computation
 
 
-def worksheet(puzzle: Puzzle, rng: random.Random) -> tuple[Messages, Messages]:
-    """Half of the strategies are right, the others whatever a notebook would have done."""
-    skilled = notebook_policy(puzzle, rng)
-    right = rng.random() < 0.5
-    followed = teacher_solution(puzzle) if right else _until_finished(puzzle, lambda: skilled)
-    solution = _until_finished(puzzle, lambda: follow(followed.methods, rng, otherwise=skilled))
-    methods = followed.methods
-    return guided_messages(puzzle.text, instance_strategy(puzzle, methods)), response_messages(solution.text)
+WRITERS: Mapping[str, Callable[[Puzzle, random.Random], Document]] = {
+    "notebook": notebook,
+    "worksheet": worksheet,
+    "expert": expert_notebook,
+    "advised": advised,
+    "drill": lambda puzzle, rng: drill(rng),
+}
 
 
 def split_of(text: str) -> str:
@@ -150,20 +204,26 @@ def split_of(text: str) -> str:
 
 
 def puzzles(seed: str, split: str, families: Sequence[str], depths: Sequence[int]) -> Iterator[Puzzle]:
-    """An endless stream of distinct puzzles of one split, the families in turn."""
+    """An endless stream of puzzles of one split, the families in turn; none again before a family's are used up."""
     rng = random.Random(seed)
     seen: set[str] = set()
     while True:
         for name in families:
+            repeated = 0
             puzzle = FAMILIES[name].sample(rng, rng.choice(depths))
-            while puzzle.text in seen or split_of(puzzle.text) != split:
+            while split_of(puzzle.text) != split or (puzzle.text in seen and repeated < MOST_REPEATED):
+                repeated += puzzle.text in seen
                 puzzle = FAMILIES[name].sample(rng, rng.choice(depths))
             seen.add(puzzle.text)
             yield puzzle
 
 
-def pretraining_documents(seed: int) -> Iterator[tuple[Messages, Messages]]:
-    """An endless stream of (prompt, response), half notebooks, half worksheets, of puzzles of the training split."""
-    rng = random.Random(f"documents {seed}")
+def pretraining_documents(seed: int, textbook_documents: int = 0) -> Iterator[Document]:
+    """An endless stream of (prompt, response): so many from the textbook, then of the mixture; of training puzzles."""
+    rng, written_so_far = random.Random(f"documents {seed}"), 0
     for puzzle in puzzles(f"pretraining {seed}", "train", tuple(FAMILIES), PRETRAINING_DEPTHS):
-        yield (notebook if rng.random() < 0.5 else worksheet)(puzzle, rng)
+        for _ in range(DOCUMENTS_A_PUZZLE):
+            mixture = TEXTBOOK if written_so_far < textbook_documents else MIXTURE
+            (kind,) = rng.choices(tuple(mixture), tuple(mixture.values()))
+            yield WRITERS[kind](puzzle, rng)
+            written_so_far += 1

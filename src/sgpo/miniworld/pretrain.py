@@ -1,40 +1,57 @@
 """Pretraining of the mini-world's base model from nothing: `sgpo miniworld pretrain`.
 
-A Qwen2-architecture model of 0.9M parameters reads notebooks and worksheets (`documents.py`); the loss is that of the
-responses. Muon on the hidden matrices and AdamW on the rest reach in minutes on two cores what AdamW alone does not.
+A small Qwen2-architecture model reads the documents of `documents.py`; the loss is that of the responses, and every
+token counts alike, however long its document: only so are the documents' frequencies learnt. Muon on the hidden
+matrices and AdamW on the rest reach in minutes on two cores what AdamW alone does not.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from sgpo.miniworld.documents import pretraining_documents
+from sgpo.miniworld.documents import Document, pretraining_documents
 from sgpo.miniworld.tokenizer import build_tokenizer
-from sgpo.prompts import Messages, encode_prompts
+from sgpo.prompts import encode_prompts
 
-SHIPPED_SEED = 101  # the base model in the package; chosen among seeds by its pass rates (docs/miniworld.md)
-STEPS, DOCUMENTS_PER_STEP, SORTED_BATCHES = 1200, 64, 8
+SHIPPED_SEED = 101  # of the base model in the package
+STEPS, DOCUMENTS_PER_STEP, SORTED_BATCHES = 10_000, 32, 8
+TEXTBOOK_SHARE = 0.4  # of the documents, at the beginning
+TOKENS_A_DOCUMENT = 60  # of responses, about; the loss is divided by it
 MUON_LEARNING_RATE, ADAMW_LEARNING_RATE = 4e-3, 4e-3
+CHECKPOINT, STEPS_A_CHECKPOINT = "pretraining.pt", 100
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
-    """The base model with random weights (global torch seed)."""
+@dataclass(frozen=True)
+class Strength:
+    """Width and depth of a base model."""
+
+    hidden: int
+    layers: int
+
+
+STRENGTHS = {"base": Strength(128, 4), "large": Strength(192, 5)}
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, strength: str = "base") -> Qwen2ForCausalLM:
+    """A base model with random weights (global torch seed)."""
+    size = STRENGTHS[strength]
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=4,
+        hidden_size=size.hidden,
+        num_hidden_layers=size.layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        intermediate_size=384,
+        intermediate_size=3 * size.hidden,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -45,21 +62,28 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 
 
 class DocumentBatches(IterableDataset):
-    """Batches of token ids and labels, made in a worker process beside the training."""
+    """Batches of token ids and labels, made in a worker process beside the training; the first `skip` are left out."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: int, documents: int) -> None:
-        self.tokenizer, self.seed, self.documents = tokenizer, seed, documents
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, seed: int, documents: int, textbook: int = 0, skip: int = 0
+    ) -> None:
+        self.tokenizer, self.seed, self.documents, self.textbook, self.skip = tokenizer, seed, documents, textbook, skip
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        stream, rng = pretraining_documents(self.seed), random.Random(self.seed)
+        stream, rng = pretraining_documents(self.seed, self.textbook), random.Random(self.seed)
+        skipped = 0
         while True:
-            pairs = self._encode(list(islice(stream, self.documents * SORTED_BATCHES)))
+            documents = list(islice(stream, self.documents * SORTED_BATCHES))
+            needed = skipped + SORTED_BATCHES > self.skip
+            pairs = self._encode(documents) if needed else [([], []) for _ in documents]
             pairs.sort(key=lambda pair: len(pair[0]) + len(pair[1]))  # documents of like length share a batch
             batches = [pairs[i : i + self.documents] for i in range(0, len(pairs), self.documents)]
             rng.shuffle(batches)
-            yield from map(self._pad, batches)
+            ahead = max(0, min(SORTED_BATCHES, self.skip - skipped))
+            skipped += ahead
+            yield from map(self._pad, batches[ahead:])
 
-    def _encode(self, documents: list[tuple[Messages, Messages]]) -> list[tuple[list[int], list[int]]]:
+    def _encode(self, documents: list[Document]) -> list[tuple[list[int], list[int]]]:
         prompts = encode_prompts(self.tokenizer, [prompt for prompt, _ in documents])
         texts = [response[0]["content"] + self.tokenizer.eos_token for _, response in documents]
         return list(zip(prompts, self.tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True))
@@ -91,45 +115,96 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+class Pretraining:
+    """A model, its optimizers and the losses so far; written to and read from a checkpoint."""
+
+    def __init__(self, seed: int, steps: int, documents_per_step: int, strength: str) -> None:
+        torch.manual_seed(seed)
+        self.steps = steps
+        self.recipe = {"seed": seed, "steps": steps, "documents_per_step": documents_per_step, "strength": strength}
+        self.tokenizer = build_tokenizer()
+        self.model = build_model(self.tokenizer, strength)
+        self.optimizers = build_optimizers(self.model)
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.losses: list[float] = []
+
+    def update(self, batch: dict[str, torch.Tensor]) -> float:
+        """One step on a batch; returns the loss in nats a token."""
+        step, documents = len(self.losses), len(batch["labels"])
+        for rate, optimizer in zip(self.rates, self.optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * schedule(step, self.steps)
+        # Padding stands on the right, where causal attention never sees it.
+        logits = self.model(input_ids=batch["input_ids"]).logits[:, :-1]
+        targets = batch["labels"][:, 1:]
+        total = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        (total / (documents * TOKENS_A_DOCUMENT)).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        self.losses.append(total.item() / max(1, int((targets != -100).sum())))
+        return self.losses[-1]
+
+    def save(self, path: Path) -> None:
+        state = {
+            "recipe": self.recipe,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "losses": self.losses,
+        }
+        partial = path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Raises ``ValueError`` for the checkpoint of another recipe."""
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] != self.recipe:
+            raise ValueError(
+                f"{path} is of another pretraining ({state['recipe']}): give another --output, or delete it"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.losses = state["losses"]
+
+
 def pretrain(
     output_dir: str | Path,
     *,
     seed: int = 0,
     steps: int = STEPS,
     documents_per_step: int = DOCUMENTS_PER_STEP,
-    log: Any = None,
+    strength: str = "base",
+    log: Callable[[int, float], None] | None = None,
 ) -> list[float]:
     """Pretrain a base model and save it with its tokenizer in the Hugging Face format.
 
-    Returns the loss of each step (nats a response token). `log(step, loss)` is called after each step.
+    Every hundred steps a checkpoint is written to the folder, from which the same call goes on. Returns the loss of
+    each step (nats a response token). `log(step, loss)` is called after each step.
+
+    Raises:
+        ValueError: the folder holds a checkpoint of another recipe.
     """
-    torch.manual_seed(seed)
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    optimizers = build_optimizers(model)
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    batches = iter(DataLoader(DocumentBatches(tokenizer, seed, documents_per_step), batch_size=None, num_workers=1))
-    losses: list[float] = []
-    for step in range(steps):
-        for rate, optimizer in zip(rates, optimizers, strict=True):
-            optimizer.param_groups[0]["lr"] = rate * schedule(step, steps)
-        loss = _update(model, optimizers, next(batches))
-        losses.append(loss)
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    run = Pretraining(seed, steps, documents_per_step, strength)
+    if (output / CHECKPOINT).exists():
+        run.load(output / CHECKPOINT)
+    documents = DocumentBatches(
+        run.tokenizer, seed, documents_per_step, int(TEXTBOOK_SHARE * steps * documents_per_step), len(run.losses)
+    )
+    batches = iter(DataLoader(documents, batch_size=None, num_workers=1))
+    while len(run.losses) < steps:
+        loss = run.update(next(batches))
         if log is not None:
-            log(step, loss)
-    save_base_model(model, tokenizer, output_dir)
-    return losses
-
-
-def _update(model: Qwen2ForCausalLM, optimizers: list[torch.optim.Optimizer], batch: dict[str, torch.Tensor]) -> float:
-    # Padding stands on the right, where causal attention never sees it.
-    loss = model(**batch).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    return loss.item()
+            log(len(run.losses) - 1, loss)
+        if len(run.losses) % STEPS_A_CHECKPOINT == 0:
+            run.save(output / CHECKPOINT)
+    save_base_model(run.model, run.tokenizer, output)
+    halve(output / "model.safetensors")
+    (output / CHECKPOINT).unlink(missing_ok=True)
+    return run.losses
 
 
 def save_base_model(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, output_dir: str | Path) -> None:
@@ -138,7 +213,13 @@ def save_base_model(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast,
     tokenizer.save_pretrained(output_dir)
 
 
-def pretrain_with_progress(output_dir: str | Path, *, seed: int, steps: int) -> None:
+def halve(weights: Path) -> None:
+    """Round weights to bfloat16, half the size; config.json still says float32, so they are loaded so."""
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+
+
+def pretrain_with_progress(output_dir: str | Path, *, seed: int, steps: int, strength: str = "base") -> None:
     """`pretrain` with a progress bar."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -149,5 +230,5 @@ def pretrain_with_progress(output_dir: str | Path, *, seed: int, steps: int) -> 
         def show(step: int, loss: float) -> None:
             progress.update(task, completed=step + 1, description=f"Pretraining (loss {loss:.3f})")
 
-        pretrain(output_dir, seed=seed, steps=steps, log=show)
+        pretrain(output_dir, seed=seed, steps=steps, strength=strength, log=show)
     print(f"Written to {output_dir}")

@@ -11,6 +11,7 @@ pre-tokenizer in place of a file's; added tokens are matched before it, so that 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from itertools import islice
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -31,30 +32,38 @@ CHAT_TEMPLATE = (
 # well; a sign with the space after it.
 PIECES = re.compile(r"[0-9]{1,2}| ?\([a-z]\) ?| ?\\boxed\{| ?[A-Za-z]+(?: (?=[0-9]))?|[^\sA-Za-z0-9] ?|\s+")
 
+SPACED_WORDS = re.compile(r"([A-Za-z]+ )(?=([A-Za-z]+))")
+
 
 def phrases() -> list[str]:
     """Constant texts that become one token each."""
     before, between, _ = GUIDED_TEMPLATE.replace("{problem}", "{strategy}").split("{strategy}")
     parts = [SYSTEM_PROMPT, before, between, "Problem type: ", "\nStrategy: ", "\nSteps: "]
     for family in FAMILIES.values():
-        parts += [family.problem_type, family.principle]
+        parts.append(family.problem_type)
     return parts
 
 
 def pieces(documents: int) -> list[str]:
-    """Every piece that occurs in some documents, and each number and step mark, however rare."""
+    """Every piece that occurs in some documents of textbook and mixture, and each number and step mark."""
     constant = re.compile("|".join(re.escape(text) for text in sorted(phrases(), key=len, reverse=True)))
+    texts: set[str] = set()
     found = {str(number) for number in range(100)}
     for letter in LETTERS[:8]:
         found |= {f"({letter}) ", f" ({letter}) "}
-    for prompt, response in islice(pretraining_documents(seed=0), documents):
+    for prompt, response in islice(pretraining_documents(seed=0, textbook_documents=documents // 2), documents):
         for message in prompt + response:
             for text in constant.split(message["content"]):
                 found.update(PIECES.findall(text))
+                texts.add(text)
+    # " by " stands before a number; where a word follows, as in "one by one", that word stands without its space.
+    for text in texts:
+        found |= {after for before, after in SPACED_WORDS.findall(text) if found & {before, f" {before}"}}
     return sorted(found)
 
 
-def build_tokenizer(documents: int = 2000) -> PreTrainedTokenizerFast:
+@lru_cache(maxsize=1)
+def build_tokenizer(documents: int = 6000) -> PreTrainedTokenizerFast:
     """The same for every base model of this version of the mini-world; `documents` must reach every word once."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     specials = [PAD, END, *ROLES]

@@ -1,34 +1,47 @@
 """Writing the mini-world as a user's own data would lie there: `sgpo miniworld create`.
 
-    base/                    the shipped base model, in the Hugging Face format
-    sft.jsonl  rl.jsonl      problems with responses (for the warm-up), problems with strategies (for RL)
-    dev.jsonl  test.jsonl    held-out problems of the trained families
-    test_deeper.jsonl        longer chains than any trained
-    test_unseen.jsonl        a family without SFT or RL problems
+    base/                 the shipped base model, in the Hugging Face format
+    sft.jsonl             problems with an expert's response, for the warm-up
+    rl.jsonl  dev.jsonl   problems with a strategy (a card) and four responses of the expert
+    test.jsonl            held-out problems like them
+    test_deeper.jsonl     6 operations; no document of pretraining has more than 4
+    test_wording.jsonl    cards in wordings that stand nowhere else
+    test_blocked.jsonl    the family's favourite route leaves the integers from -99 to 99
+    test_composed.jsonl   two families in a row, with the cards of both
+    test_unseen.jsonl     families without SFT or RL problems
 
 Held-out problems are told apart by a hash of their text (`documents.split_of`), so no seed can mix them with training
-or pretraining problems. Every row has the columns family, depth, shuffled_strategy (that of another problem, a
-control) and type_strategy (the rule alone, much of which the base model cannot read: docs/miniworld.md, "Problems").
+or pretraining problems. Every row has the columns family, depth, card (right; of a tenth mistaken or foreign) and
+foreign_strategy, a card of another family, which is a control.
 """
 
 from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from sgpo.miniworld.documents import instance_strategy, puzzles, teacher_solution, type_strategy
-from sgpo.miniworld.families import TRAINED_FAMILIES, UNSEEN_FAMILY, Puzzle
+from sgpo.miniworld.cards import Card, card, foreign_card, mistaken_card, right_card
+from sgpo.miniworld.documents import OPEN, expert_solution, puzzles, split_of
+from sgpo.miniworld.families import FAMILIES, TRAINED_FAMILIES, UNSEEN_FAMILIES
+from sgpo.miniworld.families.composed import sample_composed
+from sgpo.miniworld.families.puzzles import Puzzle, Rule, is_blocked
+from sgpo.miniworld.solutions import expert_dialect
 from sgpo.problems import Problem, save_problems
+from sgpo.strategies.record import Strategy
 
-VERSION = 1
+VERSION = 2
 BASE_MODEL = Path(__file__).parent / "base"
-DEPTHS, DEEPER_DEPTHS = (3, 4, 5), (6,)
-EVALUATION_SPLITS = ("dev", "test", "test_deeper", "test_unseen")
+DEPTHS, DEEPER_DEPTHS, COMPOSED_DEPTHS = (2, 3, 4), (6,), ((2, 2), (2, 3), (3, 2))
+DEEPER_FAMILIES = tuple(name for name in TRAINED_FAMILIES if name != "systems")  # two equations have four decisions
+BLOCKED_FAMILIES = ("equation", "story", "powers", "units")
+MISLEADING = {"mistaken": 0.05, "foreign": 0.05}  # share of the cards
+RESPONSES, EXPERT_LEAPS = 4, 8  # of the expert to a problem; most leaps of a response
+EVALUATION_SPLITS = ("dev", "test", "test_deeper", "test_wording", "test_blocked", "test_composed", "test_unseen")
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,15 @@ class Sizes:
     dev: int = 240
     test: int = 600
     test_deeper: int = 300
+    test_wording: int = 300
+    test_blocked: int = 300
+    test_composed: int = 300
     test_unseen: int = 300
+
+    @classmethod
+    def only(cls, **sizes: int) -> Sizes:
+        """These sets, and no others. Example: ``Sizes.only(rl=30)``"""
+        return cls(**{field.name: sizes.get(field.name, 0) for field in fields(cls)})
 
 
 def create_world(output_dir: str | Path, *, seed: int = 0, sizes: Sizes | None = None, base: Path = BASE_MODEL) -> Path:
@@ -54,17 +75,26 @@ def create_world(output_dir: str | Path, *, seed: int = 0, sizes: Sizes | None =
 
 
 def problem_sets(seed: int, sizes: Sizes) -> dict[str, list[Problem]]:
-    """The six sets of the module's docstring. SFT and RL problems are disjoint: they come from one stream."""
-    training = _take("train", seed, sizes.sft + sizes.rl)
+    """The sets of the module's docstring. SFT and RL problems are disjoint: they come from one stream."""
+    training = list(islice(_stream("train", seed), sizes.sft + sizes.rl))
+    deeper = _stream("test", seed, DEEPER_FAMILIES, DEEPER_DEPTHS)
+    blocked = (p for p in _stream("test", seed, BLOCKED_FAMILIES) if is_blocked(p.start, _favourite(p)))
     sets = {
-        "sft": training[: sizes.sft],
-        "rl": training[sizes.sft :],
-        "dev": _take("dev", seed, sizes.dev),
-        "test": _take("test", seed, sizes.test),
-        "test_deeper": _take("test", seed, sizes.test_deeper, depths=DEEPER_DEPTHS),
-        "test_unseen": _take("test", seed, sizes.test_unseen, families=(UNSEEN_FAMILY,)),
+        "sft": _problems("sft", seed, training[: sizes.sft], responses=1),
+        "rl": _problems("rl", seed, training[sizes.sft :]),
+        "dev": _problems("dev", seed, islice(_stream("dev", seed), sizes.dev)),
+        "test": _problems("test", seed, islice(_stream("test", seed), sizes.test)),
+        "test_deeper": _problems("test_deeper", seed, islice(deeper, sizes.test_deeper)),
+        "test_wording": _problems(
+            "test_wording", seed, islice(_stream("test", seed), sizes.test_wording), held_out=True
+        ),
+        "test_blocked": _problems("test_blocked", seed, islice(blocked, sizes.test_blocked)),
+        "test_composed": _composed_problems(seed, sizes.test_composed),
+        "test_unseen": _problems(
+            "test_unseen", seed, islice(_stream("test", seed, UNSEEN_FAMILIES), sizes.test_unseen)
+        ),
     }
-    return {name: _with_shuffled_strategies(problems, seed) for name, problems in sets.items()}
+    return {name: list(problems) for name, problems in sets.items()}
 
 
 def evaluation_sets() -> dict[str, Callable[[], list[Problem]]]:
@@ -73,40 +103,76 @@ def evaluation_sets() -> dict[str, Callable[[], list[Problem]]]:
 
 
 def _evaluation_set(split: str) -> list[Problem]:
-    return problem_sets(0, Sizes())[split]
+    return problem_sets(0, Sizes.only(**{split: getattr(Sizes(), split)}))[split]
 
 
-def _take(
-    split: str,
-    seed: int,
-    count: int,
-    families: Sequence[str] = TRAINED_FAMILIES,
-    depths: Sequence[int] = DEPTHS,
-) -> list[Problem]:
-    stream = puzzles(f"{split} {seed} {depths}", split, families, depths)
-    return [_problem(puzzle, f"{split}-{seed}-{number}") for number, puzzle in enumerate(islice(stream, count))]
+def _stream(
+    split: str, seed: int, families: Sequence[str] = TRAINED_FAMILIES, depths: Sequence[int] = DEPTHS
+) -> Iterator[Puzzle]:
+    return puzzles(f"{split} {seed} {families} {depths}", split, families, depths)
 
 
-def _problem(puzzle: Puzzle, identifier: str) -> Problem:
-    solution = teacher_solution(puzzle)
+def _favourite(puzzle: Puzzle) -> Rule:
+    return FAMILIES[puzzle.family].routes[0].rule
+
+
+def _problems(
+    name: str, seed: int, some: Iterator[Puzzle] | list[Puzzle], responses: int = RESPONSES, held_out: bool = False
+) -> Iterator[Problem]:
+    for number, puzzle in enumerate(some):
+        identifier = f"{name}-{seed}-{number}"
+        rng = random.Random(identifier)
+        kind, chosen = ("right", _right(puzzle, rng, held_out=True)) if held_out else _card(puzzle, rng)
+        yield _problem(identifier, puzzle, puzzle.family, chosen.strategy, kind, rng, responses)
+
+
+def _composed_problems(seed: int, count: int) -> Iterator[Problem]:
+    rng, seen = random.Random(f"test {seed} composed"), set[str]()
+    while len(seen) < count:
+        puzzle = sample_composed(rng, rng.choice(COMPOSED_DEPTHS))
+        names = puzzle.family, puzzle.then
+        if puzzle.text in seen or split_of(puzzle.text) != "test":
+            continue
+        identifier = f"test_composed-{seed}-{len(seen)}"
+        seen.add(puzzle.text)
+        first, second = (card(FAMILIES[name], FAMILIES[name].routes[:1], rng).strategy for name in names)
+        both = Strategy(
+            f"{first.problem_type}, {second.problem_type}",
+            f"{first.strategy}, then {second.strategy}",
+            first.steps + second.steps,
+        )
+        yield _problem(identifier, puzzle, "-".join(names), both, "right", random.Random(identifier), RESPONSES)
+
+
+def _right(puzzle: Puzzle, rng: random.Random, held_out: bool = False) -> Card:
+    return right_card(FAMILIES[puzzle.family], rng, OPEN, held_out=held_out)
+
+
+def _card(puzzle: Puzzle, rng: random.Random) -> tuple[str, Card]:
+    family, share = FAMILIES[puzzle.family], rng.random()
+    if share < MISLEADING["mistaken"]:
+        return "mistaken", mistaken_card(family, rng)
+    if share < sum(MISLEADING.values()):
+        return "foreign", foreign_card(family, rng, OPEN)
+    return "right", _right(puzzle, rng)
+
+
+def _problem(
+    identifier: str, puzzle: Puzzle, family: str, strategy: Strategy, kind: str, rng: random.Random, responses: int
+) -> Problem:
+    solutions = [expert_solution(puzzle, rng) for _ in range(responses)]
+    texts = [expert_dialect(puzzle.text, solution, rng, EXPERT_LEAPS) for solution in solutions]
     return Problem(
         id=identifier,
         prompt=puzzle.text,
-        answer=solution.answer,
-        response=solution.text,
-        strategy=instance_strategy(puzzle, solution.methods),
+        answer=str(puzzle.start.truth()),
+        response=texts[0],
+        more_responses=tuple(texts[1:]),
+        strategy=strategy.text,
         extra={
-            "family": puzzle.family,
-            "depth": len(solution.methods),
-            "type_strategy": type_strategy(puzzle),
+            "family": family,
+            "depth": len(solutions[0].steps),
+            "card": kind,
+            "foreign_strategy": foreign_card(FAMILIES[puzzle.family], rng, OPEN).text,
         },
     )
-
-
-def _with_shuffled_strategies(problems: list[Problem], seed: int) -> list[Problem]:
-    strategies = [problem.strategy for problem in problems]
-    random.Random(seed).shuffle(strategies)
-    return [
-        replace(problem, extra={**problem.extra, "shuffled_strategy": strategy})
-        for problem, strategy in zip(problems, strategies, strict=True)
-    ]

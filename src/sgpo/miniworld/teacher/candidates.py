@@ -1,10 +1,10 @@
 """Strategies of honestly different quality, as a strong model would mix them: `draw_kind` draws, `write` writes one.
 
-    right      the problem's type, its principle, and its methods in order
+    right      a card of one of the family's routes, or of both
     vague      nothing that would help anybody: "read the problem carefully"
-    detailed   the solution copied into the steps, with its numbers or with its results
+    detailed   in place of the steps of such a card the decisions of a solution, with computations, results or numbers
     leaking    right, but somewhere it tells the answer, now and then in words
-    wrong      right for another kind of problem, or the typical misconception of this one
+    wrong      a card of a typical mistake, or of another family
 
 Which kind and which wording depends on the request's hash and the sample's number alone.
 """
@@ -15,9 +15,12 @@ import random
 import re
 from typing import Literal, get_args
 
-from sgpo.miniworld.documents import Solution, notebook_policy, teacher_solution, work_out
-from sgpo.miniworld.families import ARITHMETIC, FAMILIES, Chain, Puzzle, options
+from sgpo.miniworld.cards import foreign_card, mistaken_card, right_card
+from sgpo.miniworld.documents import OPEN, notebook_policy, right_policy, worked_out
+from sgpo.miniworld.families import FAMILIES
+from sgpo.miniworld.families.puzzles import Puzzle
 from sgpo.miniworld.numerals import number_in_words
+from sgpo.miniworld.solutions import SPELLINGS, Solution, Step
 from sgpo.strategies.record import Strategy
 
 StrategyKind = Literal["right", "vague", "detailed", "leaking", "wrong"]
@@ -54,8 +57,7 @@ def write(kind: StrategyKind, puzzle: Puzzle, rng: random.Random) -> Strategy:
 
 
 def _right(puzzle: Puzzle, rng: random.Random) -> Strategy:
-    family = FAMILIES[puzzle.family]
-    return Strategy(family.problem_type, family.principle, teacher_solution(puzzle).methods)
+    return right_card(FAMILIES[puzzle.family], rng, OPEN).strategy
 
 
 def _vague(puzzle: Puzzle, rng: random.Random) -> Strategy:
@@ -66,37 +68,27 @@ def _vague(puzzle: Puzzle, rng: random.Random) -> Strategy:
 
 
 def _detailed(puzzle: Puzzle, rng: random.Random) -> Strategy:
-    """Each step with its computation, with its result only, or with the number it works with."""
-    right = _right(puzzle, rng)
-    solution = teacher_solution(puzzle)
+    """Each decision with its computations, with its result only, or with the number it works with."""
+    right, steps = _right(puzzle, rng), right_solution(puzzle, rng).steps
     form = rng.choice(("computation", "result", "operand"))
     if form == "computation":
-        details = [f": {computation}" for computation in solution.computations]
+        details = [f": {' '.join(step.computations)}" for step in steps]
     elif form == "result":
-        details = [f" to reach {_result(computation)}" for computation in solution.computations[:-1]] + [""]
+        details = [f" to reach {_result(step)}" for step in steps[:-1]] + [""]
     else:
-        details = [f" with {operand}" for operand in _operands(puzzle)]
-    steps = tuple(f"{method}{detail}" for method, detail in zip(right.steps, details, strict=True))
-    return Strategy(right.problem_type, right.strategy, steps)
+        details = [f" with {_operand(step)}" for step in steps]
+    words = [rng.choice(SPELLINGS[step.option]) for step in steps]
+    return Strategy(right.problem_type, right.strategy, tuple(map("".join, zip(words, details, strict=True))))
 
 
-def _result(computation: str) -> str:
-    """`9` of `3*3=9`; of what is left of an expression, `5+7/7`, its first number."""
-    found = re.search(r"=(-?\d+)$|^(-?\d+)", computation)
-    if found is None:
-        raise ValueError(f"no number in {computation!r}")
-    return found[1] or found[2]
+def _result(step: Step) -> str:
+    """`9` of `3*3=9`"""
+    return step.computations[-1].rpartition("=")[2]
 
 
-def _operands(puzzle: Puzzle) -> list[int]:
-    state, operands = puzzle.start, list[int]()
-    for method in teacher_solution(puzzle).methods:
-        if isinstance(state, Chain):
-            operands.append(state.links[0].operand)
-        else:
-            operands.append(state.numbers[state.methods.index(method) + 1])
-        state = options(state)[method].state
-    return operands
+def _operand(step: Step) -> str:
+    """`4` of `3*4=12`, `-2` of `6-(-2)=8`"""
+    return re.findall(r"(?<=[-+*/])-?\d+|(?<=\()-\d+", step.computations[0].partition("=")[0])[-1]
 
 
 _TELLING = (
@@ -111,7 +103,7 @@ _TELLING = (
 
 def _leaking(puzzle: Puzzle, rng: random.Random) -> Strategy:
     right = _right(puzzle, rng)
-    told = teacher_solution(puzzle).answer
+    told = str(puzzle.start.truth())
     phrase = rng.choice(_TELLING).format(answer=told, words=number_in_words(int(told)))
     if rng.random() < 0.25:
         return Strategy(right.problem_type, right.strategy + phrase, right.steps)
@@ -121,19 +113,16 @@ def _leaking(puzzle: Puzzle, rng: random.Random) -> Strategy:
 
 
 def _wrong(puzzle: Puzzle, rng: random.Random) -> Strategy:
-    """Another family's strategy, or (half of them) this one's type with the methods of a misconception."""
-    own = FAMILIES[puzzle.family]
-    solution = solution_with_slips(puzzle, rng)
-    if rng.random() < 0.5 and solution.methods != teacher_solution(puzzle).methods:
-        return Strategy(own.problem_type, own.principle, solution.methods)
-    other = FAMILIES[rng.choice([name for name in FAMILIES if name != puzzle.family])]
-    steps = tuple(rng.choice(list(ARITHMETIC)) for _ in teacher_solution(puzzle).methods)
-    return Strategy(other.problem_type, other.principle, steps)
+    family = FAMILIES[puzzle.family]
+    chosen = mistaken_card(family, rng) if rng.random() < 0.5 else foreign_card(family, rng, OPEN)
+    return chosen.strategy
+
+
+def right_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
+    """A solution without a mistake, along any route."""
+    return worked_out(puzzle, lambda: right_policy(puzzle, rng, rng.randrange(2)))
 
 
 def solution_with_slips(puzzle: Puzzle, rng: random.Random) -> Solution:
-    """A solution with the typical misconceptions, carried through to its end; right where they come to nothing."""
-    for _ in range(20):  # a wrong path can get stuck
-        if solution := work_out(puzzle, notebook_policy(puzzle, rng)):
-            return solution
-    return teacher_solution(puzzle)
+    """A solution with the typical mistakes, carried through to its end; right where they come to nothing."""
+    return worked_out(puzzle, lambda: notebook_policy(puzzle, rng))

@@ -1,18 +1,22 @@
 """How the teacher rates strategies: by the four criteria, from the problem and the text alone, and not quite reliably.
 
-Like any judge it is not told which kind a strategy is. It works the problem out, compares type, principle and methods
-with its own, looks for numbers and for the answer in words, and errs: `NOISE` is added to each criterion.
+Like any judge it is not told which kind a strategy is. It compares type, principle and steps with the ways of the
+problem's family, whatever their wording, looks for numbers and for the answer in words, and errs: `NOISE` is added to
+each criterion.
 """
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from sgpo.miniworld.documents import teacher_solution
-from sgpo.miniworld.families import ARITHMETIC, FAMILIES, Puzzle
+from sgpo.miniworld.cards import Recognised, named_by_principle, named_by_steps
+from sgpo.miniworld.families import FAMILIES
+from sgpo.miniworld.families.puzzles import Family, Puzzle, Rule, State, Way, valid_options
 from sgpo.miniworld.numerals import number_in_words
+from sgpo.miniworld.solutions import OPTION_OF
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
 
 NOISE = 0.15  # each criterion is misjudged by up to so much, evenly spread
@@ -45,29 +49,71 @@ def _type(puzzle: Puzzle, strategy: Strategy) -> float:
 
 def _principle(puzzle: Puzzle, strategy: Strategy) -> float:
     """General advice is not wrong, only of little help."""
-    if strategy.strategy.startswith(FAMILIES[puzzle.family].principle):
-        return 1.0
-    others = [family.principle for family in FAMILIES.values()]
-    return 0.0 if strategy.strategy in others else 0.3
+    family = FAMILIES[puzzle.family]
+    found = named_by_principle(family, strategy.strategy)
+    if found:
+        return 1.0 if _are_routes(family, found.ways) else 0.0
+    return 0.0 if _elsewhere(named_by_principle, strategy.strategy) else 0.3
 
 
 def _steps(puzzle: Puzzle, strategy: Strategy) -> float:
-    """1 for the right methods and nothing else, half of it with more; little for wrong steps or mere advice."""
-    named = [re.match(r"[a-z]+", step) for step in strategy.steps]
-    methods = [found[0] if found and found[0] in ARITHMETIC else None for found in named]
-    if not any(methods):
-        return 0.5 if strategy.steps == FAMILIES[puzzle.family].rule else 0.2
-    right = teacher_solution(puzzle).methods
-    agreeing = sum(a == b for a, b in zip(methods, right, strict=False)) / max(len(methods), len(right))
-    if agreeing < 1:
-        return 0.25 * agreeing  # one wrong step leads to a wrong end
-    return 1.0 if strategy.steps == right else 0.5
+    """1 for the rules of a route and nothing else; half of it with more, or for the right decisions of this problem.
+
+    Wrong rules get a quarter of the share of decisions that they take rightly, wrong decisions a quarter of those
+    before the first wrong one; mere advice gets a fifth.
+    """
+    family = FAMILIES[puzzle.family]
+    found = named_by_steps(family, strategy.steps)
+    if found and _are_routes(family, found.ways):
+        return 0.5 if found.rest else 1.0
+    if found:
+        return 0.25 * _share_right(puzzle.start, found.ways[0].rule)
+    if _elsewhere(named_by_steps, strategy.steps):
+        return 0.0
+    words = [re.match(r"[a-z]+", step) for step in strategy.steps]
+    options = [OPTION_OF.get(word[0]) for word in words if word]
+    if None in options or len(options) < len(words):
+        return 0.2
+    right, is_finished = _right_before_the_first_wrong(puzzle.start, options)
+    return 0.5 if is_finished else 0.25 * right / len(options)
+
+
+def _are_routes(family: Family, ways: tuple[Way, ...]) -> bool:
+    return all(way in family.routes for way in ways)
+
+
+def _elsewhere(named: Callable[[Family, Any], Recognised | None], text: str | tuple[str, ...]) -> Recognised | None:
+    """What a text names in any family; that of the problem has been asked before."""
+    return next((found for family in FAMILIES.values() if (found := named(family, text))), None)
+
+
+def _share_right(start: State, rule: Rule) -> float:
+    """Of the decisions along a right path, those at which a rule names a valid option."""
+    state, agreeing = start, list[bool]()
+    while state.answer() is None:
+        option, valid = rule(state), valid_options(state)
+        agreeing.append(option in valid)
+        state = state.moves()[option if option in valid else valid[0]].state
+    return sum(agreeing) / len(agreeing)
+
+
+def _right_before_the_first_wrong(start: State, options: Sequence[str | None]) -> tuple[int, bool]:
+    """How many options in a row are valid, and whether they are all and lead to the answer."""
+    state = start
+    for number, option in enumerate(options):
+        if state.answer() is not None or option not in valid_options(state):
+            return number, False
+        state = state.moves()[option].state
+    return len(options), state.answer() is not None
 
 
 def _secrecy(puzzle: Puzzle, strategy: Strategy) -> float:
-    numbers = set(_NUMBER.findall(strategy.text))
-    answer = teacher_solution(puzzle).answer
-    told = answer in numbers or re.search(rf"\b{number_in_words(int(answer))}\b", strategy.text)
-    if told or "=" in strategy.text:
+    """The words of a card tell nothing: "one share" is no answer."""
+    principle = _elsewhere(named_by_principle, strategy.strategy)
+    steps = _elsewhere(named_by_steps, strategy.steps)
+    text = f"{principle.rest if principle else strategy.strategy} {steps.rest if steps else ' '.join(strategy.steps)}"
+    numbers, answer = set(_NUMBER.findall(text)), str(puzzle.start.truth())
+    told = answer in numbers or re.search(rf"\b{number_in_words(int(answer))}\b", text)
+    if told or "=" in text:
         return 0.0
     return 0.4 if numbers else 1.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal
 
-from sgpo.miniworld.families import Puzzle
+from sgpo.miniworld.families.puzzles import Puzzle
 from sgpo.miniworld.teacher.reading import UnknownProblemError, read_puzzle
 from sgpo.strategies.prompts import EXTRACT_TEMPLATE, QUALITY_TEMPLATE, SCORE_TEMPLATE
 

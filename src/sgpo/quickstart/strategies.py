@@ -1,4 +1,4 @@
-"""What came of the strategies of a quickstart: kept, rejected by reason, scores, and how many are the true ones."""
+"""What came of the strategies of a quickstart: kept, rejected by reason, scores, and how many are right."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sgpo.problems import load_problems
+from sgpo.miniworld.cards import ways_of
+from sgpo.miniworld.families import FAMILIES
+from sgpo.problems import Problem, load_problems
+from sgpo.strategies.record import parse_strategy
 
 
-def strategy_summary(extracted: Path, world: Path) -> dict[str, Any]:
-    """Counts of problems and of candidates, and scores; `world` holds the mini-world's own strategies to compare with.
+def strategy_summary(extracted: Path) -> dict[str, Any]:
+    """Counts of problems and of candidates, and scores.
 
-    ``flagged`` counts candidates by what the checks found first; ``true`` the kept strategies that are the world's.
+    ``flagged`` counts candidates by what the checks found first; ``right`` the kept strategies that name a route of the
+    problem's family, which the mini-world knows and the pipeline does not.
     """
     rows = load_problems(extracted)
-    own = {problem.id: problem.strategy for problem in load_problems(world)}
     kept = [row for row in rows if row.extra["status"] == "kept"]
     candidates = [candidate for row in rows for candidate in row.extra["candidates"]]
     flags = [candidate["flags"][0].partition(":")[0] for candidate in candidates if candidate["flags"]]
@@ -34,11 +37,17 @@ def strategy_summary(extracted: Path, world: Path) -> dict[str, Any]:
         ),
         "failed": sum(row.extra["status"] == "failed" for row in rows),
         "mean_score": _mean([row.extra["score"] for row in kept]),
-        "true": sum(row.strategy == own[row.id] for row in kept),
+        "right": sum(map(_is_right, kept)),
         "candidates": len(candidates),
         "flagged": dict(Counter(flags).most_common()),
         "mean_score_of_candidates": _mean(scores),
     }
+
+
+def _is_right(row: Problem) -> bool:
+    family = FAMILIES[row.extra["family"]]
+    ways = ways_of(family, parse_strategy(row.strategy or ""))
+    return bool(ways) and all(way in family.routes for way in ways)
 
 
 def _mean(values: list[float]) -> float | None:
@@ -54,7 +63,7 @@ def print_strategies(console: Console, summary: Mapping[str, Any]) -> None:
     table.add_column("problems", justify="right")
     table.add_column("mean score", justify="right")
     table.add_row("kept", str(summary["kept"]), _written(summary["mean_score"]))
-    table.add_row("  of these the true one", str(summary["true"]), "", style="dim")
+    table.add_row("  of these right", str(summary["right"]), "", style="dim")
     for reason, count in summary["rejected"].items():
         table.add_row(f"rejected: {reason}", str(count), "")
     if summary["failed"]:

@@ -1,11 +1,12 @@
 """The whole method on the mini-world, from one command: `sgpo quickstart`.
 
-    world -> strategies -> warm-up -> SGPO and GRPO, side by side -> evaluation without strategies -> report
+    world -> strategies -> warm-up -> SGPO and GRPO, side by side -> evaluation without strategies -> the idea
+    -> report
 
 The strategies come from the mini-world's teacher, a server on a free port of this machine, through the pipeline that
 one would send to a paid model. Every stage runs the `sgpo` command that one would run on one's own data, in a process
 of one thread, so that two of them keep two cores busy. The commands are kept in commands.sh, their output in logs/, all
-in the output folder.
+in the output folder. The idea alone, one problem looked at closely, is no command.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ from sgpo.chat.endpoint import require_openai
 from sgpo.command_runner import Command, ending_signals, run_commands, serving
 from sgpo.errors import usage_errors
 from sgpo.files import check_folder_writable
-from sgpo.miniworld.quickstart.report import build_summary, print_example, print_next_steps, print_scores
-from sgpo.miniworld.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.miniworld.teacher import MODEL
 from sgpo.miniworld.teacher.server import check_server_packages
 from sgpo.miniworld.world import BASE_MODEL, Sizes, create_world
+from sgpo.problems import load_problems
+from sgpo.quickstart.idea import POLICIES, find_idea
+from sgpo.quickstart.idea_report import print_idea
+from sgpo.quickstart.report import build_summary, print_example, print_next_steps, print_scores
+from sgpo.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.reports.dynamics import MetricLines, read_metrics, training_plot
+from sgpo.screen import no_progress_bars
 from sgpo.strategies.quality import HIGH
 
-RECIPES = Path(__file__).parents[2] / "recipes" / "miniworld"
+RECIPES = Path(__file__).parents[1] / "recipes" / "miniworld"
 TEACHER = Command("teacher serve", {"port": 0})
 LEAST_SCORE = HIGH  # so that a problem whose best candidate is no good goes without a strategy
 MODELS = ("base", "sft", "grpo", "sgpo")
@@ -42,15 +47,18 @@ MODELS = ("base", "sft", "grpo", "sgpo")
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything is done. Example: ``Scale(Sizes(test=300), {})``"""
+    """How much of everything is done. Example: ``Scale(Sizes.only(rl=64, dev=12, test=24), {"max_steps": 4})``"""
 
     sizes: Sizes
     training: dict[str, Any] = field(default_factory=dict)  # over the recipes of GRPO and SGPO
 
 
-NORMAL = Scale(Sizes(test=300))
+NORMAL = Scale(
+    Sizes.only(sft=400, rl=320, dev=100, test=300, test_deeper=100),  # RL visits each of its problems once
+    {"max_steps": 80, "problems_per_rollout": 8},
+)
 FAST = Scale(
-    Sizes(sft=64, rl=64, dev=12, test=24, test_deeper=12, test_unseen=12),
+    Sizes.only(sft=64, rl=64, dev=12, test=24, test_deeper=12),
     {"max_steps": 4, "problems_per_rollout": 8},
 )
 
@@ -68,23 +76,26 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     prepare_folder(output)
     seconds: dict[str, float] = {}
     with stage(console, seconds, "world", WORLD), usage_errors():
-        world = create_world(output / "miniworld", seed=seed, sizes=scale.sizes, base=base)
+        create_world(output / "miniworld", seed=seed, sizes=scale.sizes, base=base)
     with ending_signals():
         with stage(console, seconds, "strategies", STRATEGIES):
             with serving(TEACHER, output / "logs" / "teacher.log") as url:
                 commands = build_commands(output, seed, scale, url)
                 write_commands(output, commands, url)
                 run_stage(console, output, {"strategies": commands["strategies"]})
-            strategies = strategy_summary(output / "strategies.jsonl", world / "rl.jsonl")
+            strategies = strategy_summary(output / "strategies.jsonl")
             print_example(console, output / "strategies.jsonl")
         for name, (sentence, names) in STAGES.items():
             with stage(console, seconds, name, sentence):
                 run_stage(console, output, {command: commands[command] for command in names})
+    with stage(console, seconds, "idea", IDEA):
+        idea = look_at_idea(output, commands["sgpo"].configuration()["max_completion_length"])
     with stage(console, seconds, "report", REPORT):
         training_plot({name: output / name / "metrics.jsonl" for name in ("sgpo", "grpo")}, output / "training.png")
         summary = build_summary(output / "evaluation", MODELS)
     summary |= {
         "strategies": strategies,
+        "idea": idea,
         "seconds": {**seconds, "total": round(sum(seconds.values()), 2)},
         "configuration": {
             "sizes": asdict(scale.sizes),
@@ -95,6 +106,7 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2, default=str) + "\n")
     print_strategies(console, summary["strategies"])
+    print_idea(console, idea, commands["sgpo"].configuration()["delta"])
     print_scores(console, summary)
     print_next_steps(console, output, RECIPES)
 
@@ -112,7 +124,8 @@ TRAINING = (
     "Reinforcement learning, side by side from the warm-up, 12 samples a problem each: GRPO makes all of them from "
     "the bare problem; SGPO makes 8 so and 4 with the strategy, and distils what the strategy changed."
 )
-EVALUATION = "Evaluation of all three on the held-out problems, without strategies."
+EVALUATION = "Evaluation of all three on the held-out problems, without strategies; of the warm-up with them as well."
+IDEA = "The idea: where a strategy changes the warm-up's mind, and what is left of this change without the strategy."
 REPORT = "Plot and summary."
 # The commands of each stage. The warm-up needs one core, so the base is evaluated on the other.
 STAGES = {
@@ -235,13 +248,22 @@ def run_stage(console: Console, output: Path, commands: Mapping[str, Command]) -
         run_commands(commands, output / "logs", StageBars(bars, output, commands).watch)
 
 
+def look_at_idea(output: Path, max_completion_length: int) -> dict[str, Any]:
+    """The idea, from the development problems and the checkpoints of all stages."""
+    from sgpo.quickstart.policy import LoadedPolicy  # imports torch, which takes seconds
+
+    with no_progress_bars():
+        policies = {name: LoadedPolicy(output / name) for name in POLICIES}
+        return find_idea(load_problems(output / "miniworld" / "dev.jsonl"), policies, max_completion_length)
+
+
 # ---------------------------------------------------------------------- what is seen meanwhile
 
 
 @contextlib.contextmanager
 def stage(console: Console, seconds: dict[str, float], name: str, sentence: str) -> Iterator[None]:
     """Say what happens, and keep how long it took."""
-    console.print(f"\n[bold cyan]{len(seconds) + 1}/{3 + len(STAGES)}[/] {sentence}", highlight=False)
+    console.print(f"\n[bold cyan]{len(seconds) + 1}/{4 + len(STAGES)}[/] {sentence}", highlight=False)
     start = time.perf_counter()
     yield
     seconds[name] = round(time.perf_counter() - start, 2)

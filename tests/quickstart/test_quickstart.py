@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from rich.console import Console
 
 from sgpo.command_runner import Command
-from sgpo.miniworld.quickstart.report import build_summary, print_example, print_scores
-from sgpo.miniworld.quickstart.run import (
+from sgpo.miniworld.cards import mistaken_card, right_card
+from sgpo.miniworld.families import FAMILIES, TRAINED_FAMILIES
+from sgpo.quickstart.report import build_summary, print_example, print_scores
+from sgpo.quickstart.run import (
     FAST,
     NORMAL,
     STAGES,
@@ -27,7 +30,7 @@ from sgpo.miniworld.quickstart.run import (
     progress_bars,
     write_commands,
 )
-from sgpo.miniworld.quickstart.strategies import print_strategies, strategy_summary
+from sgpo.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.reports.dynamics import read_metrics, series, training_plot
 from sgpo.reports.style import smoothed, spread_labels
 
@@ -150,13 +153,22 @@ def test_summary_by_hand(summary: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_table_fits_a_terminal(summary: dict[str, Any], fast: bool) -> None:
-    console = Console(width=88, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
-    print_scores(console, {**summary, "fast": fast})
+    """With the widest numbers, of all eight families, and with both guided columns."""
+    by_family = {family: {"avg_at_4": 1.0, "greedy": 1.0} for family in TRAINED_FAMILIES}
+    scores = {name: {**score, "by_family": by_family} for name, score in summary["scores"].items()}
+    guided = {"pass_rate": 1.0, "by_family": dict.fromkeys(TRAINED_FAMILIES, 1.0)}
+    console = Console(width=80, record=True, quiet=False, file=open(os.devnull, "w"))  # noqa: SIM115
+    print_scores(console, {**summary, "scores": scores, "guided": dict.fromkeys(("base", "sft"), guided), "fast": fast})
     text = console.export_text()
     assert "75.0 / 50.0" in text
     assert "+25.0 points" in text
-    assert ("only show that everything runs" in text) is fast
-    assert max(len(line) for line in text.splitlines()) <= 88
+    words = " ".join(text.split())  # wherever the lines are broken
+    assert ("only show that everything runs" in words) is fast
+    assert ("This is one seed" in words) is not fast
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    rows = [line.split() for line in text.splitlines()]
+    for family in TRAINED_FAMILIES:
+        assert [family, *["100", "/", "100"] * 4, "100", "100"] in rows
 
 
 def test_example_shows_problem_strategy_and_response(tmp_path: Path) -> None:
@@ -176,32 +188,35 @@ def test_example_shows_problem_strategy_and_response(tmp_path: Path) -> None:
 
 
 def test_strategies_by_hand(tmp_path: Path) -> None:
-    own = [{"id": str(i), "prompt": f"p{i}", "answer": "1", "strategy": f"s{i}"} for i in range(4)]
+    """Of three kept strategies one is a mistake of its family, and one is right, but for another family."""
+    rng = random.Random(0)
+    equation, order = FAMILIES["equation"], FAMILIES["order"]
+    texts = [right_card(equation, rng, 0.0).text, mistaken_card(equation, rng).text, right_card(order, rng, 0.0).text]
     candidates = [
-        [{"text": "s0", "score": 0.9, "flags": []}, {"text": "b", "score": None, "flags": ["answer: 1", "answer: 2"]}],
+        [{"text": "s", "score": 0.9, "flags": []}, {"text": "b", "score": None, "flags": ["answer: 1", "answer: 2"]}],
         [{"text": "b", "score": 0.7, "flags": []}, {"text": "b", "score": None, "flags": ["format: no"]}],
+        [{"text": "b", "score": 0.8, "flags": []}],
         [{"text": "b", "score": None, "flags": ["answer: 1"]}],
         [{"text": "b", "score": 0.2, "flags": []}],
     ]
-    statuses = [("kept", None, 0.9, "s0"), ("kept", None, 0.7, "b"), ("rejected", "r", None, None)]
-    statuses += [("failed", None, None, None)]
-    rows = [
-        {**row, "strategy": strategy, "status": status, "reason": reason, "score": score, "candidates": of_row}
-        for row, of_row, (status, reason, score, strategy) in zip(own, candidates, statuses, strict=True)
-    ]
-    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    statuses = [("kept", None, score, text) for score, text in zip((0.9, 0.7, 0.8), texts, strict=True)]
+    statuses += [("rejected", "r", None, None), ("failed", None, None, None)]
+    rows = []
+    for number, (given, (status, reason, score, text)) in enumerate(zip(candidates, statuses, strict=True)):
+        own = {"id": str(number), "prompt": f"p{number}", "answer": "1", "family": "equation", "strategy": text}
+        rows.append({**own, "status": status, "reason": reason, "score": score, "candidates": given})
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = strategy_summary(tmp_path / "rows.jsonl", tmp_path / "own.jsonl")
+    found = strategy_summary(tmp_path / "rows.jsonl")
     assert found == {
-        "problems": 4,
-        "kept": 2,
+        "problems": 5,
+        "kept": 3,
         "rejected": {"r": 1},
         "failed": 1,
         "mean_score": 0.8,
-        "true": 1,
-        "candidates": 6,
+        "right": 1,
+        "candidates": 7,
         "flagged": {"answer": 2, "format": 1},
-        "mean_score_of_candidates": 0.6,
+        "mean_score_of_candidates": 0.65,
     }
     console = Console(width=88, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     print_strategies(console, found)
@@ -247,7 +262,7 @@ def test_plot_writes_both_files(tmp_path: Path) -> None:
 def test_quickstart_runs(tmp_path: Path) -> None:
     output = tmp_path / "quickstart"
     command = [sys.executable, "-m", "sgpo", "quickstart", "--fast", "--output", str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((output / "summary.json").read_text())
     families = set(summary["scores"]["base"]["by_family"])
@@ -258,12 +273,25 @@ def test_quickstart_runs(tmp_path: Path) -> None:
         assert 0 <= score["greedy"] <= 1
         assert set(score["by_family"]) == families
     assert set(summary["guided"]) == {"base", "sft"}
-    assert set(summary["seconds"]) == {"world", "strategies", "warm_up", "training", "evaluation", "report", "total"}
+    assert set(summary["seconds"]) == {
+        "world",
+        "strategies",
+        "warm_up",
+        "training",
+        "evaluation",
+        "idea",
+        "report",
+        "total",
+    }
     assert summary["fast"] is True
+    idea = summary["idea"]
+    assert idea["problems"]["all"] == 12
+    assert len(idea["tokens"]) == 5
+    assert "The idea, on one problem that no model was trained on" in done.stdout
     strategies = summary["strategies"]
     assert (strategies["problems"], strategies["failed"], strategies["candidates"]) == (64, 0, 320)
     assert strategies["kept"] + sum(strategies["rejected"].values()) == 64
-    assert strategies["true"] >= 0.95 * strategies["kept"] >= 0.95 * 0.9 * 64
+    assert strategies["right"] >= 0.95 * strategies["kept"] >= 0.95 * 0.9 * 64
     assert set(strategies["flagged"]) == {"answer", "intermediate", "computation"}
     assert "Strategies of 64 training problems" in done.stdout
     assert summary["configuration"]["sgpo"]["method"] == "sgpo"

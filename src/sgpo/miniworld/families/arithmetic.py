@@ -1,0 +1,90 @@
+"""Computations in the integers from -99 to 99, so small that a tiny model can know them by heart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+LIMIT = 99
+ARITHMETIC: dict[str, tuple[str, Callable[[int, int], int | None]]] = {
+    "add": ("+", lambda a, b: a + b),
+    "subtract": ("-", lambda a, b: a - b),
+    "multiply": ("*", lambda a, b: a * b),
+    "divide": ("/", lambda a, b: a // b if b and a % b == 0 else None),
+}
+INVERSE = {"add": "subtract", "subtract": "add", "multiply": "divide", "divide": "multiply"}
+CONFUSED = {"add": "multiply", "subtract": "divide", "multiply": "add", "divide": "subtract"}  # sums for products
+SUMS, PRODUCTS = ("add", "subtract"), ("multiply", "divide")
+SYMBOL = {method: symbol for method, (symbol, _) in ARITHMETIC.items()}
+SYMBOL_METHOD = {symbol: method for method, symbol in SYMBOL.items()}
+
+
+def compute(method: str, a: int, b: int) -> int | None:
+    """a (method) b, or None where it leaves the integers from -99 to 99."""
+    value = ARITHMETIC[method][1](a, b)
+    return value if value is not None and abs(value) <= LIMIT else None
+
+
+def exact(method: str, a: Fraction, b: Fraction | int) -> Fraction | None:
+    """a (method) b without limits; None for a division by zero."""
+    if method in SUMS:
+        return a + b if method == "add" else a - b
+    if method == "multiply":
+        return a * b
+    return a / b if b else None
+
+
+def written(method: str, a: int, b: int) -> str | None:
+    """``24/4=6``; a negative second number stands in parentheses. None where `compute` has none."""
+    value = compute(method, a, b)
+    return None if value is None else f"{a}{SYMBOL[method]}{bracketed(b)}={value}"
+
+
+def bracketed(number: int) -> str:
+    return f"({number})" if number < 0 else str(number)
+
+
+def fused(first: str, second: str) -> str | None:
+    """Two computations in one: ``24/4=6`` and ``6-3=3`` give ``24/4-3=3``.
+
+    None where the second does not start with the first's result.
+    """
+    term, result = first.split("=")
+    rest, value = second.split("=")
+    if not rest.startswith(result) or rest[len(result)] in "0123456789":
+        return None
+    rest = rest[len(result) :]
+    is_sum = re.fullmatch(r"-?\d+[*/]\(?-?\d+\)?", term) is None
+    return f"({term}){rest}={value}" if is_sum and rest[0] in "*/" else f"{term}{rest}={value}"
+
+
+_NUMBER = r"(?:-?\d+|\(-\d+\))"
+_EQUALITY = re.compile(rf"(?<![\d)*/+-])(\(?{_NUMBER}(?:[-+*/]{_NUMBER}\)?){{1,2}})=(-?\d+)")
+
+
+def equalities(text: str) -> list[tuple[str, int]]:
+    """Every ``term=number`` of a text, the term of two or three numbers."""
+    return [(term, int(value)) for term, value in _EQUALITY.findall(text)]
+
+
+def is_true(term: str, value: int) -> bool:
+    """Whether a term of an equality has this value, in exact arithmetic."""
+    numbers = [Fraction(n.strip("()")) for n in re.findall(r"(?<![\d)])-?\d+", term)]
+    signs = re.findall(r"(?<=[\d)])[-+*/]", term)
+    values, operations = numbers, [SYMBOL_METHOD[sign] for sign in signs]
+    first = 0 if re.match(r"\(-?\d+[-+*/]", term) else None
+    while operations:
+        at = first if first is not None else next((i for i, m in enumerate(operations) if m in PRODUCTS), 0)
+        first = None
+        result = exact(operations[at], values[at], values[at + 1])
+        if result is None:
+            return False
+        values = [*values[:at], result, *values[at + 2 :]]
+        operations = operations[:at] + operations[at + 1 :]
+    return values[0] == value
+
+
+def valid_computations(response: str) -> bool:
+    """Whether every equality of a response is true, whatever methods it chose."""
+    return all(is_true(term, value) for term, value in equalities(response))
