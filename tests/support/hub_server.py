@@ -24,6 +24,8 @@ class Hub:
     repositories: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)  # "GET /api/..."
     messages: list[str] = field(default_factory=list)  # of the commits that were made
+    account: dict[str, Any] = field(default_factory=lambda: {"name": "me", "type": "user", "orgs": []})
+    refusals: dict[str, tuple[int, str]] = field(default_factory=dict)  # status and message, by a pattern of paths
     address: str = ""
 
     @contextmanager
@@ -91,6 +93,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         path, body = self._path(), self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self._refused(path):
+            return
         if path == "/api/repos/create":
             asked = json.loads(body)
             name = f"{asked.get('organization') or 'me'}/{asked['name']}"
@@ -114,10 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self) -> None:
         path = self._path()
+        if self._refused(path):
+            return
         if path == "/":
             self._json({})
         elif path == "/api/whoami-v2":
-            self._json({"name": "me", "type": "user", "orgs": []})
+            self._json(self.hub.account)
         elif found := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._information(found[1], found[2], found[3] or "main")
         elif found := re.fullmatch(r"/api/(datasets|models)/([^/]+/[^/]+)/tree/([^/]+)(?:/(.*))?", path):
@@ -161,6 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(urlsplit(self.path).path)
         self.hub.asked.append(f"{self.command} {path}")
         return path
+
+    def _refused(self, path: str) -> bool:
+        for pattern, (status, message) in self.hub.refusals.items():
+            if re.fullmatch(pattern, path):
+                self._send(status, b"{}", {"X-Error-Message": message})
+                return True
+        return False
 
     def _missing(self, code: str) -> None:
         self._send(404, b"{}", {"X-Error-Code": code, "X-Error-Message": f"{code}: {self.path}"})

@@ -21,6 +21,19 @@ SMALL = {
 }
 
 
+def pushed(hub: Hub, command: str, checkpoint: Path, folder: Path, *changes: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, since the libraries read HF_ENDPOINT when they are imported."""
+    save_problems(PROBLEMS, folder / "problems.jsonl")
+    source = ["--model", str(checkpoint), "--problems", str(folder / "problems.jsonl"), "--max_steps", "2"]
+    fixed = ["--use_cpu", "true", "--report_to", "none", "--output_dir", str(folder / "run"), *SMALL[command]]
+    push = ["--push_to_hub", "true", "--hub_model_id", "me/shared", "--hub_token", "hf_secret"]
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
+    code = "import sys; from sgpo.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [sys.executable, "-c", code, command, *source, *fixed, *push, *changes]
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
 @pytest.mark.parametrize(
     ("command", "changes"),
     [
@@ -29,17 +42,8 @@ SMALL = {
     ],
 )
 def test_the_model_and_its_card_are_pushed(checkpoint: Path, tmp_path: Path, command: str, changes: list[str]) -> None:
-    save_problems(PROBLEMS, tmp_path / "problems.jsonl")
-    source = ["--model", str(checkpoint), "--problems", str(tmp_path / "problems.jsonl"), "--max_steps", "2"]
-    fixed = ["--use_cpu", "true", "--report_to", "none", "--output_dir", str(tmp_path / "run"), *SMALL[command]]
-    push = ["--push_to_hub", "true", "--hub_model_id", "me/shared", "--hub_token", "hf_secret"]
     with Hub().serving() as hub:
-        # A process of its own, since the libraries read HF_ENDPOINT when they are imported.
-        environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-        environment |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
-        code = "import sys; from sgpo.cli import main; sys.exit(main(sys.argv[1:]))"
-        arguments = [sys.executable, "-c", code, command, *source, *fixed, *push, *changes]
-        run = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        run = pushed(hub, command, checkpoint, tmp_path, *changes)
     assert run.returncode == 0, run.stderr[-3000:]
     _, files = hub.files("me/shared", "main") or ("", {})
     weights = "adapter_model.safetensors" if command == "sft" else "model.safetensors"
@@ -58,3 +62,37 @@ def test_the_model_and_its_card_are_pushed(checkpoint: Path, tmp_path: Path, com
     assert ("| num_autonomous | 3 |" in body) == (command == "train")
     for name in ("alpha_max", "delta", "alpha_scale"):
         assert f"| {name} |" not in body
+
+
+def test_a_push_that_the_hub_refuses_after_training_keeps_the_model(checkpoint: Path, tmp_path: Path) -> None:
+    """That the repository is there and not the token's to write to comes out with the first commit."""
+    with Hub({"me/shared": {"0" * 40: {}}}, refusals={"/api/models/me/shared/commit/.*": (403, "no")}).serving() as hub:
+        run = pushed(hub, "sft", checkpoint, tmp_path)
+    assert run.returncode == 1
+    said, command = run.stderr.strip().splitlines()[-2:]
+    assert said.startswith(
+        f"sgpo sft: the model is in {tmp_path / 'run'}, and was not pushed: the token has no right to"
+    )
+    assert command.startswith(f"  hf upload me/shared {tmp_path / 'run'} . --exclude '_*'")
+    assert "Traceback" not in run.stderr
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left >= {"model.safetensors", "tokenizer.json", "config.yaml", "README.md", "seen.json"}
+
+
+def test_a_repository_that_cannot_be_made_is_refused_before_training(checkpoint: Path, tmp_path: Path) -> None:
+    with Hub(refusals={"/api/repos/create": (403, "no more repositories")}).serving() as hub:
+        run = pushed(hub, "train", checkpoint, tmp_path, "--method", "grpo")
+        hub.refusals = {"/api/whoami-v2": (401, "Invalid credentials in Authorization header")}
+        other = pushed(hub, "train", checkpoint, tmp_path, "--method", "grpo")
+    assert (run.returncode, other.returncode) == (2, 2)
+    assert (
+        run.stderr.strip()
+        .splitlines()[-1]
+        .startswith(
+            "sgpo train: push_to_hub: there is no repository me/shared: the token has no right to write there (403: "
+        )
+    )
+    assert other.stderr.strip().splitlines()[-1].startswith("sgpo train: push_to_hub: the Hub refuses the token (401)")
+    assert "Loading" in run.stdout
+    assert "Loading" not in other.stdout
+    assert not (tmp_path / "run").exists()

@@ -39,6 +39,7 @@ from sgpo.sizes import fitted_to_context, fitted_to_problems
 from sgpo.tokenizers import PromptLengths
 from sgpo.training.batches import RolloutBatchSampler
 from sgpo.training.config import SGPOConfig
+from sgpo.training.push import check_push
 from sgpo.training.run import run_of
 from sgpo.training.seen import seen_by, seen_problems
 from sgpo.training.trackers import check_trackers
@@ -94,6 +95,8 @@ def prepare_training(
         refusals.add([f"eval_strategy {strategy} needs eval_problems; give some, or leave it out"])
     with refusals.collected():
         check_trackers(args.report_to)
+    with refusals.collected():
+        check_push(args)
     opened = open_model(model, tokenizer, args, refusals)
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if opened.config is not None:

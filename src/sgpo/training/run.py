@@ -24,6 +24,7 @@ from sgpo.tokenizers import name_end_tokens
 from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
 from sgpo.training.progress import FirstUpdate, RunProgress
+from sgpo.training.push import refused_push, refused_repository, say_failed
 from sgpo.training.seen import save_seen
 
 
@@ -180,6 +181,8 @@ class RunTrainer(Trainer):
             )
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
+            if main:
+                say_failed(self.push_in_progress)
             super()._push_from_checkpoint(str(folder / name))
 
     def write_own_state(self, folder: Path) -> None:
@@ -213,6 +216,18 @@ class RunTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
             write_model_card(Path(output_dir or self.args.output_dir), self)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Trainer's. Raises ValueError with what to do if the Hub refuses it."""
+        with refused_repository(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
+            super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's. Raises PushError if the Hub refuses it; the folder is complete then."""
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=kwargs.get("token"), private=kwargs.get("private"))
+        with refused_push(self.args, self.hub_model_id or ""):
+            return super().push_to_hub(*args, **kwargs)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """In place of Trainer's and TRL's, which is called before a push."""

@@ -28,6 +28,7 @@ from sgpo.problems.texts import text_key
 from sgpo.prompts import response_messages, student_messages
 from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
+from sgpo.training.push import check_push
 from sgpo.training.run import RunTrainer
 from sgpo.training.seen import seen_by
 from sgpo.training.trackers import check_trackers
@@ -145,6 +146,8 @@ def _prepare(
     """The tokenizer, the problems to learn from, what data.json will hold, and the adapter that is trained."""
     with refusals.collected():
         check_trackers(args.report_to)
+    with refusals.collected():
+        check_push(args)
     opened, found, data = open_model(model, None, args, refusals), [], {}
     adapter, saved = trained_part(model, peft_config, opened, refusals)
     if problems is not None:
