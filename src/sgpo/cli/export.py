@@ -26,6 +26,9 @@ def export(options: ExportArguments) -> None:
 
     with usage_errors():
         found = prepare_export(options.model, options.output, options.dtype)
+        from sgpo.training.export_card import export_card  # imports PEFT: not for what was refused by now
+
+        card = export_card(found)
     with no_progress_bars(), explained_lack_of_space(options.output):
-        write_export(found)
+        write_export(found, card)
     print(f"The merged model is in {options.output} ({found.dtype})")

@@ -84,8 +84,11 @@ def _check_room(output: Path, needed: int) -> None:
         )
 
 
-def write_export(export: Export) -> None:
+def write_export(export: Export, card: str | None = None) -> None:
     """Merge and write; the output is there once it is whole.
+
+    Args:
+        card: what README.md will say.
 
     Raises:
         OSError: it could not be written.
@@ -97,6 +100,8 @@ def write_export(export: Export) -> None:
         folder = Path(place) / "model"
         _save(model, chain_of(export.model)[-1], folder)
         export.tokenizer.save_pretrained(folder)
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8")
         folder.replace(export.output)
 
 
@@ -106,16 +111,17 @@ def _save(model: Any, root: str, folder: Path) -> None:
 
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder)
-    if (path := _generation_file(root)) is not None:
+    if (path := file_beside(root, GENERATION)) is not None:
         shutil.copyfile(path, folder / GENERATION)
 
 
-def _generation_file(root: str) -> Path | None:
+def file_beside(model: str, name: str) -> Path | None:
+    """A file of a model's folder, or of its repository on the Hub; None if there is none."""
     from transformers.utils import cached_file
 
-    if Path(root).is_dir():
-        path = Path(root) / GENERATION
+    if Path(model).is_dir():
+        path = Path(model) / name
         return path if path.is_file() else None
     with hub_or_cache():
-        found = cached_file(root, GENERATION, _raise_exceptions_for_missing_entries=False)
+        found = cached_file(model, name, _raise_exceptions_for_missing_entries=False)
     return None if found is None else Path(found)
