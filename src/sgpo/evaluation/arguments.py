@@ -41,6 +41,9 @@ class EvalArguments:
         default=None, metadata={"help": "Folder for answers, samples and summary; what it holds is gone on with."}
     )
     overwrite: bool = field(default=False, metadata={"help": "Delete the evaluation that output holds."})
+    card: bool = field(
+        default=False, metadata={"help": "Also add the scores to the model card, README.md in the model's folder."}
+    )
     k: int | None = field(default=None, metadata={"help": "Samples a problem; default: the benchmark's, or 4."})
     temperature: float = field(default=0.6, metadata={"help": "0 is greedy."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
@@ -122,6 +125,12 @@ def _refusals(args: EvalArguments) -> Iterator[str]:
         yield f"limit is {args.limit}; it must be at least 1, or left out for all rows"
     if args.require_strategies and not args.guided:
         yield "require_strategies: no effect without guided; add it, or leave require_strategies out"
+    unfit = {"sampler http": args.sampler == "http", "limit": args.limit is not None, "guided": args.guided}
+    if args.card and (names := [name for name, given in unfit.items() if given]):
+        yield (
+            f"card: a model card gets scores of whole sets, without strategies, of a model in a folder; leave out "
+            f"{' and '.join(names)}, or card"
+        )
     options = {"vllm_gpu_memory_utilization": 0.9, "vllm_max_model_length": None}
     changed = [name for name, default in options.items() if getattr(args, name) != default]
     if args.sampler != "vllm" and changed:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, partly_guided
+from sgpo.evaluation.card import check_card
 from sgpo.evaluation.engines import EvaluationEngine, EvaluationRequest
 from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
@@ -51,6 +52,8 @@ class EvaluationPlan:
 
     def __init__(self, args: EvalArguments, shipped: ShippedSets = NONE_SHIPPED) -> None:
         check_arguments(args)
+        if args.card:
+            check_card(args.model)
         self.args = args
         sampling = SamplingConfig(
             args.max_completion_length, args.temperature, args.top_p

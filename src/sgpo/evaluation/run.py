@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.evaluation.arguments import EvalArguments
+from sgpo.evaluation.card import CARD, add_scores
 from sgpo.evaluation.engines import EvaluationEngine
 from sgpo.evaluation.evaluate import Evaluation, evaluation_of
 from sgpo.evaluation.output import JOURNAL, begin_output, save_results
@@ -39,6 +40,10 @@ def evaluate_and_report(args: EvalArguments, plan: EvaluationPlan, settings: Map
             results = _results(args, plan, engine)
             save_results(args, settings, results)
     print_set_results(args, results, engine.repeatable)
+    if args.card:
+        with explained_lack_of_space(args.model):
+            add_scores(args.model, results)
+        print(f"The scores are on the model card, {Path(args.model) / CARD}")
     return results
 
 
