@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -68,8 +69,17 @@ def test_a_push_that_the_hub_refuses_after_training_keeps_the_model(checkpoint: 
     """That the repository is there and not the token's to write to comes out with the first commit."""
     with Hub({"me/shared": {"0" * 40: {}}}, refusals={"/api/models/me/shared/commit/.*": (403, "no")}).serving() as hub:
         run = pushed(hub, "sft", checkpoint, tmp_path)
-    assert run.returncode == 1
-    said, command = run.stderr.strip().splitlines()[-2:]
+        assert run.returncode == 1, run.stderr[-3000:]
+        said, command = run.stderr.strip().splitlines()[-2:]
+        hub.refusals.clear()
+        program, *words = shlex.split(command)
+        environment = os.environ | {"HF_ENDPOINT": hub.address, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"}
+        environment.pop("HF_HUB_OFFLINE", None)
+        later = [str(Path(sys.executable).parent / program), *words]
+        subprocess.run(later, env=environment, capture_output=True, timeout=120, check=True)
+    _, files = hub.files("me/shared", "main") or ("", {})
+    assert files["model.safetensors"] == (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert [path for path in files if path.startswith(("checkpoint-", "unfinished"))] == []
     assert said.startswith(
         f"sgpo sft: the model is in {tmp_path / 'run'}, and was not pushed: the token has no right to"
     )
