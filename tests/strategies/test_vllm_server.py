@@ -103,8 +103,9 @@ def test_garbage_is_rejected_with_reasons(url: str) -> None:
     assert len({candidate["text"] for candidate in candidates}) > 30  # sampled, not one answer sixty times
     with Journal("strategies.journal.jsonl") as journal:
         totals = journal.totals[MODEL]
-        # One request for five candidates, and one for each that was to be mended.
-        assert totals.requests == 12 + sum(candidate["repaired"] for candidate in candidates)
+        # One request for five candidates, and one for each that was to be mended; equal ones are asked once.
+        repaired = sum(candidate["repaired"] for candidate in candidates)
+        assert 12 + 0.9 * repaired <= totals.requests <= 12 + repaired
         assert totals.prompt_tokens > 500 * totals.requests  # by vLLM's own count
         assert 0 < totals.completion_tokens <= 400 * len(journal)
 
