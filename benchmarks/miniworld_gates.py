@@ -26,7 +26,6 @@ from miniworld_measures import (
     distinct_answers,
     entropies_at_decisions,
     expert_likelihood,
-    is_expert_dialect,
     masses_of_divergence,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -34,7 +33,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.miniworld.documents import puzzles, right_policy, worked_out
 from sgpo.miniworld.families import TRAINED_FAMILIES
-from sgpo.miniworld.solutions import own_dialect
+from sgpo.miniworld.solutions import is_expert_dialect, own_dialect
 from sgpo.miniworld.world import DEPTHS, Sizes, problem_sets
 from sgpo.problems import Problem, save_problems
 from sgpo.sampling.records import SamplingConfig
@@ -117,10 +116,6 @@ def trained(base: Path, problems: Path, output: Path, **options: Any) -> Path:
 # Gates
 
 
-def rates_of(evaluation: Evaluation) -> list[float]:
-    return evaluation.rates
-
-
 def gates_of_answers(dev: list[Problem], warmup: Student) -> tuple[list[Gate], dict[str, Any]]:
     """Diversity, pass rates, another family's card, dialects."""
     unguided, guided = warmup.answers(dev, guided=False), warmup.answers(dev, guided=True)
@@ -196,7 +191,7 @@ def gates_of_the_expert(dev: list[Problem], base: Student, warmup: Student) -> l
 
 def gates_of_divergence(dev: list[Problem], warmup: Student, guided: Evaluation) -> list[Gate]:
     """How much of the divergence of selected targets lies on tokens above 1 nat."""
-    rows, right = masses_of_divergence(warmup, guided), []
+    rows = masses_of_divergence(warmup, guided)
     right = [mass for mass, problem in rows if problem.extra["card"] == "right"]
     return [
         Gate("divergence on tokens with d > 1", *resampled([mass for mass, _ in rows], ratio), (0.10, 0.30)),

@@ -13,19 +13,14 @@ from sgpo.methods.records import response_ids
 from sgpo.methods.terms import token_divergence, token_logprobs
 from sgpo.miniworld.documents import right_policy
 from sgpo.miniworld.families import FAMILIES
-from sgpo.miniworld.families.arithmetic import valid_computations
 from sgpo.miniworld.families.puzzles import Puzzle, valid_options
-from sgpo.miniworld.solutions import OPENING, OPTION_OF, SPELLINGS
+from sgpo.miniworld.solutions import OPTION_OF, SPELLINGS, is_expert_dialect
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.strategies.record import LETTERS
 
 _OWN_STEP = re.compile(r"\([a-z]\) (\w+):")
 _EXPERT_STEP = re.compile(r", so (?:\w+, wait, )?(\w+)(?: and (\w+))?:")
-
-
-def is_expert_dialect(response: str) -> bool:
-    return response.startswith(OPENING)
 
 
 def decisions_of(response: str) -> tuple[str, ...]:
@@ -35,21 +30,6 @@ def decisions_of(response: str) -> tuple[str, ...]:
     else:
         words = [word for step in _EXPERT_STEP.findall(response) for word in step if word]
     return tuple(OPTION_OF.get(word, word) for word in words)
-
-
-def decides_right(problem: Problem, response: str) -> bool:
-    """Whether the options that a response names lead to the right answer, were every computation right."""
-    state = puzzle_of(problem).start
-    for option in decisions_of(response):
-        if state.answer() is not None or option not in valid_options(state):
-            return False
-        state = state.moves()[option].state
-    return state.answer() is not None
-
-
-def computes_right(response: str) -> bool:
-    """Whether every equality of a response is true."""
-    return valid_computations(response)
 
 
 def puzzle_of(problem: Problem) -> Puzzle:

@@ -76,6 +76,13 @@ def foreign_card(family: Family, rng: random.Random, open_share: float) -> Card:
     return right_card(FAMILIES[other], rng, open_share)
 
 
+def card_of(kind: str, family: Family, rng: random.Random, open_share: float) -> Card:
+    """A card for a family's problem: ``right``, ``mistaken`` or ``foreign``."""
+    if kind == "mistaken":
+        return mistaken_card(family, rng)
+    return {"right": right_card, "foreign": foreign_card}[kind](family, rng, open_share)
+
+
 # Reading
 
 

@@ -16,9 +16,9 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sgpo.miniworld.cards import Card, foreign_card, mistaken_card, right_card
+from sgpo.miniworld.cards import Card, card_of
 from sgpo.miniworld.families import FAMILIES
-from sgpo.miniworld.families.arithmetic import ARITHMETIC, compute, fused, written
+from sgpo.miniworld.families.arithmetic import ARITHMETIC, fused, result_in, written
 from sgpo.miniworld.families.composed import Composed
 from sgpo.miniworld.families.puzzles import Family, Puzzle, State, valid_options
 from sgpo.miniworld.solutions import Policy, Solution, expert_dialect, own_dialect, work_out
@@ -30,7 +30,7 @@ STRAYING = 0.45  # of decisions at which another valid option than the route's i
 OPEN = 0.6  # of right cards, those that leave the route open
 MISTAKES = (0.55, 0.30, 0.15)  # of wrong decisions, by the family's mistakes in order
 CARDS = {"right": 0.60, "mistaken": 0.15, "foreign": 0.25}
-LEAPS = {"own": 0.0, "expert": 0.8}  # share of documents with a fused computation
+LEAPS = 0.8  # share of documents in the expert's dialect with a fused computation
 DOCUMENTS_A_PUZZLE = 3
 MOST_REPEATED = 100  # puzzles drawn in a row that were there before: then the family has hardly any others
 EXPERT_ERRORS = 0.02  # share of the expert's responses that are worked out as in a notebook
@@ -149,16 +149,12 @@ def advised(puzzle: Puzzle, rng: random.Random) -> Document:
 def _advised_solution(puzzle: Puzzle, rng: random.Random) -> tuple[Card, Solution]:
     family = FAMILIES[puzzle.family]
     (kind,) = rng.choices(tuple(CARDS), tuple(CARDS.values()))
-    card = {
-        "right": lambda: right_card(family, rng, OPEN),
-        "mistaken": lambda: mistaken_card(family, rng),
-        "foreign": lambda: foreign_card(family, rng, OPEN),
-    }[kind]()
+    card = card_of(kind, family, rng, OPEN)
     return card, worked_out(puzzle, lambda: worksheet_policy(puzzle, card, rng))
 
 
 def _in_expert_dialect(puzzle: Puzzle, solution: Solution, rng: random.Random) -> str:
-    return expert_dialect(puzzle.text, solution, rng, leaps=1 if rng.random() < LEAPS["expert"] else 0)
+    return expert_dialect(puzzle.text, solution, rng, leaps=1 if rng.random() < LEAPS else 0)
 
 
 def drill(rng: random.Random) -> Document:
@@ -173,7 +169,7 @@ def _equality(rng: random.Random) -> str:
         first = _computation(rng, rng.randint(1, 99) if rng.random() < 0.8 else rng.randint(-60, 0))
         if rng.random() < 2 / 3:
             return first
-        second = _computation(rng, int(first.rpartition("=")[2]))
+        second = _computation(rng, result_in(first))
         if equality := fused(first, second):
             return equality
 
@@ -184,7 +180,7 @@ def _computation(rng: random.Random, value: int) -> str:
         operand = rng.randint(2, 12) if method in ("multiply", "divide") else rng.randint(1, 60)
         if method == "divide":
             operand = rng.choice([n for n in range(1, 13) if value % n == 0])
-        if compute(method, value, operand) is not None and (computation := written(method, value, operand)):
+        if computation := written(method, value, operand):
             return computation
 
 

@@ -25,7 +25,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from sgpo.miniworld.cards import Card, card, foreign_card, mistaken_card, right_card
+from sgpo.miniworld.cards import Card, card, card_of, foreign_card, right_card
 from sgpo.miniworld.documents import OPEN, expert_solution, puzzles, split_of
 from sgpo.miniworld.families import FAMILIES, TRAINED_FAMILIES, UNSEEN_FAMILIES
 from sgpo.miniworld.families.composed import sample_composed
@@ -122,7 +122,10 @@ def _problems(
     for number, puzzle in enumerate(some):
         identifier = f"{name}-{seed}-{number}"
         rng = random.Random(identifier)
-        kind, chosen = ("right", _right(puzzle, rng, held_out=True)) if held_out else _card(puzzle, rng)
+        if held_out:
+            kind, chosen = "right", right_card(FAMILIES[puzzle.family], rng, OPEN, held_out=True)
+        else:
+            kind, chosen = _card(puzzle, rng)
         yield _problem(identifier, puzzle, puzzle.family, chosen.strategy, kind, rng, responses)
 
 
@@ -144,17 +147,10 @@ def _composed_problems(seed: int, count: int) -> Iterator[Problem]:
         yield _problem(identifier, puzzle, "-".join(names), both, "right", random.Random(identifier), RESPONSES)
 
 
-def _right(puzzle: Puzzle, rng: random.Random, held_out: bool = False) -> Card:
-    return right_card(FAMILIES[puzzle.family], rng, OPEN, held_out=held_out)
-
-
 def _card(puzzle: Puzzle, rng: random.Random) -> tuple[str, Card]:
-    family, share = FAMILIES[puzzle.family], rng.random()
-    if share < MISLEADING["mistaken"]:
-        return "mistaken", mistaken_card(family, rng)
-    if share < sum(MISLEADING.values()):
-        return "foreign", foreign_card(family, rng, OPEN)
-    return "right", _right(puzzle, rng)
+    share = rng.random()
+    kind = "mistaken" if share < MISLEADING["mistaken"] else "foreign" if share < sum(MISLEADING.values()) else "right"
+    return kind, card_of(kind, FAMILIES[puzzle.family], rng, OPEN)
 
 
 def _problem(

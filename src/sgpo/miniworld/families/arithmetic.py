@@ -41,6 +41,11 @@ def written(method: str, a: int, b: int) -> str | None:
     return None if value is None else f"{a}{SYMBOL[method]}{bracketed(b)}={value}"
 
 
+def result_in(computation: str) -> int:
+    """6 of ``24/4=6``."""
+    return int(computation.rpartition("=")[2])
+
+
 def bracketed(number: int) -> str:
     return f"({number})" if number < 0 else str(number)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.miniworld.families.arithmetic import ARITHMETIC, CONFUSED, INVERSE, PRODUCTS, SUMS, exact, written
+from sgpo.miniworld.families.arithmetic import ARITHMETIC, CONFUSED, INVERSE, PRODUCTS, SUMS, exact, result_in, written
 from sgpo.miniworld.families.operations import Operation, forward_operations, free_operations, leaves_integers
 from sgpo.miniworld.families.puzzles import Family, Move, Puzzle, State, Way, drawn_condition, is_blocked, works_out
 
@@ -38,7 +38,7 @@ class Chain:
         moves = {}
         for method in ARITHMETIC:
             if (computation := written(method, self.value, operand)) is not None:
-                moves[method] = Move((computation,), Chain(int(computation.rpartition("=")[2]), rest))
+                moves[method] = Move((computation,), Chain(result_in(computation), rest))
         if joined := self._joined():
             moves["join"] = joined
         return moves
@@ -63,7 +63,7 @@ class Chain:
         computation = written(signs, larger[1], smaller[1])
         if computation is None:
             return None
-        operation = (larger[0], int(computation.rpartition("=")[2]))
+        operation = (larger[0], result_in(computation))
         return Move((computation,), Chain(self.value, (operation, *rest)))
 
     def _spread(self, first: Operation, second: Operation, rest: tuple[Operation, ...]) -> Move | None:
@@ -72,7 +72,7 @@ class Chain:
         parts = written(method, self.value, factor), written(method, first[1], factor)
         if parts[0] is None or parts[1] is None:
             return None
-        value, operand = (int(part.rpartition("=")[2]) for part in parts if part)
+        value, operand = (result_in(part) for part in parts if part)
         return Move((parts[0], parts[1]), Chain(value, ((first[0], operand), *rest)))
 
 

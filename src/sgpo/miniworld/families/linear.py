@@ -21,6 +21,7 @@ from sgpo.miniworld.families.arithmetic import (
     SYMBOL_METHOD,
     compute,
     exact,
+    result_in,
     written,
 )
 from sgpo.miniworld.families.operations import Operation, forward_operations, free_operations, leaves_integers
@@ -50,7 +51,7 @@ class Linear:
         moves = {}
         for method in ARITHMETIC:
             if (computation := written(method, self.value, outermost[1])) is not None:
-                value = int(computation.rpartition("=")[2])
+                value = result_in(computation)
                 moves[method] = Move((computation,), normalised(*rest, value))
         if expanded := self._expanded():
             moves["expand"] = expanded

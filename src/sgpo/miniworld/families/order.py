@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.miniworld.families.arithmetic import ARITHMETIC, PRODUCTS, SUMS, SYMBOL, SYMBOL_METHOD, exact, written
+from sgpo.miniworld.families.arithmetic import (
+    ARITHMETIC,
+    PRODUCTS,
+    SUMS,
+    SYMBOL,
+    SYMBOL_METHOD,
+    exact,
+    result_in,
+    written,
+)
 from sgpo.miniworld.families.puzzles import Family, Move, Puzzle, State, Way, works_out
 
 
@@ -48,7 +57,7 @@ class Expression:
         computation = written(method, self.numbers[at], self.numbers[at + 1])
         if computation is None:
             return None
-        value = int(computation.rpartition("=")[2])
+        value = result_in(computation)
         numbers = (*self.numbers[:at], value, *self.numbers[at + 2 :])
         return Move((computation,), Expression(numbers, self.methods[:at] + self.methods[at + 1 :]))
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.miniworld.families.arithmetic import INVERSE, LIMIT, SUMS, written
+from sgpo.miniworld.families.arithmetic import INVERSE, LIMIT, SUMS, result_in, written
 from sgpo.miniworld.families.puzzles import Family, Move, Puzzle, State, Way, works_out
 
 FRACTIONS = {10: (1, 10), 20: (1, 5), 25: (1, 4), 50: (1, 2), 75: (3, 4), 40: (2, 5)}
@@ -48,11 +48,11 @@ class Price:
         return {name: self._move(parts) for name, parts in candidates.items() if parts}
 
     def _move(self, computations: tuple[str, ...]) -> Move:
-        return Move(computations, Price(int(computations[-1].rpartition("=")[2]), self.first, self.changes[1:]))
+        return Move(computations, Price(result_in(computations[-1]), self.first, self.changes[1:]))
 
     def _part(self, method: str, percent: int, base: int) -> tuple[str, ...] | None:
         share = _share(base, percent)
-        return share and _computed([*share, written(method, self.value, _result(share))])
+        return share and _computed([*share, written(method, self.value, result_in(share[-1]))])
 
     def _shares(self, method: str, percent: int) -> tuple[str, ...] | None:
         numerator, denominator = FRACTIONS[percent]
@@ -60,7 +60,7 @@ class Price:
         one = written("divide", self.value, denominator)
         if one is None or left == 1:
             return (one,) if one else None
-        return _computed([one, written("multiply", _result((one,)), left)])
+        return _computed([one, written("multiply", result_in(one), left)])
 
 
 def _share(base: int, percent: int) -> tuple[str, ...] | None:
@@ -68,11 +68,7 @@ def _share(base: int, percent: int) -> tuple[str, ...] | None:
     one = written("divide", base, denominator)
     if one is None or numerator == 1:
         return (one,) if one else None
-    return _computed([one, written("multiply", _result((one,)), numerator)])
-
-
-def _result(computations: tuple[str, ...]) -> int:
-    return int(computations[-1].rpartition("=")[2])
+    return _computed([one, written("multiply", result_in(one), numerator)])
 
 
 def _computed(computations: list[str | None]) -> tuple[str, ...] | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.miniworld.families.arithmetic import INVERSE, SUMS, exact, written
+from sgpo.miniworld.families.arithmetic import INVERSE, SUMS, exact, result_in, written
 from sgpo.miniworld.families.puzzles import Family, Move, Puzzle, State, Way, works_out
 
 Segment = tuple[int, str, int]  # how many times, method, operand
@@ -46,7 +46,7 @@ class Journey:
         return {name: self._move(parts) for name, parts in candidates.items() if parts}
 
     def _move(self, computations: tuple[str, ...]) -> Move:
-        return Move(computations, Journey(int(computations[-1].rpartition("=")[2]), self.segments[1:]))
+        return Move(computations, Journey(result_in(computations[-1]), self.segments[1:]))
 
     def _jump(self, count: int, method: str, operand: int) -> tuple[str, ...] | None:
         """The steps together, then on the value: 3 times plus 4 is plus 12, twice times 3 is times 9."""
@@ -60,7 +60,7 @@ class Journey:
     def _by_way_of(self, together: str | None, method: str) -> tuple[str, ...] | None:
         if together is None:
             return None
-        applied = written(method, self.value, int(together.rpartition("=")[2]))
+        applied = written(method, self.value, result_in(together))
         return (together, applied) if applied else None
 
     def _walk(self, count: int, method: str, operand: int) -> tuple[str, ...] | None:
@@ -70,7 +70,7 @@ class Journey:
             if computation is None:
                 return None
             computations.append(computation)
-            value = int(computation.rpartition("=")[2])
+            value = result_in(computation)
         return tuple(computations)
 
 

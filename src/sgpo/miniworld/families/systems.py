@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sgpo.miniworld.families.arithmetic import ARITHMETIC, INVERSE, SUMS, written
+from sgpo.miniworld.families.arithmetic import ARITHMETIC, INVERSE, SUMS, result_in, written
 from sgpo.miniworld.families.puzzles import Family, Move, Puzzle, State, Way, works_out
 
 Equation = tuple[int, int, int]  # a, b, c of a*x + b*y = c
@@ -59,7 +59,7 @@ class System:
         computations = tuple(part for part in parts if part)
         if len(computations) < len(parts):
             return None
-        coefficient, value = (int(part.rpartition("=")[2]) for part in computations[-2:])
+        coefficient, value = (result_in(part) for part in computations[-2:])
         return (
             Move(computations, settled(coefficient, value, name, self.equations, self.asked)) if coefficient else None
         )
@@ -85,7 +85,7 @@ class Single:
         moves = {}
         for method in ARITHMETIC:
             if (computation := written(method, self.value, self.coefficient)) is not None:
-                value = int(computation.rpartition("=")[2])
+                value = result_in(computation)
                 moves[method] = Move((computation,), settled(1, value, self.name, self.equations, self.asked))
         return moves
 
@@ -119,7 +119,7 @@ class Known:
         difference = written("subtract", equation[2], self.value * factor)
         if difference is None:
             return None
-        value = int(difference.rpartition("=")[2])
+        value = result_in(difference)
         computations = (product, difference) if product else (difference,)
         return Move(computations, settled(coefficient, value, self.asked, self.equations, self.asked))
 

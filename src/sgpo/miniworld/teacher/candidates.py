@@ -18,6 +18,7 @@ from typing import Literal, get_args
 from sgpo.miniworld.cards import foreign_card, mistaken_card, right_card
 from sgpo.miniworld.documents import OPEN, notebook_policy, right_policy, worked_out
 from sgpo.miniworld.families import FAMILIES
+from sgpo.miniworld.families.arithmetic import result_in
 from sgpo.miniworld.families.puzzles import Puzzle
 from sgpo.miniworld.numerals import number_in_words
 from sgpo.miniworld.solutions import SPELLINGS, Solution, Step
@@ -74,16 +75,11 @@ def _detailed(puzzle: Puzzle, rng: random.Random) -> Strategy:
     if form == "computation":
         details = [f": {' '.join(step.computations)}" for step in steps]
     elif form == "result":
-        details = [f" to reach {_result(step)}" for step in steps[:-1]] + [""]
+        details = [f" to reach {result_in(step.computations[-1])}" for step in steps[:-1]] + [""]
     else:
         details = [f" with {_operand(step)}" for step in steps]
     words = [rng.choice(SPELLINGS[step.option]) for step in steps]
     return Strategy(right.problem_type, right.strategy, tuple(map("".join, zip(words, details, strict=True))))
-
-
-def _result(step: Step) -> str:
-    """`9` of `3*3=9`"""
-    return step.computations[-1].rpartition("=")[2]
 
 
 def _operand(step: Step) -> str:
