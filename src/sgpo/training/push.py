@@ -57,8 +57,13 @@ def check_push(args: Any) -> None:
     _check_rights(account, name)
 
 
+def repository_of(args: Any) -> str:
+    """Trainer's rule: ``hub_model_id``, or else the name of the run's folder."""
+    return args.hub_model_id or Path(args.output_dir).absolute().name
+
+
 def _checked_name(args: Any) -> str:
-    name = args.hub_model_id or Path(args.output_dir).absolute().name
+    name = repository_of(args)
     try:
         validate_repo_id(name)
     except HFValidationError as error:

@@ -24,7 +24,7 @@ from sgpo.tokenizers import name_end_tokens
 from sgpo.training.metrics import cut_lines
 from sgpo.training.model_card import write_model_card
 from sgpo.training.progress import FirstUpdate, RunProgress
-from sgpo.training.push import refused_push, refused_repository, say_failed
+from sgpo.training.push import refused_push, refused_repository, repository_of, say_failed
 from sgpo.training.seen import save_seen
 
 
@@ -219,7 +219,7 @@ class RunTrainer(Trainer):
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Trainer's. Raises ValueError with what to do if the Hub refuses it."""
-        with refused_repository(self.args.hub_model_id or Path(self.args.output_dir).absolute().name):
+        with refused_repository(repository_of(self.args)):
             super().init_hf_repo(*args, **kwargs)
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
