@@ -1,4 +1,4 @@
-"""The recipes of the paper's models: each begins with a tiny checkpoint of its architecture, and has the paper's numbers."""
+"""The recipes of the paper's models: each begins with a tiny checkpoint of its architecture, and has these numbers."""
 
 from __future__ import annotations
 
