@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 import shlex
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,22 +134,26 @@ def _take_config(argv: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The values of a file, over those of the file that it extends, which lies beside it.
+    """The values of a file, over those of the file that it extends, whose path is relative to it.
 
     Raises:
         ValueError: a file that cannot be read, is no mapping, or extends itself.
     """
+    values = {name: value for file in reversed(files_of_config(path)) for name, value in _read(file).items()}
+    return {name: value for name, value in values.items() if name != "extends"}
+
+
+def files_of_config(path: Path) -> list[Path]:
+    """The file, the one that it extends, and so on. Raises ValueError as `read_config`."""
     files = [path]
-    found = [_read(path)]
-    while "extends" in found[-1]:
-        base = files[-1].parent / str(found[-1].pop("extends"))
+    while (name := _read(files[-1]).get("extends")) is not None:
+        base = Path(os.path.normpath(files[-1].parent / str(name)))
         if not base.is_file():
             raise ValueError(f"{files[-1]} extends {base}, which is no file")
         if base in files:
             raise ValueError(f"{files[-1]} extends {base}, which extends it")
         files.append(base)
-        found.append(_read(base))
-    return {name: value for values in reversed(found) for name, value in values.items()}
+    return files
 
 
 def _read(path: Path) -> dict[str, Any]:
