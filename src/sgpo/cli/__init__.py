@@ -47,6 +47,7 @@ COMMANDS = {
         "methods on equal terms over seeds: one results file, one table with intervals", "compare:compare"
     ),
     "export": CommandEntry("merge an adapter into an ordinary checkpoint, which vLLM loads", "export:export"),
+    "plan": CommandEntry("memory, tokens, hours and cost of a recipe, before anything is spent", "plan:plan"),
     "recipes": CommandEntry("list the recipes of this package", "recipes:list_recipes"),
     "recipes copy": CommandEntry("copy recipes, to be changed", "recipes:recipes_copy"),
     "plot": CommandEntry("pictures of a comparison, or of training runs", "compare:plot"),

@@ -1,0 +1,151 @@
+"""Plans of recipes: what fits where, what is said where it does not, and the command."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sgpo.cli import main
+from sgpo.planning.advice import fits, peak_of, remedies
+from sgpo.planning.devices import GPUS, Machine
+from sgpo.planning.plan import phases_of, plan_stage
+from sgpo.planning.scenario import PlannedFor, parsed_changes, scenarios
+
+
+def stages(recipe: str, gpus: int = 1, gpu: str = "h100", **given: Any) -> dict[str, PlannedFor]:
+    return scenarios(recipe, Machine(GPUS[gpu], gpus, GPUS[gpu].memory), **given)
+
+
+def test_the_stages_of_a_folder() -> None:
+    found = stages("qwen2.5-7b", 8)
+    assert list(found) == ["strategies", "sft", "sgpo", "eval"]
+    assert {name: each.problems for name, each in found.items()} == {
+        "strategies": 5667,
+        "sft": 2833,
+        "sgpo": 5667,
+        "eval": None,
+    }
+    assert {each.shape.parameters for each in found.values()} == {7_615_616_512}
+    assert {each.sharding for each in found.values()} == {"fsdp2"}
+    assert list(stages("qwen2.5-7b", stages=["hpt", "luffy"])) == ["hpt", "luffy"]
+    assert list(stages("llama-3.1-8b/grpo")) == ["grpo"]
+
+
+@pytest.mark.parametrize("gpu", ["rtx4090", "l4"])
+def test_the_recipe_for_24_gb_fits(gpu: str) -> None:
+    found = stages("qwen2.5-0.5b-lora", gpu=gpu, stages=["sft", "sgpo", "grpo", "luffy", "hpt"])
+    assert {name: remedies(each) for name, each in found.items()} == {name: [] for name in found}
+    assert all(each.how.rank == 32 and len(each.how.targets) == 7 for each in found.values())  # RL goes on with it
+
+
+def test_the_smallest_of_the_papers_models_fits_one_gpu_and_the_others_eight() -> None:
+    assert all(fits(each) for each in stages("qwen2.5-1.5b", stages=["sft", "sgpo"]).values())
+    for recipe in ("qwen2.5-7b", "llama-3.1-8b"):
+        assert not any(fits(each) for each in stages(recipe, stages=["sft", "sgpo"]).values())
+        smaller = {"sampler_batch_tokens": 65_536}
+        assert all(fits(each) for each in stages(recipe, 8, stages=["sft", "sgpo"], changes=smaller).values())
+    assert not fits(stages("qwen2.5-7b/sgpo", 8, sharding="none")["sgpo"])
+
+
+def test_each_rank_has_its_part() -> None:
+    one, eight = (phases_of(stages("qwen2.5-7b/sgpo", gpus)["sgpo"])["update"] for gpus in (1, 8))
+    for name in ("weights", "gradients", "Adam's moments"):
+        assert eight[name] == one[name] / 8
+    outer, layer = 2 * 152_064 * 3584 + 3584, 233_057_792
+    assert eight["gathered layers"] == 4 * (outer + 2 * layer) + 4 * (outer + layer)
+    sampling = phases_of(stages("qwen2.5-7b/sgpo", 8)["sgpo"])["sampling"]
+    assert sampling["gathered weights"] == 4 * 7_615_616_512
+    replicated = phases_of(stages("qwen2.5-7b/sgpo", 8, sharding="none")["sgpo"])["update"]
+    assert replicated["weights"] == replicated["buckets of gradients"] == one["weights"]
+
+
+def test_what_is_said_where_it_does_not_fit() -> None:
+    given = stages("qwen2.5-7b/sgpo")["sgpo"]
+    texts = remedies(given)
+    (gpus,) = [text for text in texts if "GPUs with fsdp: full_shard" in text]
+    count = int(gpus.split()[0])
+    assert fits(stages("qwen2.5-7b/sgpo", count)["sgpo"])
+    assert count == 2 or not fits(stages("qwen2.5-7b/sgpo", count - 1)["sgpo"])
+    assert "use_peft: true with lora_r: 32 and lora_target_modules: [all-linear]" in texts
+    without = stages("qwen2.5-1.5b/sgpo", changes={"activation_checkpointing": False})["sgpo"]
+    assert remedies(without)[0] == "activation_checkpointing: true"
+    small = stages("qwen2.5-1.5b/sft", changes={"per_device_train_batch_size": 64})["sft"]
+    assert remedies(small)[0] == "per_device_train_batch_size: 1 with gradient_accumulation_steps: 4096"
+
+
+def test_changes_that_do_not_suffice_alone_are_named_together() -> None:
+    changes = {"activation_checkpointing": False, "sampler_batch_tokens": 4_000_000}
+    given = stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"]
+    assert "activation_checkpointing: true" in remedies(given)[0].split(" and ")
+    tokens = int(remedies(given)[0].partition("sampler_batch_tokens: ")[2].split()[0])
+    assert fits(given.changed(activation_checkpointing=True, sampler_batch_tokens=tokens))
+    assert not fits(given.changed(activation_checkpointing=True, sampler_batch_tokens=2 * tokens))
+    assert not fits(given.changed(sampler_batch_tokens=tokens))
+
+
+def test_vllm_takes_its_share() -> None:
+    changes = {"sampler": "vllm", "vllm_gpu_memory_utilization": 0.7}
+    given = stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"]
+    assert set(phases_of(given)) == {"update", "distillation"}
+    assert phases_of(given)["update"]["vLLM's share"] == 0.7 * 80e9
+    assert any(text.startswith("vllm_gpu_memory_utilization: 0.") for text in remedies(given))
+    assert peak_of(given) - peak_of(stages("qwen2.5-1.5b/sgpo")["sgpo"]) == pytest.approx(56e9, rel=0.02)
+
+
+def test_hours_and_cost() -> None:
+    found = stages("qwen2.5-7b", 32)
+    plans = {name: plan_stage(each, gpu_price=2.0, prices=(0.28, 0.42)) for name, each in found.items()}
+    sgpo = plans["sgpo"]
+    assert sgpo.tokens["sampled"] == 440 * 128 * 12 * 2048
+    assert sgpo.cost == pytest.approx(sgpo.total_hours * 32 * 2.0)
+    assert sgpo.notes[0] == "880 updates in 440 rollout batches"
+    assert plans["strategies"].requests == 2 * 5667
+    assert plans["eval"].tokens["sampled"] == (500 * 4 + 40 * 32 + 674 * 4 + 30 * 32) * 2048
+    # A rollout batch on 32 GPUs with vLLM waits for its longest completion: 16,384 readings of 15.2 GB at 1.675 TB/s.
+    engine = plan_stage(stages("qwen2.5-7b/sgpo", 32, changes={"sampler": "vllm"})["sgpo"], gpu_price=2.0)
+    assert engine.hours["sampling"] == pytest.approx(440 * 16_384 * 15.231233024 / 1675 / 3600, rel=1e-6)
+    assert "more GPUs do not shorten the sampling" in engine.notes[-1]
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--recipe", "qwen2.5-7b", "--stages", "sft", "sgpo", "--json"]) == 0
+    sft, sgpo = json.loads(capsys.readouterr().out)
+    assert (sft["stage"], sgpo["stage"], sft["fits"], sgpo["fits"]) == ("sft", "sgpo", False, False)
+    assert sgpo["peak_bytes"] == max(sum(parts.values()) for parts in sgpo["memory_bytes"].values())
+    changed = ["--change", "sampler_batch_tokens=131072", "max_completion_length=8192"]
+    assert main(["plan", "--recipe", "qwen2.5-7b", "--gpus", "8", "--memory", "80", *changed]) == 0
+    shown = capsys.readouterr().out
+    assert "DOES NOT FIT" not in shown
+    assert "memory of each of 8 ranks, update: " in shown
+    assert "requests to the strong model: 11,334\n" in shown
+    assert all(len(line) <= 120 for line in shown.splitlines())
+    assert main(["plan", "--recipe", "qwen2.5-7b/sgpo", "--gpu", "l4"]) == 0
+    assert "DOES NOT FIT. One of these makes it fit:\n    - " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--recipe", "qwen2.5-8b"], "no recipe of that name"),
+        (["--recipe", "qwen2.5-7b", "--gpu", "h10"], "there is no GPU h10 (did you mean h100?); choose one of h100"),
+        (["--recipe", "qwen2.5-7b", "--gpus", "0"], "--gpus is 0; it must be at least 1"),
+        (["--recipe", "qwen2.5-7b", "--sharding", "zero"], "choose one of none, fsdp2"),
+        (["--recipe", "qwen2.5-7b", "--change", "lora_q=1"], "no stage of qwen2.5-7b has lora_q"),
+        (["--recipe", "qwen2.5-7b", "--change", "lora_r"], "--change takes KEY=VALUE, not lora_r"),
+        (["--recipe", "qwen2.5-7b", "--stages", "sftt"], "has no stage sftt; it has "),
+        (["--recipe", "own/cpu"], "the shape of HuggingFaceTB/SmolLM2-135M-Instruct is not known; give --model with"),
+        (
+            ["--recipe", "gsm8k", "--stages", "grpo", "--change", "max_steps=-1"],
+            "grpo: the number of problems is not known",
+        ),
+    ],
+)
+def test_refusals(given: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_changes_are_values_of_yaml() -> None:
+    assert parsed_changes(["a=1", "b=true", "c=[x, y]", "d=1.0e-5"]) == {"a": 1, "b": True, "c": ["x", "y"], "d": 1e-5}
