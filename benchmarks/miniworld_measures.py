@@ -20,7 +20,7 @@ from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.strategies.record import LETTERS
 
 _OWN_STEP = re.compile(r"\([a-z]\) (\w+):")
-_EXPERT_STEP = re.compile(r", so (?:\w+, wait, )?(\w+)(?: and (\w+))?:")
+_EXPERT_STEP = re.compile(r", so (?:\w+, wait, )?(\w+(?: and \w+)*):")
 
 
 def decisions_of(response: str) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ def decisions_of(response: str) -> tuple[str, ...]:
     if not is_expert_dialect(response):
         words = _OWN_STEP.findall(response)
     else:
-        words = [word for step in _EXPERT_STEP.findall(response) for word in step if word]
+        words = [word for step in _EXPERT_STEP.findall(response) for word in step.split(" and ")]
     return tuple(OPTION_OF.get(word, word) for word in words)
 
 

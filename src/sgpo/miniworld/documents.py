@@ -26,17 +26,19 @@ from sgpo.prompts import Messages, guided_messages, response_messages, student_m
 
 PRETRAINING_DEPTHS = (2, 3, 3, 4, 4)
 FAVOURITE = 0.6  # how often a family's first route is taken
-STRAYING = 0.45  # of decisions at which another valid option than the route's is taken, where the route is left open
-OPEN = 0.6  # of right cards, those that leave the route open
+STRAYING = 0.50  # of decisions at which another valid option than the route's is taken, where the route is left open
+OPEN = 0.7  # of right cards, those that leave the route open
 MISTAKES = (0.55, 0.30, 0.15)  # of wrong decisions, by the family's mistakes in order
-CARDS = {"right": 0.60, "mistaken": 0.15, "foreign": 0.25}
-LEAPS = 0.8  # share of documents in the expert's dialect with a fused computation
+CARDS = {"right": 0.55, "mistaken": 0.12, "foreign": 0.33}
+LONGEST = {1: 0.4, 2: 0.4, 3: 0.2}  # computations in one, of documents in the expert's dialect
+EAGERNESS = 0.5  # with which each of them is fused
+FUSED_DRILLS = 0.2
 DOCUMENTS_A_PUZZLE = 3
 MOST_REPEATED = 100  # puzzles drawn in a row that were there before: then the family has hardly any others
 EXPERT_ERRORS = 0.02  # share of the expert's responses that are worked out as in a notebook
 
 Document = tuple[Messages, Messages]
-MIXTURE: Mapping[str, float] = {"notebook": 0.33, "worksheet": 0.38, "expert": 0.12, "advised": 0.13, "drill": 0.04}
+MIXTURE: Mapping[str, float] = {"notebook": 0.32, "worksheet": 0.36, "expert": 0.135, "advised": 0.145, "drill": 0.04}
 TEXTBOOK: Mapping[str, float] = {"notebook": 0.05, "worksheet": 0.62, "expert": 0.04, "advised": 0.10, "drill": 0.19}
 
 
@@ -154,11 +156,12 @@ def _advised_solution(puzzle: Puzzle, rng: random.Random) -> tuple[Card, Solutio
 
 
 def _in_expert_dialect(puzzle: Puzzle, solution: Solution, rng: random.Random) -> str:
-    return expert_dialect(puzzle.text, solution, rng, leaps=1 if rng.random() < LEAPS else 0)
+    (longest,) = rng.choices(tuple(LONGEST), tuple(LONGEST.values()))
+    return expert_dialect(puzzle.text, solution, rng, longest, EAGERNESS)
 
 
 def drill(rng: random.Random) -> Document:
-    """Eight computations, a third of them fused."""
+    """Eight computations, a fifth of them fused."""
     equalities = [_equality(rng) for _ in range(8)]
     terms = ", ".join(equality.partition("=")[0] for equality in equalities)
     return student_messages(f"Drill: {terms}"), response_messages(" ".join(equalities))
@@ -167,7 +170,7 @@ def drill(rng: random.Random) -> Document:
 def _equality(rng: random.Random) -> str:
     while True:
         first = _computation(rng, rng.randint(1, 99) if rng.random() < 0.8 else rng.randint(-60, 0))
-        if rng.random() < 2 / 3:
+        if rng.random() >= FUSED_DRILLS:
             return first
         second = _computation(rng, result_in(first))
         if equality := fused(first, second):

@@ -102,35 +102,46 @@ def own_dialect(solution: Solution, rng: random.Random) -> str:
     return f"{' '.join(parts)} \\boxed{{{solution.answer}}}"
 
 
-def expert_dialect(problem: str, solution: Solution, rng: random.Random, leaps: int) -> str:
-    """As the expert writes, with up to `leaps` pairs of computations fused."""
-    fusions = _fusions(solution, rng, leaps)
+def expert_dialect(problem: str, solution: Solution, rng: random.Random, longest: int, eagerness: float = 1.0) -> str:
+    """As the expert writes: up to `longest` computations in one, each fused, where it can be, with `eagerness`."""
+    leaps = _leaps(solution, rng, longest, eagerness)
     sentences, at = list[str](), 0
-    while at < len(solution.steps):
-        step = solution.steps[at]
-        words, computations = rng.choice(SPELLINGS[step.option]), step.computations
-        if at in fusions:
-            following = solution.steps[at + 1]
-            words = f"{words} and {rng.choice(SPELLINGS[following.option])}"
-            computations = (*computations[:-1], fusions[at], *following.computations[1:])
+    while at < len(leaps):
+        first, last = leaps[at].first, leaps[at].last
+        together = [leaps[at].equality]
+        while at + 1 < len(leaps) and leaps[at + 1].first <= last:  # of the same decision
             at += 1
-        sentences.append(f"{_reason(rng)}, so {_start(step, rng)}{words}: {' '.join(computations)}.")
+            last = leaps[at].last
+            together.append(leaps[at].equality)
+        steps = solution.steps[first : last + 1]
+        words = " and ".join(rng.choice(SPELLINGS[step.option]) for step in steps)
+        sentences.append(f"{_reason(rng)}, so {_start(steps[0], rng)}{words}: {' '.join(together)}.")
         at += 1
-    work = " ".join(sentences)
-    return f"{OPENING} {problem}\n{work} {_reason(rng)}: {solution.answer} fits. \\boxed{{{solution.answer}}}"
+    work, answer = " ".join(sentences), solution.answer
+    return f"{OPENING} {problem}\n{work} {_reason(rng)}: {problem}\n{answer} fits. \\boxed{{{answer}}}"
 
 
-def _fusions(solution: Solution, rng: random.Random, leaps: int) -> dict[int, str]:
-    """Where a step's last computation and the next step's first become one, and what is written there."""
-    possible = {}
-    for at, (step, following) in enumerate(zip(solution.steps, solution.steps[1:], strict=False)):
-        if term := fused(step.computations[-1], following.computations[0]):
-            possible[at] = term
-    chosen: dict[int, str] = {}
-    for at in rng.sample(sorted(possible), len(possible)):
-        if len(chosen) < leaps and at - 1 not in chosen and at + 1 not in chosen:
-            chosen[at] = possible[at]
-    return chosen
+@dataclass(frozen=True)
+class Leap:
+    """Some computations in one, and the decisions from the first to the last that they belong to."""
+
+    equality: str
+    first: int
+    last: int
+    length: int
+
+
+def _leaps(solution: Solution, rng: random.Random, longest: int, eagerness: float) -> list[Leap]:
+    leaps = list[Leap]()
+    for number, step in enumerate(solution.steps):
+        for computation in step.computations:
+            last = leaps[-1] if leaps else None
+            together = fused(last.equality, computation) if last and last.length < longest else None
+            if last and together and rng.random() < eagerness:
+                leaps[-1] = Leap(together, last.first, number, last.length + 1)
+            else:
+                leaps.append(Leap(computation, number, number, 1))
+    return leaps
 
 
 def _reason(rng: random.Random) -> str:

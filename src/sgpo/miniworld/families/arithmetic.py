@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 LIMIT = 99
 ARITHMETIC: dict[str, tuple[str, Callable[[int, int], int | None]]] = {
@@ -60,34 +62,47 @@ def fused(first: str, second: str) -> str | None:
     if not rest.startswith(result) or rest[len(result)] in "0123456789":
         return None
     rest = rest[len(result) :]
-    is_sum = re.fullmatch(r"-?\d+[*/]\(?-?\d+\)?", term) is None
-    return f"({term}){rest}={value}" if is_sum and rest[0] in "*/" else f"{term}{rest}={value}"
+    return f"({term}){rest}={value}" if _is_sum(term) and rest[0] in "*/" else f"{term}{rest}={value}"
 
 
-_NUMBER = r"(?:-?\d+|\(-\d+\))"
-_EQUALITY = re.compile(rf"(?<![\d)*/+-])(\(?{_NUMBER}(?:[-+*/]{_NUMBER}\)?){{1,2}})=(-?\d+)")
+def _is_sum(term: str) -> bool:
+    """Whether a sign of a sum stands outside all parentheses."""
+    depth = 0
+    for before, character in pairwise(term):
+        depth += (before == "(") - (before == ")")
+        if depth == 0 and character in "+-" and before not in "+-*/(":
+            return True
+    return False
+
+
+_EQUALITY = re.compile(r"(?<![\w)*/+^-])([-(]*\d[-+*/()\d]*[-+*/][-+*/()\d]*[\d)])=(-?\d+)")
+_OPERATORS = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
 
 
 def equalities(text: str) -> list[tuple[str, int]]:
-    """Every ``term=number`` of a text, the term of two or three numbers."""
+    """Every ``term=number`` of a text."""
     return [(term, int(value)) for term, value in _EQUALITY.findall(text)]
 
 
 def is_true(term: str, value: int) -> bool:
     """Whether a term of an equality has this value, in exact arithmetic."""
-    numbers = [Fraction(n.strip("()")) for n in re.findall(r"(?<![\d)])-?\d+", term)]
-    signs = re.findall(r"(?<=[\d)])[-+*/]", term)
-    values, operations = numbers, [SYMBOL_METHOD[sign] for sign in signs]
-    first = 0 if re.match(r"\(-?\d+[-+*/]", term) else None
-    while operations:
-        at = first if first is not None else next((i for i, m in enumerate(operations) if m in PRODUCTS), 0)
-        first = None
-        result = exact(operations[at], values[at], values[at + 1])
+    try:
+        return _value(ast.parse(term, mode="eval").body) == value
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return False
+
+
+def _value(node: ast.expr) -> Fraction:
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        result = exact(_OPERATORS[type(node.op)], _value(node.left), _value(node.right))
         if result is None:
-            return False
-        values = [*values[:at], result, *values[at + 2 :]]
-        operations = operations[:at] + operations[at + 1 :]
-    return values[0] == value
+            raise ZeroDivisionError
+        return result
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return Fraction(node.value)
+    raise ValueError(f"{ast.unparse(node)} is no term")
 
 
 def valid_computations(response: str) -> bool:

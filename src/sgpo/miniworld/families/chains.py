@@ -267,7 +267,7 @@ FAMILIES = (
         skill=0.72,
         hard_skill=0.12,
         is_hard=adds,
-        fidelity=0.84,
+        fidelity=0.87,
     ),
     Family(
         "units",
@@ -309,9 +309,9 @@ FAMILIES = (
             ),
         ),
         skill=0.78,
-        hard_skill=0.12,
+        hard_skill=0.30,
         is_hard=divides,
-        fidelity=0.90,
+        fidelity=0.93,
     ),
     Family(
         "ages",
@@ -349,6 +349,6 @@ FAMILIES = (
         skill=0.75,
         hard_skill=0.30,
         is_hard=divides,
-        fidelity=0.86,
+        fidelity=0.89,
     ),
 )

@@ -247,7 +247,7 @@ FAMILIES = (
         skill=0.80,
         hard_skill=0.35,
         is_hard=multiplied,
-        fidelity=0.92,
+        fidelity=0.95,
     ),
     Family(
         "story",
@@ -291,6 +291,6 @@ FAMILIES = (
         skill=0.72,
         hard_skill=0.32,
         is_hard=lessened,
-        fidelity=0.88,
+        fidelity=0.91,
     ),
 )

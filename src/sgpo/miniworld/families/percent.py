@@ -195,6 +195,6 @@ FAMILIES = (
         skill=0.75,
         hard_skill=0.38,
         is_hard=falls,
-        fidelity=0.84,
+        fidelity=0.87,
     ),
 )

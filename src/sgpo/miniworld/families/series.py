@@ -212,7 +212,7 @@ FAMILIES = (
         skill=0.72,
         hard_skill=0.12,
         is_hard=is_product,
-        fidelity=0.86,
+        fidelity=0.89,
     ),
     Family(
         "tank",
@@ -250,6 +250,6 @@ FAMILIES = (
         skill=0.75,
         hard_skill=0.35,
         is_hard=goes_down,
-        fidelity=0.84,
+        fidelity=0.87,
     ),
 )

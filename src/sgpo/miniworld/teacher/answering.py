@@ -16,7 +16,7 @@ from sgpo.miniworld.teacher.candidates import (
 )
 from sgpo.miniworld.teacher.judging import ratings, scores
 from sgpo.miniworld.teacher.questions import TeacherQuestion
-from sgpo.miniworld.world import EXPERT_LEAPS
+from sgpo.miniworld.world import EXPERT_LONGEST
 
 SOLVING_SKILL = 0.9  # share of solutions without a slip
 CHARACTERS_A_TOKEN = 4
@@ -49,7 +49,7 @@ def _text(asked: TeacherQuestion, sample: int, attempt: int, garbled: float) -> 
         rng = generator(f"{asked.digest} {attempt}", sample)
         solve = right_solution if rng.random() < SOLVING_SKILL else solution_with_slips
         solution = solve(asked.puzzle, rng)
-        return Text(expert_dialect(asked.puzzle.text, solution, rng, EXPERT_LEAPS))
+        return Text(expert_dialect(asked.puzzle.text, solution, rng, EXPERT_LONGEST))
     if asked.kind == "score":
         return Text(json.dumps({"scores": scores(asked.puzzle, asked.strategies, asked.digest)}))
     if asked.kind == "quality":
