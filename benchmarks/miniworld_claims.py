@@ -2,12 +2,12 @@
 
     python benchmarks/miniworld_claims.py docs/data/miniworld-v1-methods.jsonl
 
-The rule for every line was written before the results were complete. A claim is about the sign of a difference, and
-*holds* where the difference has that sign beyond chance, *does not hold* where it has the other one so, and otherwise
-the data *cannot tell*. Beyond chance means: for scores, in points of avg@4 on the test problems, that Holm's p over all
-claims about scores is below .05, of the bootstrap of `sgpo compare`, whose 95% interval is shown; for what happens in
-training, that the 95% t interval over paired cells leaves out zero. Of fewer than three cells nothing is
-said. Claim (m) has a script of its own.
+A claim is about the sign of a difference, and *holds* where the difference has that sign beyond chance, *does not hold*
+where it has the other one so, and otherwise the data *cannot tell*: then the last column says with how many cells a
+difference of the observed size would be seen in four of five cases, the problems being the same. Beyond chance means
+that Holm's p over all claims is below .05, of the intervals of `sgpo compare`. Scores are avg@4 on the test problems,
+in points; what happens in training has cells, and no problems. Of fewer than three cells nothing is said. Claim (m) has
+a script of its own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from sgpo.comparison.results import CellResult, read_results
-from sgpo.comparison.statistics import crossed_difference, holm, standard_deviation
+from sgpo.comparison.statistics import CellKey, CrossedDifference, crossed_difference, holm
 from sgpo.comparison.summary import rates_by_cell
 
-# Student's t at 97.5%, by cells - 2.
-T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145)
 START, EARLY, LATE, ALL = (0.0, 0.1), (0.0, 1 / 3), (0.8, 1.0), (0.0, 1.0)  # parts of the training
 FEWEST = 3  # cells
 
@@ -58,20 +56,10 @@ class Claim:
         return f"change of {self.metric}, {PARTS[self.window]} minus {PARTS[self.since]}, {pair}"
 
 
-@dataclass(frozen=True)
-class Found:
-    """Example: ``Found(3.1, (0.8, 5.4), cells=5, p=0.012)``"""
-
-    mean: float
-    interval: tuple[float, float]
-    cells: int
-    p: float | None = None  # of scores
-
-    def verdict(self, sign: int, adjusted_p: float | None) -> str:
-        low, high = self.interval
-        chance = low <= 0 <= high if adjusted_p is None else adjusted_p >= 0.05
-        chance = chance or self.cells < FEWEST
-        return "cannot tell" if chance else "holds" if sign * self.mean > 0 else "does not hold"
+def verdict(found: CrossedDifference, sign: int, adjusted_p: float) -> str:
+    if adjusted_p >= 0.05 or found.cells < FEWEST:
+        return "cannot tell"
+    return "holds" if sign * found.mean > 0 else "does not hold"
 
 
 PARTS = {START: "first tenth", EARLY: "first third", LATE: "last fifth", ALL: "all of the training"}
@@ -97,48 +85,42 @@ CLAIMS = (
     Claim("j", "sgpo", "grpo", metric="surprisal"),
     Claim("k", "sgpo", "grpo", metric="length/autonomous", since=START),
     Claim("l", "sgpo", sign=-1, metric="alpha", since=START),
-    Claim("n", "sgpo-shuffled", "sgpo", -1, metric="alpha", window=ALL),
+    Claim("n", "sgpo-foreign", "sgpo", -1, metric="alpha", window=ALL),
 )
 # Of no claim of the paper's, but needed to read the others.
 BESIDE = (
     Claim("", "grpo", "grpo-8"),
     Claim("", "sgpo", "sgpo-delta-1"),
-    Claim("", "sgpo-shuffled", "grpo"),
+    Claim("", "sgpo-foreign", "grpo"),
     Claim("", "sgpo-no-constraints", "sgpo", metric="grad_norm", window=ALL),
 )
 
 
-def measure(rows: Sequence[CellResult], claim: Claim) -> Found | None:
+def measure(rows: Sequence[CellResult], claim: Claim) -> CrossedDifference | None:
     """None where there are fewer than two cells with it; of scores, where there is none."""
     return _of_training(rows, claim) if claim.metric else _of_scores(rows, claim)
 
 
-def _of_scores(rows: Sequence[CellResult], claim: Claim) -> Found | None:
+def _of_scores(rows: Sequence[CellResult], claim: Claim) -> CrossedDifference | None:
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
     first, second = ([row for row in rows if row["method"] == name] for name in (claim.first, claim.second))
-    found = crossed_difference([(rates_by_cell(first, "test", seeds), rates_by_cell(second, "test", seeds))])
-    if found is None:
-        return None
-    return Found(100 * found.mean, (100 * found.interval[0], 100 * found.interval[1]), found.cells, found.p)
+    return crossed_difference([(rates_by_cell(first, "test", seeds), rates_by_cell(second, "test", seeds))])
 
 
-def _of_training(rows: Sequence[CellResult], claim: Claim) -> Found | None:
-    first, second = (_by_cell(rows, name, claim) for name in (claim.first, claim.second))
-    values = [
-        value - (first[key] if claim.first else 0.0) for key, value in second.items() if not claim.first or key in first
-    ]
-    if len(values) < 2:
-        return None
-    mean, half = float(np.mean(values)), T[len(values) - 2] * (standard_deviation(values) or 0.0) / len(values) ** 0.5
-    return Found(mean, (mean - half, mean + half), len(values))
+def _of_training(rows: Sequence[CellResult], claim: Claim) -> CrossedDifference | None:
+    """Each cell has one value, as if of one problem."""
+    second = _by_cell(rows, claim.second, claim)
+    first = _by_cell(rows, claim.first, claim) if claim.first else {key: {"": 0.0} for key in second}
+    return crossed_difference([(first, second)]) if len(first.keys() & second.keys()) > 1 else None
 
 
-def _by_cell(rows: Sequence[CellResult], method: str, claim: Claim) -> dict[tuple[str, int], float]:
+def _by_cell(rows: Sequence[CellResult], method: str, claim: Claim) -> dict[CellKey, dict[str, float]]:
     found = {}
     for row in rows:
         if row["method"] == method:
             value = _part(row, claim.metric, claim.window)
-            found[row["base"], row["seed"]] = value - (_part(row, claim.metric, claim.since) if claim.since else 0.0)
+            before = _part(row, claim.metric, claim.since) if claim.since else 0.0
+            found[row["base"], row["seed"]] = {"": value - before}
     return found
 
 
@@ -155,19 +137,26 @@ def _part(row: CellResult, metric: str, window: Window) -> float:
 def table(rows: Sequence[CellResult], claims: Sequence[Claim]) -> Iterator[str]:
     """Markdown."""
     measured = [measure(rows, claim) for claim in claims]
-    p_values = {i: found.p for i, found in enumerate(measured) if found is not None and found.p is not None}
+    p_values = {i: found.p for i, found in enumerate(measured) if found is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    yield "| | difference | paper | ours [95% interval] | cells | p (Holm) | |"
-    yield "|---|---|---:|---|---:|---:|---|"
+    yield "| | difference | paper | ours [95% interval] | seen | cells | p (Holm) | | cells needed |"
+    yield "|---|---|---:|---|---:|---:|---:|---|---:|"
     for i, (claim, found) in enumerate(zip(claims, measured, strict=True)):
         if found is None:
-            yield f"| {claim.letter} | {claim.text} | {claim.paper} | not measured | | | |"
-            continue
-        digits = 1 if not claim.metric or "length" in claim.metric else 3
-        ours = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(found.mean, *found.interval, d=digits)
-        p, verdict = adjusted.get(i), found.verdict(claim.sign, adjusted.get(i)) if claim.letter else ""
-        shown = "" if p is None else f"{p:.2g}"
-        yield f"| {claim.letter} | {claim.text} | {claim.paper} | {ours} | {found.cells} | {shown} | {verdict} |"
+            yield f"| {claim.letter} | {claim.text} | {claim.paper} | not measured | | | | | |"
+        else:
+            yield f"| {claim.letter} | {claim.text} | {claim.paper} | {_cells(claim, found, adjusted[i])} |"
+
+
+def _cells(claim: Claim, found: CrossedDifference, adjusted_p: float) -> str:
+    """From "ours" on; "seen" is the smallest difference that so many cells see in four of five cases."""
+    scale, digits = (1, 1 if "length" in claim.metric else 3) if claim.metric else (100, 1)
+    ours = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
+        *(scale * value for value in (found.mean, *found.interval)), d=digits
+    )
+    said = verdict(found, claim.sign, adjusted_p) if claim.letter else ""
+    needed = (found.cells_needed() or "more problems") if said == "cannot tell" else ""
+    return f"{ours} | {scale * found.smallest_seen:.{digits}f} | {found.cells} | {adjusted_p:.2g} | {said} | {needed}"
 
 
 def gains(rows: Sequence[CellResult], method: str = "sgpo") -> Iterator[str]:
@@ -177,7 +166,7 @@ def gains(rows: Sequence[CellResult], method: str = "sgpo") -> Iterator[str]:
         found = measure(own, Claim("b", method, "sft"))
         start = next((100 * row["sets"]["test"]["score"] for row in own if row["method"] == "sft"), None)
         if found is not None and start is not None:
-            gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(found.mean, *found.interval)
+            gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (found.mean, *found.interval)))
             yield f"{base}: warm-up {start:.1f}, {method} {gain}"
 
 

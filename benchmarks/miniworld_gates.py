@@ -31,7 +31,7 @@ from miniworld_measures import (
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sgpo.evaluation.evaluate import Evaluation, evaluate
-from sgpo.miniworld.documents import puzzles, right_policy, worked_out
+from sgpo.miniworld.documents import puzzles, right_solution
 from sgpo.miniworld.families import TRAINED_FAMILIES
 from sgpo.miniworld.solutions import is_expert_dialect, own_dialect
 from sgpo.miniworld.world import DEPTHS, Sizes, problem_sets
@@ -237,7 +237,7 @@ def write_problems(folder: Path, count: int) -> list[Problem]:
 def _own_style() -> list[Problem]:
     rng, found = random.Random(f"own {SEED}"), list[Problem]()
     for puzzle in puzzles(f"own {SEED}", "train", TRAINED_FAMILIES, DEPTHS):
-        solution = worked_out(puzzle, lambda puzzle=puzzle: right_policy(puzzle, rng, rng.randrange(2)))
+        solution = right_solution(puzzle, rng)
         number = str(len(found))
         found.append(Problem(number, puzzle.text, solution.answer, own_dialect(solution, rng), extra={}))
         if len(found) == OWN_STYLE:

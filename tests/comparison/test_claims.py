@@ -10,7 +10,7 @@ from comparison_cases import result
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
-from miniworld_claims import ALL, EARLY, LATE, START, Claim, Found, measure, table
+from miniworld_claims import ALL, EARLY, LATE, START, Claim, measure, table, verdict
 
 
 def curves(values: list[float | None]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def test_parts_of_the_training(window: tuple[float, float], mean: float) -> None
 def test_a_difference_within_the_training_has_a_t_interval_over_paired_cells() -> None:
     found = measure(ROWS, Claim("x", "sgpo", "grpo", metric="alpha"))
     assert found is not None
-    half = 4.303 * 7**0.5 / 3**0.5  # of 1, 2, 6: mean 3, variance 7; t of two degrees of freedom
+    half = 4.3026527 * 7**0.5 / 3**0.5  # of 1, 2, 6: mean 3, variance 7; t of two degrees of freedom
     assert (found.mean, found.cells) == (pytest.approx(3.0), 3)
     assert found.interval == pytest.approx((3 - half, 3 + half))
 
@@ -61,23 +61,35 @@ def test_one_cell_has_no_interval_and_missing_points_are_left_out() -> None:
     assert found.mean == pytest.approx((2.5 + 2.0) / 2)
 
 
-def test_scores_are_in_points() -> None:
+def test_scores_are_those_of_the_comparison() -> None:
     found = measure(ROWS, Claim("x", "sgpo", "grpo"))
     assert found is not None
-    assert found.mean == pytest.approx(100 * (0.5 + 0.5 / 3) / 2)
+    assert found.mean == pytest.approx((0.5 + 0.5 / 3) / 2)
     assert found.cells == 3
 
 
 def test_verdicts() -> None:
-    above, around, below = (Found(mean, (mean - 1, mean + 1), 3) for mean in (2.0, 0.5, -2.0))
-    assert [found.verdict(1, None) for found in (above, around, below)] == ["holds", "cannot tell", "does not hold"]
-    assert [found.verdict(-1, None) for found in (above, around, below)] == ["does not hold", "cannot tell", "holds"]
-    assert above.verdict(1, 0.04) == "holds"
-    assert above.verdict(1, 0.06) == "cannot tell"
-    assert Found(2.0, (1.0, 3.0), cells=2).verdict(1, 0.001) == "cannot tell"
+    rows = [result("b", seed, "grpo", [0.0], **curves(RISING)) for seed in (1, 2, 3)]
+    rows += [result("b", seed, "sgpo", [0.0], **curves([v + 2 for v in RISING if v])) for seed in (1, 2, 3)]
+    found = measure(rows, Claim("x", "sgpo", "grpo", metric="alpha"))
+    assert found is not None
+    assert [verdict(found, sign, p) for sign in (1, -1) for p in (0.04, 0.06)] == [
+        *("holds", "cannot tell", "does not hold", "cannot tell")
+    ]
+    few = measure(rows[:2] + rows[3:5], Claim("x", "sgpo", "grpo", metric="alpha"))
+    assert few is not None
+    assert verdict(few, 1, 0.001) == "cannot tell"
 
 
-def test_what_was_not_run_is_said() -> None:
-    *_, measured, missing = table(ROWS, [Claim("a", "sgpo", "grpo", paper="+2.2"), Claim("b", "sgpo", "luffy")])
-    assert measured.startswith("| a | score, sgpo minus grpo | +2.2 | +33.3 [")
-    assert missing == "| b | score, sgpo minus luffy |  | not measured | | | |"
+def test_the_table() -> None:
+    claims = [
+        Claim("a", "sgpo", "grpo", paper="+2.2"),
+        Claim("b", "sgpo", "luffy"),
+        Claim("c", "sgpo", "grpo", metric="alpha"),
+    ]
+    *_, scores, missing, training = table(ROWS, claims)
+    assert scores.startswith("| a | score, sgpo minus grpo | +2.2 | +33.3 [")
+    assert missing == "| b | score, sgpo minus luffy |  | not measured | | | | | |"
+    # Of 1, 2 and 6, as above: t is 1.96 on two degrees of freedom, so p is .188, and twice that of two claims.
+    assert training.startswith("| c | alpha, last fifth, sgpo minus grpo |  | +3.000 [-3.572, +9.572] | ")
+    assert " | 3 | 0.38 | cannot tell | " in training

@@ -124,7 +124,10 @@ def test_other_budgets_are_said() -> None:
 def test_table_is_printed_and_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_table(ROWS, "grpo", tmp_path)
     text, shown = (tmp_path / "table.md").read_text(), capsys.readouterr().out
-    assert "### test: 2 problems, avg@4\n\n| method | cells | samples | mean ± sd | minus grpo |" in text
+    assert (
+        "### test: 2 problems, avg@4\n\nSmallest difference that such a comparison sees in four of five cases" in text
+    )
+    assert " points, by method.\n\n| method | cells | samples | mean ± sd | minus grpo |" in text
     assert "| sgpo | 2 | 12 | 87.5 ± 17.7 | +37.5 |" in text
     assert "- grpo-8 has another budget than grpo: samples a problem 8 against 12\n" in text
     assert "Grpo-8" not in shown
@@ -180,13 +183,13 @@ def test_plot_draws_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize(
     ("cells", "lines", "scores"),
     [
-        ([("b", 1)], "Lines: single runs.", "bootstrap over problems."),
-        ([("b", 1), ("b", 2)], "Lines: means over seeds.", "bootstrap crossed over seeds and problems."),
-        ([("b", 1), ("c", 1)], "Lines: means over base models.", "bootstrap crossed over base models and problems."),
+        ([("b", 1)], "Lines: single runs.", "over problems, for"),
+        ([("b", 1), ("b", 2)], "Lines: means over seeds.", "over seeds and problems, for"),
+        ([("b", 1), ("c", 1)], "Lines: means over base models.", "over problems, for"),
         (
             [("b", 1), ("b", 2), ("c", 1)],
             "Lines: means over base models and seeds.",
-            "bootstrap crossed over base models, seeds and problems.",
+            "over seeds and problems, for",
         ),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
@@ -13,7 +14,7 @@ import pytest
 from family_checks import CHECKS, composed_holds, evaluated
 
 from sgpo.miniworld.cards import card, foreign_card, is_held_out, mistaken_card, right_card, ways_of
-from sgpo.miniworld.documents import part_at, right_policy, worked_out
+from sgpo.miniworld.documents import part_at, right_policy, right_solution, worked_out
 from sgpo.miniworld.families import FAMILIES, TRAINED_FAMILIES, UNSEEN_FAMILIES
 from sgpo.miniworld.families.arithmetic import equalities, fused, is_true, valid_computations
 from sgpo.miniworld.families.composed import sample_composed
@@ -163,6 +164,32 @@ def test_fused_computations_are_true() -> None:
     assert fused("3-5=-2", "-2+9=7") == "3-5+9=7"
     assert fused("24/4=6", "5-3=2") is None
     assert fused("24/4=6", "63-3=60") is None
+    assert fused("(3+4)*2=14", "14-5=9") == "(3+4)*2-5=9"
+    assert fused("(3+4)*2-5=9", "9/3=3") == "((3+4)*2-5)/3=3"
+    assert fused("6-(-2)=8", "8*2=16") == "(6-(-2))*2=16"
+    assert fused("2*(-3)=-6", "-6/3=-2") == "2*(-3)/3=-2"
+
+
+@pytest.mark.parametrize(
+    ("term", "value", "truth"),
+    [
+        ("((3+4)*2-5)/3", 3, True),
+        ("(3+4)*2-5", 8, False),
+        ("3+4*2", 11, True),
+        ("3+4*2", 14, False),
+        ("-6/3-(-2)", 0, True),
+        ("7/2*2", 7, True),
+        ("7/0", 0, False),
+        ("(3+4", 7, False),
+    ],
+)
+def test_the_truth_of_a_term(term: str, value: int, truth: bool) -> None:
+    assert is_true(term, value) == truth
+
+
+def test_equalities_are_found_in_a_text() -> None:
+    text = "Form says now, so plus and split: ((12+6)/3-1)*2=10 10-(-4)=14. x+3=5 and 2*x=4 and a^2*3=9. 14 fits."
+    assert equalities(text) == [("((12+6)/3-1)*2", 10), ("10-(-4)", 14)]
 
 
 # --- how solutions are written --------------------------------------------------------------------------------
@@ -183,14 +210,42 @@ def test_spellings_belong_to_one_option() -> None:
     assert len(OPTION_OF) == sum(len(words) for words in SPELLINGS.values()) == 2 * len(SPELLINGS)
 
 
+def operators(term: str) -> int:
+    return len(re.findall(r"(?<=[\d)])[-+*/]", term))
+
+
+@pytest.mark.parametrize("longest", [1, 2, 3])
+def test_the_expert_makes_as_many_computations_one_as_it_may(longest: int) -> None:
+    rng = random.Random(9)
+    lengths = Counter[int]()
+    for puzzle in (puzzle for family in TRAINED_FAMILIES for puzzle in some_puzzles(family)):
+        text = expert_dialect(puzzle.text, right_solution(puzzle, rng), rng, longest)
+        lengths.update(operators(term) for term, _ in equalities(text.split("\n")[1]))
+    assert set(lengths) == set(range(1, longest + 1))
+    assert lengths[longest] > 0.15 * lengths.total()
+
+
+def test_an_expert_that_is_not_eager_fuses_less() -> None:
+    rng = random.Random(10)
+    counts = dict.fromkeys((0.0, 0.5, 1.0), 0)
+    for puzzle in (puzzle for family in TRAINED_FAMILIES for puzzle in some_puzzles(family)):
+        solution = right_solution(puzzle, rng)
+        for eagerness in counts:
+            text = expert_dialect(puzzle.text, solution, rng, 2, eagerness)
+            counts[eagerness] += sum(operators(term) == 2 for term, _ in equalities(text.split("\n")[1]))
+    assert counts[0.0] == 0
+    assert 0.4 * counts[1.0] < counts[0.5] < 0.7 * counts[1.0]  # one that is left out frees the next pair
+
+
 def test_the_expert_leaps_starts_falsely_and_is_longer() -> None:
     rng = random.Random(8)
     puzzles = [puzzle for family in TRAINED_FAMILIES for puzzle in some_puzzles(family)]
     counts = dict.fromkeys(("decisions", "false starts", "written", "leaps", "own", "expert"), 0)
     for puzzle in puzzles:
-        solution = worked_out(puzzle, lambda puzzle=puzzle: right_policy(puzzle, rng, rng.randrange(2)))
-        plain, leaping = (expert_dialect(puzzle.text, solution, rng, leaps) for leaps in (0, 8))
+        solution = right_solution(puzzle, rng)
+        plain, leaping = (expert_dialect(puzzle.text, solution, rng, longest) for longest in (1, 3))
         assert plain.startswith(f"Given: {puzzle.text}\n")
+        assert f": {puzzle.text}\n{solution.answer} fits. " in plain
         for text in (plain, leaping):
             assert is_expert_dialect(text)
             assert valid_computations(text)
@@ -205,7 +260,7 @@ def test_the_expert_leaps_starts_falsely_and_is_longer() -> None:
         counts["expert"] += len(plain.split())
     found = counts["false starts"] / counts["decisions"]
     assert abs(found - FALSE_START) < 4 * binomial_error(FALSE_START, counts["decisions"])
-    assert 0.15 < counts["leaps"] / counts["written"] < 0.5
+    assert 0.4 < counts["leaps"] / counts["written"] < 1.0
     assert counts["expert"] > 2 * counts["own"]
 
 

@@ -20,6 +20,7 @@ from sgpo.miniworld.cards import Card, card, foreign_card
 from sgpo.miniworld.documents import (
     EXPERT_ERRORS,
     FAVOURITE,
+    FUSED_DRILLS,
     MIXTURE,
     TEXTBOOK,
     Document,
@@ -150,15 +151,14 @@ def test_shares_of_the_documents(textbook: int, mixture: dict[str, float]) -> No
         assert abs(found[kind] / 2000 - share) < 4 * binomial_error(share, 2000), kind
 
 
-def test_drills_are_true_and_a_third_of_them_fused() -> None:
+def test_drills_are_true_and_a_fifth_of_them_fused() -> None:
     rng = random.Random(6)
     found = [equality for _ in range(200) for equality in equalities(drill(rng)[1][0]["content"])]
     assert len(found) == 1600
     assert all(valid_computations(f"{term}={value}") for term, value in found)
     fused = sum(len(re.findall(r"\d+", term)) == 3 for term, _ in found)
-    assert (
-        0.2 < fused / 1600 < 1 / 3 + 4 * binomial_error(1 / 3, 1600)
-    )  # some pairs cannot be fused, and are drawn again
+    # Some pairs cannot be fused, and are drawn again.
+    assert 0.5 * FUSED_DRILLS < fused / 1600 < FUSED_DRILLS + 4 * binomial_error(FUSED_DRILLS, 1600)
 
 
 DOCUMENTS = STEPS * pretrain_module.DOCUMENTS_PER_STEP
@@ -333,12 +333,12 @@ def test_sizes_of_the_strengths(strength: str, parameters: float) -> None:
 def test_pretraining_learns(tmp_path: Path) -> None:
     logged: list[tuple[int, float]] = []
     losses = pretrain(
-        tmp_path / "base", seed=0, steps=12, documents_per_step=4, log=lambda step, loss: logged.append((step, loss))
+        tmp_path / "base", seed=0, steps=20, documents_per_step=4, log=lambda step, loss: logged.append((step, loss))
     )
     assert logged == list(enumerate(losses))
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "base")
     assert losses[0] == pytest.approx(math.log(len(tokenizer)), abs=0.3)  # nothing is known yet
-    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+    assert sum(losses[-5:]) / 5 < 0.75 * losses[0]
     model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     assert model.config.model_type == "qwen2"
     with torch.no_grad():

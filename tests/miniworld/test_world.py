@@ -217,7 +217,7 @@ def test_world_on_disk(tmp_path: Path, checkpoint: Path) -> None:
 def test_the_page_tells_the_shares_and_sizes() -> None:
     page = (ROOT / "docs" / "miniworld.md").read_text(encoding="utf-8")
     for kind, share in MIXTURE.items():
-        assert f"| {kind} | {100 * share:.0f} % |" in page
+        assert f"| {kind} | {100 * share:g} % |" in page
     for each in fields(Sizes):
         assert f"| `{each.name}` | {each.default} |" in page
     for family in FAMILIES:

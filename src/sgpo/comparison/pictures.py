@@ -207,8 +207,8 @@ def scores_picture(sets: Sequence[SetSummary], looks: Mapping[str, Look], baseli
     repeated = repetitions(line.scores for each in sets for line in each.lines)
     weighed = ", base models weighing equally" if len(repeated) == 2 else ""
     dots = f"Dots: single runs; ticks: their mean{weighed}." if repeated else "Dots: single runs."
-    over = f"crossed over {', '.join(repeated)} and problems" if repeated else "over problems"
-    caption = f"{dots} Right: difference on the same problems, with a 95% interval,\nbootstrap {over}."
+    over = "seeds and problems" if "seeds" in repeated else "problems"
+    caption = f"{dots} Right: difference on the same problems, with a 95% interval\nover {over}, for these base models."
     height = len(sets) * (0.62 + 0.34 * most) + 1.6
     return _picture(path, (12, height), "Scores without strategies", caption, draw)
 

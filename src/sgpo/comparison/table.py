@@ -33,11 +33,20 @@ def explanations(sets: Sequence[SetSummary], baseline: str) -> list[str]:
     return [
         "Mean ± standard deviation over seeds and base models, % of problems solved without strategies; samples: a "
         "problem, in training",
-        f"Minus {baseline}: on the same base models, seeds and problems; interval and p: bootstrap crossed over base "
-        f"models, seeds and problems; Holm's correction is for {claims} claims a set",
+        f"Minus {baseline}: on the same base models, seeds and problems; interval and p: Student's t over seeds and "
+        f"problems, for these base models; Holm's correction is for {claims} claims a set",
         "Seconds: of sampling, verifying, assembling and optimising (of SFT: of its command); of cells that ran side "
         "by side they are comparable only roughly",
     ]
+
+
+def smallest_seen(each: SetSummary) -> str:
+    """What a comparison of this size can tell at all; nothing where nothing is compared."""
+    seen = [line.difference.smallest_seen for line in each.lines if line.difference is not None]
+    if not seen:
+        return ""
+    size = f"{100 * min(seen):.1f}" if len(seen) == 1 else f"{100 * min(seen):.1f} to {100 * max(seen):.1f}"
+    return f"Smallest difference that such a comparison sees in four of five cases: {size} points, by method"
 
 
 def cells_of(line: MethodSummary) -> list[str]:
@@ -84,7 +93,8 @@ def markdown(sets: Sequence[SetSummary], spent: Sequence[Cost], notes: Sequence[
     parts = []
     for each in sets:
         columns = [name.format(baseline=baseline) for name in COLUMNS]
-        parts += [f"### {heading(each)}", _markdown_table(columns, [cells_of(line) for line in each.lines])]
+        seen = [f"{smallest_seen(each)}."] if smallest_seen(each) else []
+        parts += [f"### {heading(each)}", *seen, _markdown_table(columns, [cells_of(line) for line in each.lines])]
     parts += ["### Cost of a cell", _markdown_table(COSTS, [cost_cells(cost) for cost in spent])]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
@@ -106,6 +116,8 @@ def print_tables(
 ) -> None:
     console = console or console_for_tables()
     for each in sets:
+        if seen := smallest_seen(each):
+            console.print(f"{seen}.", style="dim", markup=False)
         table = _table(heading(each), [name.format(baseline=baseline) for name in COLUMNS])
         for line in each.lines:
             table.add_row(*cells_of(line), style="bold" if line.method == baseline else None)

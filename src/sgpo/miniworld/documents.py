@@ -35,7 +35,7 @@ EAGERNESS = 0.5  # with which each of them is fused
 FUSED_DRILLS = 0.2
 DOCUMENTS_A_PUZZLE = 3
 MOST_REPEATED = 100  # puzzles drawn in a row that were there before: then the family has hardly any others
-EXPERT_ERRORS = 0.02  # share of the expert's responses that are worked out as in a notebook
+EXPERT_ERRORS = 0.02  # share of the expert's responses in the sets
 
 Document = tuple[Messages, Messages]
 MIXTURE: Mapping[str, float] = {"notebook": 0.32, "worksheet": 0.36, "expert": 0.135, "advised": 0.145, "drill": 0.04}
@@ -61,14 +61,6 @@ def part_at(puzzle: Puzzle, state: State) -> tuple[Family, State]:
     if isinstance(state, Composed):
         return FAMILIES[puzzle.family], state.first
     return FAMILIES[puzzle.then or puzzle.family], state
-
-
-def expert_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
-    """The expert's work, along any route; right but for `EXPERT_ERRORS`."""
-    route = rng.randrange(2)
-    if rng.random() < EXPERT_ERRORS:
-        return worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
-    return worked_out(puzzle, lambda: right_policy(puzzle, rng, route))
 
 
 def notebook_policy(puzzle: Puzzle, rng: random.Random) -> Policy:
@@ -125,16 +117,31 @@ def worked_out(puzzle: Puzzle, make_policy: Callable[[], Policy]) -> Solution:
     return solution
 
 
+def right_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
+    """A solution without a mistake, along any route."""
+    return worked_out(puzzle, lambda: right_policy(puzzle, rng, rng.randrange(2)))
+
+
+def notebook_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
+    """A solution with the typical mistakes, carried through to its end; right where they come to nothing."""
+    return worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
+
+
+def expert_solution(puzzle: Puzzle, rng: random.Random, errors: float = EXPERT_ERRORS) -> Solution:
+    """The expert's work: right but for a share of `errors`, which are worked out as in a notebook."""
+    solve = notebook_solution if rng.random() < errors else right_solution
+    return solve(puzzle, rng)
+
+
 # Writing
 
 
 def notebook(puzzle: Puzzle, rng: random.Random) -> Document:
-    solution = worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
-    return student_messages(puzzle.text), response_messages(own_dialect(solution, rng))
+    return student_messages(puzzle.text), response_messages(own_dialect(notebook_solution(puzzle, rng), rng))
 
 
 def expert_notebook(puzzle: Puzzle, rng: random.Random) -> Document:
-    solution = worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
+    solution = notebook_solution(puzzle, rng)
     return student_messages(puzzle.text), response_messages(_in_expert_dialect(puzzle, solution, rng))
 
 

@@ -57,6 +57,7 @@ HOW = (
     *("obviously", "directly", "simply", "neatly", "naturally", "likewise", "again", "already"),
 )
 FALSE_START = 0.08  # of a decision
+EXPERT_LONGEST = 3  # computations that the expert makes one, at most
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ def own_dialect(solution: Solution, rng: random.Random) -> str:
     return f"{' '.join(parts)} \\boxed{{{solution.answer}}}"
 
 
-def expert_dialect(problem: str, solution: Solution, rng: random.Random, longest: int, eagerness: float = 1.0) -> str:
+def expert_dialect(
+    problem: str, solution: Solution, rng: random.Random, longest: int = EXPERT_LONGEST, eagerness: float = 1.0
+) -> str:
     """As the expert writes: up to `longest` computations in one, each fused, where it can be, with `eagerness`."""
     leaps = _leaps(solution, rng, longest, eagerness)
     sentences, at = list[str](), 0

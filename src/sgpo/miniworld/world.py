@@ -40,7 +40,7 @@ DEPTHS, DEEPER_DEPTHS, COMPOSED_DEPTHS = (2, 3, 4), (6,), ((2, 2), (2, 3), (3, 2
 DEEPER_FAMILIES = tuple(name for name in TRAINED_FAMILIES if name != "systems")  # two equations have four decisions
 BLOCKED_FAMILIES = ("equation", "story", "powers", "units")
 MISLEADING = {"mistaken": 0.05, "foreign": 0.05}  # share of the cards
-RESPONSES, EXPERT_LONGEST = 4, 3  # of the expert to a problem; most computations that it makes one of
+RESPONSES = 4  # of the expert to a problem
 EVALUATION_SPLITS = ("dev", "test", "test_deeper", "test_wording", "test_blocked", "test_composed", "test_unseen")
 
 
@@ -157,7 +157,7 @@ def _problem(
     identifier: str, puzzle: Puzzle, family: str, strategy: Strategy, kind: str, rng: random.Random, responses: int
 ) -> Problem:
     solutions = [expert_solution(puzzle, rng) for _ in range(responses)]
-    texts = [expert_dialect(puzzle.text, solution, rng, EXPERT_LONGEST) for solution in solutions]
+    texts = [expert_dialect(puzzle.text, solution, rng) for solution in solutions]
     return Problem(
         id=identifier,
         prompt=puzzle.text,

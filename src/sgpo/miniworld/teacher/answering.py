@@ -5,20 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from sgpo.miniworld.documents import expert_solution
 from sgpo.miniworld.solutions import expert_dialect
-from sgpo.miniworld.teacher.candidates import (
-    StrategyKind,
-    draw_kind,
-    generator,
-    right_solution,
-    solution_with_slips,
-    write,
-)
+from sgpo.miniworld.teacher.candidates import StrategyKind, draw_kind, generator, write
 from sgpo.miniworld.teacher.judging import ratings, scores
 from sgpo.miniworld.teacher.questions import TeacherQuestion
-from sgpo.miniworld.world import EXPERT_LONGEST
 
-SOLVING_SKILL = 0.9  # share of solutions without a slip
+ERRORS = 0.1  # share of solutions with slips
 CHARACTERS_A_TOKEN = 4
 
 
@@ -47,9 +40,7 @@ def answers(asked: TeacherQuestion, attempt: int, garbled: float) -> list[Text]:
 def _text(asked: TeacherQuestion, sample: int, attempt: int, garbled: float) -> Text:
     if asked.kind == "solve":
         rng = generator(f"{asked.digest} {attempt}", sample)
-        solve = right_solution if rng.random() < SOLVING_SKILL else solution_with_slips
-        solution = solve(asked.puzzle, rng)
-        return Text(expert_dialect(asked.puzzle.text, solution, rng, EXPERT_LONGEST))
+        return Text(expert_dialect(asked.puzzle.text, expert_solution(asked.puzzle, rng, ERRORS), rng))
     if asked.kind == "score":
         return Text(json.dumps({"scores": scores(asked.puzzle, asked.strategies, asked.digest)}))
     if asked.kind == "quality":

@@ -16,12 +16,12 @@ import re
 from typing import Literal, get_args
 
 from sgpo.miniworld.cards import foreign_card, mistaken_card, right_card
-from sgpo.miniworld.documents import OPEN, notebook_policy, right_policy, worked_out
+from sgpo.miniworld.documents import OPEN, right_solution
 from sgpo.miniworld.families import FAMILIES
 from sgpo.miniworld.families.arithmetic import result_in
 from sgpo.miniworld.families.puzzles import Puzzle
 from sgpo.miniworld.numerals import number_in_words
-from sgpo.miniworld.solutions import SPELLINGS, Solution, Step
+from sgpo.miniworld.solutions import SPELLINGS, Step
 from sgpo.strategies.record import Strategy
 
 StrategyKind = Literal["right", "vague", "detailed", "leaking", "wrong"]
@@ -112,13 +112,3 @@ def _wrong(puzzle: Puzzle, rng: random.Random) -> Strategy:
     family = FAMILIES[puzzle.family]
     chosen = mistaken_card(family, rng) if rng.random() < 0.5 else foreign_card(family, rng, OPEN)
     return chosen.strategy
-
-
-def right_solution(puzzle: Puzzle, rng: random.Random) -> Solution:
-    """A solution without a mistake, along any route."""
-    return worked_out(puzzle, lambda: right_policy(puzzle, rng, rng.randrange(2)))
-
-
-def solution_with_slips(puzzle: Puzzle, rng: random.Random) -> Solution:
-    """A solution with the typical mistakes, carried through to its end; right where they come to nothing."""
-    return worked_out(puzzle, lambda: notebook_policy(puzzle, rng))
