@@ -106,6 +106,7 @@ def test_students_distribution() -> None:
         assert student_quantile(0.975, degrees) == pytest.approx(quantile, rel=1e-7)
         assert student_tails(quantile, degrees) == pytest.approx(0.05, rel=1e-6)
         assert student_tails(-quantile, degrees) == pytest.approx(0.05, rel=1e-6)
+    assert student_quantile(0.8, 1) == pytest.approx(math.tan(0.3 * math.pi), rel=1e-8)
     assert student_quantile(0.5, 3) == pytest.approx(0.0, abs=1e-12)
 
 

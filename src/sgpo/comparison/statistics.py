@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import mpmath
 import numpy as np
@@ -183,14 +184,18 @@ def student_tails(t: float, degrees: float) -> float:
 
 
 def student_quantile(probability: float, degrees: float) -> float:
-    """Of Student's t, for a probability of at least a half."""
-    low, high = 0.0, 1.0
-    while student_tails(high, degrees) > 2 * (1 - probability):
-        high *= 2
-    for _ in range(45):
-        middle = (low + high) / 2
-        low, high = (middle, high) if student_tails(middle, degrees) > 2 * (1 - probability) else (low, middle)
-    return high
+    """Of Student's t, for a probability of at least a half: Newton's method from the normal one, which is smaller."""
+    t = NormalDist().inv_cdf(probability)
+    step = 0.0 if math.isinf(degrees) else 1.0
+    while step > 1e-9 * t:
+        step = (student_tails(t, degrees) - 2 * (1 - probability)) / (2 * _student_density(t, degrees))
+        t += step
+    return t
+
+
+def _student_density(t: float, degrees: float) -> float:
+    size = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - 0.5 * math.log(degrees * math.pi)
+    return math.exp(size - (degrees + 1) / 2 * math.log1p(t * t / degrees))
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -8,7 +8,7 @@ rules of a family's routes name valid ones wherever their computations work out,
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -125,6 +125,16 @@ def has_choice(state: State, rule: Rule | None = None) -> bool:
             return True
         state = state.moves()[options[0]].state
     return False
+
+
+def right_decisions(start: State, options: Sequence[str | None]) -> tuple[int, bool]:
+    """How many options in a row are valid, and whether they are all and lead to the answer."""
+    state = start
+    for number, option in enumerate(options):
+        if state.answer() is not None or option not in valid_options(state):
+            return number, False
+        state = state.moves()[option].state
+    return len(options), state.answer() is not None
 
 
 BLOCKED, CHOICE = 0.2, 0.6  # share of puzzles whose first route is blocked somewhere, that have several routes

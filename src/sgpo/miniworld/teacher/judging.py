@@ -14,7 +14,7 @@ from typing import Any
 
 from sgpo.miniworld.cards import Recognised, named_by_principle, named_by_steps
 from sgpo.miniworld.families import FAMILIES
-from sgpo.miniworld.families.puzzles import Family, Puzzle, Rule, State, Way, valid_options
+from sgpo.miniworld.families.puzzles import Family, Puzzle, Rule, State, Way, right_decisions, valid_options
 from sgpo.miniworld.numerals import number_in_words
 from sgpo.miniworld.solutions import OPTION_OF
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
@@ -74,7 +74,7 @@ def _steps(puzzle: Puzzle, strategy: Strategy) -> float:
     options = [OPTION_OF.get(word[0]) for word in words if word]
     if None in options or len(options) < len(words):
         return 0.2
-    right, is_finished = _right_before_the_first_wrong(puzzle.start, options)
+    right, is_finished = right_decisions(puzzle.start, options)
     return 0.5 if is_finished else 0.25 * right / len(options)
 
 
@@ -95,16 +95,6 @@ def _share_right(start: State, rule: Rule) -> float:
         agreeing.append(option in valid)
         state = state.moves()[option if option in valid else valid[0]].state
     return sum(agreeing) / len(agreeing)
-
-
-def _right_before_the_first_wrong(start: State, options: Sequence[str | None]) -> tuple[int, bool]:
-    """How many options in a row are valid, and whether they are all and lead to the answer."""
-    state = start
-    for number, option in enumerate(options):
-        if state.answer() is not None or option not in valid_options(state):
-            return number, False
-        state = state.moves()[option].state
-    return len(options), state.answer() is not None
 
 
 def _secrecy(puzzle: Puzzle, strategy: Strategy) -> float:
