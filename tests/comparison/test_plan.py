@@ -13,7 +13,7 @@ from comparison_cases import result
 from recipe_cases import SIZES, Write
 
 from sgpo.comparison.jobs import CellRun, all_jobs
-from sgpo.comparison.plan import ComparisonPlan, code_of, make_plan
+from sgpo.comparison.plan import ComparisonPlan, code_of, find_bases, make_plan
 from sgpo.comparison.recipe import read_recipe
 from sgpo.comparison.results import append_result
 from sgpo.comparison.run import unfinished_cells
@@ -56,8 +56,15 @@ def test_base_seeds_are_pretrained_first(write_recipe: Write, tmp_path: Path) ->
     assert jobs["base-7/seed-1/sft-all"].after == ("base-7",)
     assert jobs["base-101/seed-1/sft-all"].after == ()
     assert "base-101" not in jobs
+    own = str(tmp_path / "out" / "base-7")
     command = next(jobs["base-7"].commands)
-    assert command.arguments == ["miniworld", "pretrain", "--seed", "7", "--output", str(tmp_path / "out" / "base-7")]
+    assert command.arguments == ["miniworld", "pretrain", "--seed", "7", "--strength", "base", "--output", own]
+
+
+def test_base_models_of_another_strength_have_its_name(write_recipe: Write, tmp_path: Path) -> None:
+    recipe = read_recipe(str(write_recipe(world={"strength": "large"}, methods=["grpo"])))
+    (base,) = find_bases(recipe, tmp_path, [7])
+    assert (base.name, base.model, base.strength) == ("large-7", str(tmp_path / "large-7"), "large")
 
 
 def test_sft_all_has_the_problems_of_both(plan: ComparisonPlan) -> None:

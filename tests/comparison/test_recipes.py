@@ -55,6 +55,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         r"the baseline luffy is none of the methods: they are sft, grpo, sgpo; add it",
     ),
     "set": ({}, {"sets": ["tset"]}, r"there is no set tset \(did you mean test\?\)"),
+    "strength": ({"world": {"strength": "strong"}}, {}, "there is no strength 'strong'; there are base, large"),
     "own set": ({"sets": ["math500"]}, {}, "the mini-world has no math500"),
     "data twice": ({"problems": "rl.jsonl"}, {}, "has a world and problems; leave out one or the other"),
     "no data": ({"world": None}, {}, "has no sft_problems and no problems; it needs them, or a world"),

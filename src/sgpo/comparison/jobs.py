@@ -38,7 +38,7 @@ def all_jobs(
     needing_warmup = {cell.base.name for cell in todo if cell.method.name != SFT_ALL}
     jobs: dict[str, Job] = {}
     for name, base in bases.items():
-        if base.pretraining_seed is not None and not is_pretrained(base):
+        if base.pretraining_seed is not None and not is_pretrained(base.model):
             jobs[name] = Job(_pretraining(base))
         if name in needing_warmup:
             jobs[f"{name}/warm-up"] = Job(_warmup(plan, base), after=(name,) if name in jobs else ())
@@ -53,7 +53,9 @@ def all_jobs(
 
 
 def _pretraining(base: Base) -> Iterator[Command]:
-    yield Command("miniworld pretrain", {"seed": base.pretraining_seed, "output": base.model})
+    yield Command(
+        "miniworld pretrain", {"seed": base.pretraining_seed, "strength": base.strength, "output": base.model}
+    )
 
 
 def warmup_folder(plan: ComparisonPlan, base: Base) -> Path:

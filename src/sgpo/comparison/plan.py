@@ -15,7 +15,7 @@ from sgpo.comparison.recipe import SFT, SFT_ALL, ComparedMethod, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
-from sgpo.miniworld.world import BASE_MODEL, VERSION, create_world, evaluation_sets
+from sgpo.miniworld.world import BASE_MODEL, BASES, VERSION, create_world, evaluation_sets
 from sgpo.models.checkpoint import open_checkpoint
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.problems.inspection import describe_problems
@@ -34,7 +34,8 @@ class Base:
 
     name: str
     model: str
-    pretraining_seed: int | None = None  # of one that is pretrained here if it is not there yet
+    pretraining_seed: int | None = None  # of one of the mini-world, which is pretrained here if it is not there yet
+    strength: str = "base"  # of the mini-world
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class ComparisonPlan:
             if code := code_of(values["method"]):
                 values["code"] = code
             values["problems"] = found["rl"]
-        values["base"] = cell.base.model if cell.base.pretraining_seed is None else cell.base.pretraining_seed
+        values["base"] = cell.base.model if cell.base.pretraining_seed is None else cell.base.name
         values["evaluation"] = recipe.evaluation
         values["sets"] = of_sets
         return json.loads(json.dumps(values, default=str))
@@ -125,7 +126,7 @@ def make_plan(recipe: Recipe, output: Path, seeds: Sequence[int], base_seeds: Se
             open_checkpoint(base.model)
     budgets = check_methods(recipe)
     data = write_data(recipe, output)
-    there = bases[0].pretraining_seed is None or is_pretrained(bases[0])
+    there = bases[0].pretraining_seed is None or is_pretrained(bases[0].model)
     check_training_data(recipe, bases[0].model if there else str(BASE_MODEL), data.sft, data.rl, data.sft_all)
     return ComparisonPlan(recipe, output, bases, list(seeds), data, budgets)
 
@@ -150,15 +151,16 @@ def find_bases(recipe: Recipe, output: Path, seeds: Sequence[int]) -> list[Base]
 
     found = []
     for seed in seeds or [SHIPPED_SEED]:
-        name = f"base-{seed}"
-        shipped = seed == SHIPPED_SEED
-        found.append(Base(name, str(BASE_MODEL if shipped else output / name), pretraining_seed=seed))
+        name = f"{recipe.world.strength}-{seed}"
+        shipped = BASES / name
+        model = shipped if is_pretrained(shipped) else output / name
+        found.append(Base(name, str(model), seed, recipe.world.strength))
     return found
 
 
-def is_pretrained(base: Base) -> bool:
+def is_pretrained(model: str | Path) -> bool:
     """The tokenizer is saved last."""
-    return all((Path(base.model) / name).is_file() for name in ("model.safetensors", "tokenizer_config.json"))
+    return all((Path(model) / name).is_file() for name in ("model.safetensors", "tokenizer_config.json"))
 
 
 # ---------------------------------------------------------------------- data

@@ -18,9 +18,13 @@ NAMES_OF_DATA = ("base_models", "sft_problems", "problems", "dev_problems")
 
 @dataclass(frozen=True)
 class World:
-    """The mini-world's problems. Example: ``World(seed=401, sizes=Sizes(test=300))``"""
+    """The mini-world's problems, and the strength of its base models.
+
+    Example: ``World(seed=401, sizes=Sizes(test=300))``
+    """
 
     seed: int = 0
+    strength: str = "base"
     sizes: Sizes = field(default_factory=Sizes)
 
 
@@ -117,13 +121,18 @@ def _check_keys(values: dict[str, Any], known: Sequence[str], where: str) -> Non
 
 
 def _world(values: dict[str, Any], path: Path) -> World | None:
+    from sgpo.miniworld.pretrain import STRENGTHS
+
     if "world" not in values:
         return None
     given = _mapping(values, "world", path)
-    _check_keys(given, ["seed", "sizes"], f"world of {path}")
+    _check_keys(given, [each.name for each in fields(World)], f"world of {path}")
+    strength = given.get("strength", "base")
+    if strength not in STRENGTHS:
+        raise ValueError(f"world of {path}: there is no strength {strength!r}; there are {', '.join(STRENGTHS)}")
     sizes = given.get("sizes") or {}
     _check_keys(sizes, [each.name for each in fields(Sizes)], f"sizes of {path}")
-    return World(given.get("seed", 0), Sizes(**sizes))
+    return World(given.get("seed", 0), strength, Sizes(**sizes))
 
 
 def _check_data(values: dict[str, Any], path: Path, world: World | None) -> None:
