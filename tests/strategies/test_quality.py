@@ -167,6 +167,6 @@ def test_checks_and_scores_separate_the_kinds() -> None:
     for kind in ("vague", "wrong"):
         assert share[kind].get("dropped", 0) == 0
     for kind in ("detailed", "leaking"):
-        assert share[kind]["dropped"] > 0.55
+        assert share[kind]["dropped"] > 0.5  # what the expert made one has no result that could be told
     for kind in ("vague", "detailed", "leaking", "wrong"):
         assert share[kind].get("High", 0) < 0.06

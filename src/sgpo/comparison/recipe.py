@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.configuration import RECIPES, nearest, read_config
-from sgpo.miniworld.world import EVALUATION_SPLITS, Sizes
+from sgpo.miniworld.world import EVALUATION_SPLITS, STRENGTHS, Sizes
 
 SFT, SFT_ALL = "sft", "sft-all"  # methods without a file: the warm-up itself, and SFT on all responses
 OF_TRAINING = ("config", "model", "problems", "eval_problems", "output_dir", "seed", "resume", "overwrite")
@@ -121,8 +121,6 @@ def _check_keys(values: dict[str, Any], known: Sequence[str], where: str) -> Non
 
 
 def _world(values: dict[str, Any], path: Path) -> World | None:
-    from sgpo.miniworld.pretrain import STRENGTHS
-
     if "world" not in values:
         return None
     given = _mapping(values, "world", path)

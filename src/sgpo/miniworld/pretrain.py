@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from sgpo.miniworld.documents import Document, pretraining_documents
 from sgpo.miniworld.tokenizer import build_tokenizer
+from sgpo.miniworld.world import STRENGTHS
 from sgpo.prompts import encode_prompts
 
 SHIPPED_SEED = 101  # of the base model in the package
@@ -29,17 +29,6 @@ TEXTBOOK_SHARE = 0.4  # of the documents, at the beginning
 TOKENS_A_DOCUMENT = 60  # of responses, about; the loss is divided by it
 MUON_LEARNING_RATE, ADAMW_LEARNING_RATE = 4e-3, 4e-3
 CHECKPOINT, STEPS_A_CHECKPOINT = "pretraining.pt", 100
-
-
-@dataclass(frozen=True)
-class Strength:
-    """Width and depth of a base model."""
-
-    hidden: int
-    layers: int
-
-
-STRENGTHS = {"base": Strength(128, 4), "large": Strength(192, 5)}
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, strength: str = "base") -> Qwen2ForCausalLM:

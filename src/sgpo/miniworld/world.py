@@ -46,6 +46,17 @@ EVALUATION_SPLITS = ("dev", "test", "test_deeper", "test_wording", "test_blocked
 
 
 @dataclass(frozen=True)
+class Strength:
+    """Width and depth of a base model."""
+
+    hidden: int
+    layers: int
+
+
+STRENGTHS = {"base": Strength(128, 4), "large": Strength(192, 5)}
+
+
+@dataclass(frozen=True)
 class Sizes:
     """How many problems each set has."""
 
