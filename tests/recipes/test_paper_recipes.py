@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from model_families import FAMILIES
+from places import DOCS
 
 from sgpo.cli import main
 from sgpo.cli.data import CleanArguments, PartArguments, ReadArguments
 from sgpo.cli.strategies import ExtractArguments, MoneyArguments, ServerArguments, SourceArguments
-from sgpo.configuration import RECIPES, parse, read_config
+from sgpo.configuration import RECIPES, parse, read_config, recipes
 from sgpo.errors import UnfinishedError
-from sgpo.options.groups import SFT, load
+from sgpo.options.groups import SFT, TRAIN, load
 from sgpo.problems import Problem, save_problems
 from sgpo.sampling.transformers import TransformersSampler
 from sgpo.training.sft import WarmupTrainer
@@ -221,3 +223,15 @@ def test_the_stages_of_a_folder_fit_together(folder: str) -> None:
 def test_each_recipe_begins_with_what_it_is() -> None:
     for path in sorted(RECIPES.rglob("*.yaml")):
         assert path.read_text().startswith("# "), path
+
+
+def test_the_page_names_recipes_and_options_that_exist(tmp_path: Path) -> None:
+    page = (DOCS / "reproduce.md").read_text()
+    names = re.findall(r"--config ([\w./-]+)", page)
+    assert len(names) >= 3
+    assert set(names) <= set(recipes())
+    variants = re.findall(r"^\|[^|]*\| `(--[^`]+)` \|", page, re.MULTILINE)
+    assert len(variants) == 8
+    for options in variants:
+        given = ["--config", "qwen2.5-7b/sgpo", *options.split(), *ON_CPU, "--output_dir", str(tmp_path)]
+        parse("train", [load(place) for place in TRAIN.parsed], given)
