@@ -6,6 +6,7 @@ fixed with the number of problems of *all* processes, so the gradient of the run
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +16,11 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from sgpo.errors import StopHere, UnfinishedError
+from sgpo.errors import StopHere, UnfinishedError, first_line
 
 T = TypeVar("T")
 PATIENCE_SECONDS = 10.0  # for the report of a process that failed, when the connection to it broke
@@ -42,6 +44,35 @@ def rank() -> int:
 def share(items: Sequence[T]) -> list[T]:
     """This process's part: every n-th, so that the parts differ by one item at most."""
     return list(items[rank() :: count()])
+
+
+PARALLEL = {"cp_size": "context parallelism", "sp_size": "Ulysses parallelism", "tp_size": "tensor parallelism"}
+
+
+def refusals_of_parallelism(args: Any) -> Iterator[str]:
+    """What divides the work in ways that the training engine does not know.
+
+    Args:
+        args: `TrainingArguments`, or what is to become one.
+    """
+    sharding = "fsdp: full_shard with fsdp_config: {fsdp_version: 2} divides weights, gradients and optimizer"
+    if args.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        yield f"DeepSpeed is not supported; {sharding} as ZeRO-3 does"
+    for name, meaning in PARALLEL.items():
+        size = _parallel_size(args.parallelism_config, name)
+        if size > 1:
+            yield (
+                f"{meaning} ({name} {size}) is not supported: the losses need whole sequences in one process; leave it "
+                f"out. For long sequences there is activation_checkpointing, and {sharding}"
+            )
+
+
+def _parallel_size(config: Any, name: str) -> int:
+    if config is not None:
+        return config.get(name) or 1 if isinstance(config, Mapping) else getattr(config, name) or 1
+    if os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false").lower() != "true":
+        return 1
+    return int(os.environ.get(f"PARALLELISM_CONFIG_{name.upper()}", "1"))
 
 
 # ---------------------------------------------------------------------- what they tell each other
@@ -125,8 +156,9 @@ def failing_together(folder: str | Path) -> Iterator[None]:
     except (UnfinishedError, StopHere):  # all processes have it
         raise
     except Exception as error:
-        if _is_lost_connection(error) and (failed := _report_of_another(mine)) is not None:
-            raise _process_error(*failed) from error
+        if _is_lost_connection(error):
+            failed = _report_of_another(mine)
+            raise (_gone(error) if failed is None else _process_error(*failed)) from error
         mine.parent.mkdir(parents=True, exist_ok=True)
         mine.write_text(_report(error) + "\n" + "".join(traceback.format_exception(error)))
         raise
@@ -138,6 +170,13 @@ def _report(error: Exception) -> str:
 
 def _process_error(number: int, report: str) -> ProcessError:
     return ProcessError(f"process {number} failed, which ends the run: {report}")
+
+
+def _gone(error: Exception) -> ProcessError:
+    return ProcessError(
+        f"another process of the run is gone and left no report: it was killed, perhaps for want of memory, or its "
+        f"machine is out of reach ({first_line(error)})"
+    )
 
 
 def _is_lost_connection(error: Exception) -> bool:
@@ -194,6 +233,14 @@ def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any
     Those of a sharded model do it in every one, or each would have to hold the gradients of the whole model.
     """
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def whole_state(model: nn.Module) -> dict[str, Any]:
+    """The state of a sharded model, as that of the same model in one piece, on the CPU of the first process.
+
+    Every process has to call it; the others get an empty dict.
+    """
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +13,24 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import FullyShardedDataParallelPlugin
-from accelerate.utils.fsdp_utils import fsdp2_prepare_model
+from accelerate import FullyShardedDataParallelPlugin, PartialState
+from accelerate.utils.fsdp_utils import (
+    fsdp2_prepare_model,
+    load_fsdp_model,
+    load_fsdp_optimizer,
+    save_fsdp_model,
+    save_fsdp_optimizer,
+)
 from engine_cases import LAYOUT, THRESHOLDS, make_model, sequences_for
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
+from transformers import AutoModelForCausalLM
 
 from sgpo import distributed
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.methods.records import TrainingSequence
+from sgpo.models.merged import full_parameters
 from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
 
@@ -85,17 +94,25 @@ def shard_checkpointed(model: Any) -> Any:
     return shard_layers(model).train()
 
 
-def shard_as_accelerate(model: Any) -> Any:
+def as_accelerator() -> Any:
+    """What accelerate's functions for sharding ask of an `Accelerator`, which does not shard on a CPU."""
     plugin = FullyShardedDataParallelPlugin(
         fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
     )
-    accelerator = SimpleNamespace(
+    return SimpleNamespace(
         state=SimpleNamespace(fsdp_plugin=plugin),
         device=torch.device("cpu"),
         mixed_precision="no",
-        is_main_process=True,
+        is_main_process=RANK == 0,
+        process_index=RANK,
+        num_processes=2,
+        is_fsdp2=True,
+        wait_for_everyone=dist.barrier,
     )
-    model = fsdp2_prepare_model(accelerator, model)
+
+
+def shard_as_accelerate(model: Any) -> Any:
+    model = fsdp2_prepare_model(as_accelerator(), model)
     assert all(isinstance(layer, FSDPModule) for layer in model.model.layers)
     assert isinstance(model.get_output_embeddings(), FSDPModule)
     return model
@@ -221,13 +238,98 @@ def sharded(folder: Path) -> None:
     torch.save({"said": said, "gradients": full_gradients(model)}, folder / f"{RANK}.pt")
 
 
+def saving(folder: Path) -> None:
+    """Two steps of AdamW on a sharded model; and one, saved as accelerate does, and the other after it was loaded."""
+    start()
+    PartialState(cpu=True)  # which accelerate's log asks
+    results = {}
+    for name in ("qwen2", "llama"):
+        rows = splits(sequences_for(make_model_with_task(name)))["unequal"][RANK]
+        straight, optimizer = sharded_with_optimizer(name)
+        saved_to, whole_to = str(folder / name / "checkpoint"), folder / name / "whole"
+        accelerator = as_accelerator()
+        plugin = accelerator.state.fsdp_plugin
+        step(straight, optimizer, rows)
+        save_fsdp_model(plugin, accelerator, straight, saved_to)
+        save_fsdp_optimizer(plugin, accelerator, optimizer, straight, saved_to)
+        state = distributed.whole_state(straight)
+        if RANK == 0:
+            make_model(name).save_pretrained(whole_to, state_dict=state)
+        expected = {key: value.clone() for key, value in full_parameters(straight)}
+        dist.barrier()
+        loaded = dict(AutoModelForCausalLM.from_pretrained(whole_to, dtype=torch.float32).named_parameters())
+        step(straight, optimizer, rows)
+        resumed, optimizer = sharded_with_optimizer(name)
+        load_fsdp_model(plugin, accelerator, resumed, saved_to)
+        load_fsdp_optimizer(plugin, accelerator, optimizer, resumed, saved_to)
+        step(resumed, optimizer, rows)
+        results[name] = {
+            "whole": (loaded, expected),
+            "resumed": (dict(full_parameters(resumed)), dict(full_parameters(straight))),
+            "alone": stepped_alone(name),
+        }
+    torch.save(results, folder / f"{RANK}.pt")
+
+
+def sharded_with_optimizer(name: str) -> tuple[Any, torch.optim.Optimizer]:
+    model = shard_as_accelerate(make_model_with_task(name))
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-3)
+
+
+def step(model: Any, optimizer: torch.optim.Optimizer, rows: Rows) -> None:
+    accumulate_gradients(model, rows, LAYOUT, THRESHOLDS)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def stepped_alone(name: str) -> dict[str, torch.Tensor]:
+    """The weights after the first step, of one process on all rows."""
+    model = make_model_with_task(name)
+    rows = sequences_for(model)
+    with pretended_alone():
+        step(model, torch.optim.AdamW(model.parameters(), lr=1e-3), rows)
+    return dict(full_parameters(model))
+
+
+@contextmanager
+def pretended_alone() -> Iterator[None]:
+    count, distributed.count = distributed.count, lambda: 1
+    try:
+        yield
+    finally:
+        distributed.count = count
+
+
+def weights(folder: Path) -> None:
+    """The whole weights of sharded models, with and without an adapter, and those of the same model in one piece."""
+    from peft import LoraConfig, get_peft_model
+
+    start()
+    adapters = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    results = {}
+    for name, wrap in WRAPPERS.values():
+        for adapted in (False, True):
+            torch.manual_seed(7)
+            model = get_peft_model(make_model(name), adapters) if adapted else make_model(name)
+            expected = {key: value.clone() for key, value in full_parameters(model)}
+            inner = model.get_base_model() if adapted else model
+            if wrap is replicate:
+                continue
+            wrap(inner)
+            assert any(isinstance(parameter, DTensor) for parameter in model.parameters())
+            found = dict(full_parameters(model))
+            results[f"{wrap.__name__} {name} {adapted}"] = (found, expected)
+            assert any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    torch.save(results, folder / f"{RANK}.pt")
+
+
 def make_model_with_task(name: str) -> Any:
     model = make_model(name)
     add_head_task(model)
     return model
 
 
-CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded}
+CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded, "saving": saving, "weights": weights}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))

@@ -155,6 +155,17 @@ def failing_reward(checkpoint: str, folder: Path) -> None:
     make(checkpoint, folder / "run", reward=reward).train()
 
 
+def killed(checkpoint: str, folder: Path) -> None:
+    """Without a word, as by a kernel that is short of memory."""
+
+    def reward(completions: Sequence[str], **columns: Any) -> list[float]:
+        if RANK == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parity(completions)
+
+    make(checkpoint, folder / "run", reward=reward).train()
+
+
 def failing_update(checkpoint: str, folder: Path) -> None:
     """Within the update, where the other process waits for gradients."""
     compute = update.microbatch_loss
@@ -172,7 +183,7 @@ def sharding(checkpoint: str, folder: Path) -> None:
     make(checkpoint, folder / "run", fsdp="full_shard", fsdp_config={"fsdp_version": 2}).train()
 
 
-CASES = {case.__name__: case for case in (union, adapter, resumed, failing_reward, failing_update, sharding)}
+CASES = {case.__name__: case for case in (union, adapter, resumed, failing_reward, failing_update, killed, sharding)}
 
 if __name__ == "__main__":
     try:

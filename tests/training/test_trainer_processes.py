@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,13 @@ def test_an_error_in_one_process_ends_both(checkpoint: Path, tmp_path: Path, cas
     assert (status, status_of_failed) == (3, 1), output + output_of_failed
     assert f"[rank1]: {error}" in output_of_failed
     assert output.strip().splitlines()[-1] == f"ProcessError: process 1 failed, which ends the run: {error}"
+
+
+def test_a_process_that_is_killed_ends_the_other(checkpoint: Path, tmp_path: Path) -> None:
+    (status, output), (killed, _) = run("killed", checkpoint, tmp_path)
+    assert (status, killed) == (3, -signal.SIGKILL), output
+    said = "ProcessError: another process of the run is gone and left no report: it was killed, perhaps"
+    assert output.strip().splitlines()[-1].startswith(said)
 
 
 @pytest.mark.integration

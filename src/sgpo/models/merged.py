@@ -1,4 +1,6 @@
-"""The weights of a model under an adapter, for an engine that knows no adapters: base + delta, computed in float32.
+"""The whole weights of a model in training, for an engine that knows neither adapters nor shards.
+
+Of a model under an adapter they are base + delta, computed in float32.
 
 Nothing is merged in place. Merging and unmerging a bfloat16 base for each synchronisation would round twice each time,
 and the base would drift away from itself.
@@ -12,6 +14,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from sgpo.models.adapters import has_adapter
+
+
+@torch.no_grad()
+def full_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names, as in a checkpoint, and values of all parameters, one at a time; tied ones once.
+
+    Every process of a sharded model has to go through all of them, since each is gathered from all processes.
+    """
+    for name, value in merged_parameters(model) if has_adapter(model) else model.named_parameters():
+        yield name.replace("_checkpoint_wrapped_module.", ""), whole(value.data)
+
+
+def whole(value: Tensor) -> Tensor:
+    """The tensor, gathered from all processes if each has a part of it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 @torch.no_grad()
@@ -51,7 +71,11 @@ def _merged_copy(layer: Any) -> nn.Module:
     """The layer below a layer of an adapter, with the adapter in its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    twin = copy.deepcopy(layer).float()
+    twin = copy.deepcopy(layer)
+    for module in twin.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(whole(parameter.data), requires_grad=False))
+    twin.float()
     for module in list(twin.modules()):  # of adapters of several parameters, one lies in the other
         if isinstance(module, BaseTunerLayer):
             module.merge()

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from sgpo.distributed import refusals_of_parallelism
 from sgpo.errors import Refusals
 from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
@@ -75,12 +76,16 @@ class SGPOConfig(
         refusals.add(self._refusals_of_values())
         refusals.add(self._refusals_of_rollout_batch())
         refusals.add(refusals_of_precision(self))
+        parallel = list(refusals_of_parallelism(self))
+        refusals.add(parallel)
         if self.eval_at_end is None:
             self.eval_at_end = self.eval_strategy is None
         self.eval_strategy = self.eval_strategy or "no"
         refusals.add(refusals_of_choices(self, CHOICES))
         if self.metric_for_best_model is None and (self.save_strategy == "best" or self.load_best_model_at_end):
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
+        if parallel:
+            refusals.refuse()  # before transformers starts what is refused
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()

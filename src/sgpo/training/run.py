@@ -212,8 +212,17 @@ class RunTrainer(Trainer):
         super()._issue_warnings_after_load(load_result._replace(missing_keys=missing))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's; a final model, one that is no checkpoint, gets a model card."""
-        super().save_model(output_dir, _internal_call)
+        """Trainer's; a final model, one that is no checkpoint, gets a model card.
+
+        Of a sharded model Trainer writes the weights only if accelerate is told FULL_STATE_DICT, which it is not by
+        default; here they are always written, as an ordinary checkpoint.
+        """
+        if distributed.is_sharded(self.model):
+            self._save(output_dir or self.args.output_dir, state_dict=distributed.whole_state(self.model))
+            if self.args.push_to_hub and not _internal_call:
+                self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+        else:
+            super().save_model(output_dir, _internal_call)
         if not _internal_call and self.args.should_save:
             write_model_card(Path(output_dir or self.args.output_dir), self)
 
