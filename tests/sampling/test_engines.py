@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +16,8 @@ import torch
 
 from sgpo.errors import EngineError, StopHere
 from sgpo.sampling import engines
-from sgpo.sampling.engine_errors import engine_errors, within
-from sgpo.sampling.engines import check_engine, engine_dtype, make_sampler
+from sgpo.sampling.engine_errors import at_once, engine_errors, within
+from sgpo.sampling.engines import check_engine, current_weights, engine_dtype, make_sampler
 from sgpo.sampling.transformers import TransformersSampler
 from sgpo.training.config import SGPOConfig
 
@@ -84,15 +87,33 @@ def test_vllm_takes_no_higher_temperature_than_2(make_config: Callable[..., SGPO
 
 
 @pytest.mark.usefixtures("_vllm_is_here")
-def test_vllm_is_not_made_for_several_processes_or_a_model_without_a_folder(
-    make_config: Callable[..., SGPOConfig],
-) -> None:
-    args = make_config(sampler="vllm")
-    several, one = SimpleNamespace(sampler="vllm", world_size=2), SimpleNamespace(num_processes=1)
-    with pytest.raises(ValueError, match=r"^sampler vllm runs in one process for now"):
-        check_engine(several)
+def test_vllm_is_not_made_for_a_model_without_a_folder(make_config: Callable[..., SGPOConfig]) -> None:
+    args, one = make_config(sampler="vllm"), SimpleNamespace(num_processes=1)
     with pytest.raises(ValueError, match=r"^vLLM reads the model's configuration from its folder"):
         make_sampler(args, SimpleNamespace(name_or_path=""), None, one)  # type: ignore[arg-type]
+
+
+def test_processes_that_would_give_up_before_the_synchronisation_are_refused() -> None:
+    values = {"sampler": "vllm", "vllm_mode": "colocate", "vllm_sync_timeout": 300.0}
+    check_engine(SimpleNamespace(**values, world_size=2, ddp_timeout=1800))
+    check_engine(SimpleNamespace(**values, world_size=1, ddp_timeout=300))
+    with pytest.raises(ValueError, match=r"^vllm_sync_timeout \(300 seconds\) must be below ddp_timeout \(300\)"):
+        check_engine(SimpleNamespace(**values, world_size=2, ddp_timeout=300))
+
+
+def test_calls_share_one_synchronisation_which_is_timed() -> None:
+    done: list[str] = []
+
+    @contextmanager
+    def noted(name: str) -> Iterator[None]:
+        done.append(f"{name} begins")
+        yield
+        done.append(f"{name} ends")
+
+    sampler: Any = SimpleNamespace(current=lambda: noted("current"))
+    with current_weights(sampler, None, noted("clock")):
+        done.append("sampling")
+    assert done == ["clock begins", "current begins", "clock ends", "sampling", "current ends"]
 
 
 def test_the_transformers_sampler_has_its_budget(make_config: Callable[..., SGPOConfig], tokenizer: Any) -> None:
@@ -117,6 +138,26 @@ def test_the_engine_computes_as_the_trainer_does(given: str | None, bf16: bool, 
 
 
 # --- nothing waits for ever ---------------------------------------------------------------------------------
+
+
+def test_tasks_run_at_once_and_the_first_error_is_raised() -> None:
+    gate = threading.Barrier(3)
+
+    def meet(number: int) -> int:
+        gate.wait(5)
+        return number
+
+    assert at_once([partial(meet, number) for number in range(3)]) == [0, 1, 2]
+    assert at_once([]) == []
+
+    def fail() -> None:
+        raise ConnectionError("the server is gone")
+
+    began = time.monotonic()
+    with pytest.raises(ConnectionError, match="the server is gone") as error:
+        at_once([lambda: threading.Event().wait(60) and None, fail])
+    assert error.traceback[-1].name == "fail"
+    assert time.monotonic() - began < 30
 
 
 def test_what_ends_in_time_was_done() -> None:

@@ -24,7 +24,7 @@ from sgpo.engine.update import add_head_task, completion_scores
 from sgpo.errors import EngineError, StopHere
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.prompts import SYSTEM_PROMPT, encode_prompts, guided_messages, student_messages
-from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler, filtered_probs
 
 pytestmark = pytest.mark.vllm_engine
@@ -139,7 +139,7 @@ def test_both_groups_in_one_call_with_the_trainers_logprobs(
     monkeypatch.setattr(sampler.engine.llm, "generate", counted)
     requests = both_groups(tokenizer)
     groups = sampler.sample(requests, SamplingConfig(LIMIT, 1.0, 0.95), seed=5)
-    assert calls == [(32, [8] * 16 + [4] * 16)]
+    assert calls == [(1, [1]), (32, [8] * 16 + [4] * 16)]  # the fixed text after the synchronisation, and all requests
     assert [len(group) for group in groups] == [8] * 16 + [4] * 16
     found = mismatches(model, tokenizer, requests, groups)
     assert len(found) > 2000
@@ -186,7 +186,7 @@ def test_only_our_end_tokens_end(parts: tuple[Any, Any, Any]) -> None:
     sampler, _, tokenizer = parts
     requests = [SampleRequest(r.prompt_ids, 1) for r in both_groups(tokenizer)]
     (usual,) = {r[0].completion_ids[1] for r in sampler.sample(requests[:1], SamplingConfig(8, 0.0), seed=0)}
-    other = VLLMSampler(sampler.engine, [usual])
+    other = VLLMSampler(sampler.engine, [usual])  # without a synchronisation: the engine has the weights
     ((rollout,),) = other.sample(requests[:1], SamplingConfig(8, 0.0), seed=0)
     assert (rollout.completion_ids[-1], rollout.truncated) == (usual, False)
     assert len(rollout.completion_ids) <= 2
@@ -231,16 +231,18 @@ def test_top_p_and_temperature_draw_from_the_filtered_distribution(parts: tuple[
 
 
 def test_the_known_answer_comes_only_after_the_update(parts: tuple[Any, Any, Any]) -> None:
+    from sgpo.sampling.vllm import VLLMSampler
+
     sampler, model, tokenizer = parts
     request = SampleRequest(both_groups(tokenizer)[0].prompt_ids, 1)
     answer = [*tokenizer("\\boxed{31415}", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     greedy = SamplingConfig(LIMIT, 0.0)
 
-    def sampled() -> list[int]:
-        return sampler.sample([request], greedy, seed=0)[0][0].completion_ids
+    def sampled() -> Rollout:
+        return sampler.sample([request], greedy, seed=0)[0][0]
 
     before = sampled()
-    assert before != answer
+    assert before.completion_ids != answer
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     inputs = torch.tensor([request.prompt_ids + answer])
     labels = torch.tensor([[-100] * len(request.prompt_ids) + answer])
@@ -248,11 +250,14 @@ def test_the_known_answer_comes_only_after_the_update(parts: tuple[Any, Any, Any
         model(inputs, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    # Without the weights of the update the old answer comes, and the check says so.
+    assert VLLMSampler(sampler.engine, sampler.eos_token_ids).sample([request], greedy, seed=0)[0][0] == before
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.engine, "sync_weights", lambda: None)
-        stale = sampled()
-    assert stale == before  # without the weights of the update
-    assert sampled() == answer
+        patch.setattr(sampler.engine, "load", lambda weights: None)
+        with pytest.raises(EngineError, match="after the weight synchronisation vLLM ") as found:
+            sampled()
+    print(found.value)
+    assert sampled().completion_ids == answer
 
 
 def with_adapter(dtype: torch.dtype) -> Any:
@@ -264,17 +269,23 @@ def with_adapter(dtype: torch.dtype) -> Any:
 
 def test_the_engine_samples_from_base_and_adapter(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of the merged model arrive, and the base stays what it was."""
+    from sgpo.sampling.vllm import VLLMSampler
+
     sampler, _, tokenizer = parts
     model = with_adapter(torch.float32)
     add_head_task(model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr(sampler.engine, "model", model)
+    monkeypatch.setattr(sampler.synchronisation, "model", model)
     requests = both_groups(tokenizer)[:4]
     found = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
     assert max(found) < 1e-4
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with model.disable_adapter():
-        without = mismatches(model, tokenizer, requests, sampler.sample(requests, SamplingConfig(LIMIT), seed=0))
+        with pytest.raises(EngineError, match="does not compute what the model does"):
+            sampler.sample(requests, SamplingConfig(LIMIT), seed=0)
+        with_adapter_still = VLLMSampler(sampler.engine, sampler.eos_token_ids)
+        groups = with_adapter_still.sample(requests, SamplingConfig(LIMIT), seed=0)
+        without = mismatches(model, tokenizer, requests, groups)
     assert max(without) > 0.1  # the engine keeps the adapter, the training engine is without it
 
 
@@ -309,17 +320,16 @@ def test_training_steps_sample_from_the_updated_adapter(make_config: Callable[..
     assert max(seen) < 1e-5
 
 
-def test_without_synchronisation_the_mismatch_would_show(
+def test_without_synchronisation_the_run_ends(
     make_run: Callable[..., SGPOTrainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = make_run()
-    monkeypatch.setattr(trainer.sampler.engine, "sync_weights", lambda: None)
-    trainer.train()
-    logs = [line for line in trainer.state.log_history if "loss" in line]
-    seen = [line["sampler_mismatch"] for line in logs if "sampler_mismatch" in line]
-    print("mismatch without synchronisation", seen)
-    assert seen[0] < 1e-5
-    assert min(seen[1:]) > 1e-3
+    """From a learning rate of the paper on: the weights that it changes so little are not seen in the completions."""
+    trainer = make_run(learning_rate=1e-6)
+    monkeypatch.setattr(trainer.sampler.engine, "load", lambda weights: None)
+    with pytest.raises(EngineError, match="vLLM still has old weights: training changed the log-prob") as found:
+        trainer.train()
+    print(found.value)
+    assert trainer.state.global_step == 2
 
 
 def test_an_engine_that_dies_ends_the_run_with_its_error(
@@ -369,7 +379,7 @@ def test_an_engine_that_ctrl_c_stopped_can_be_asked_again(
 def test_weights_that_do_not_fit_are_said_at_once(parts: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     sampler, _, tokenizer = parts
     other = {"model.layers.0.mlp.up_proj.weight": torch.zeros(3, 5)}
-    monkeypatch.setattr(sampler.engine, "_iter_named_params", lambda: iter(other.items()))  # looked up at each call
+    monkeypatch.setattr(sampler.synchronisation, "weights", lambda: iter(other.items()))  # looked up at each call
     said = "^vLLM: the weight synchronisation failed: vLLM failed while loading the weight {}: {}: "
     with pytest.raises(EngineError, match=said.format("model.layers.0.mlp.up_proj.weight", "RuntimeError")) as found:
         sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
@@ -392,8 +402,8 @@ def test_a_synchronisation_that_hangs_is_ended_by_the_time_limit(
     import threading
 
     sampler, _, tokenizer = parts
-    monkeypatch.setattr(sampler, "sync_timeout", 0.3)
-    monkeypatch.setattr(sampler.engine, "sync_weights", threading.Event().wait)
+    monkeypatch.setattr(sampler.synchronisation, "seconds", 0.3)
+    monkeypatch.setattr(sampler.engine, "load", lambda weights: threading.Event().wait())
     with pytest.raises(EngineError, match=r"the weight synchronisation took more than 0\.3 seconds \(vllm_sync_timeo"):
         sampler.sample(both_groups(tokenizer)[:1], SamplingConfig(4), seed=0)
 
@@ -407,7 +417,7 @@ def test_a_bug_is_not_called_a_failure_of_vllm(parts: tuple[Any, Any, Any], monk
         yield {}["weight"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.engine, "_iter_named_params", broken)
+        patch.setattr(sampler.synchronisation, "weights", broken)
         with pytest.raises(KeyError, match="weight") as caught:
             sampler.sample(request, SamplingConfig(4), seed=0)
     assert caught.traceback[-1].name == "broken"

@@ -6,9 +6,11 @@ Run as tests/sampling/test_vllm.py.
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -39,8 +41,12 @@ class StandIn:
 
     script: Callable[[str, dict[str, Any]], tuple[int, Any] | None] = lambda path, body: None
     posted: list[str] = field(default_factory=list)
+    score: float = -math.log(20)  # log-probability that it gives each token of the fixed text
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if "prompt_logprobs" in body:  # of the fixed text, after a synchronisation
+            scores = [{str(token): {"logprob": self.score}} for token in body["prompt"][0][1:]]
+            return 200, {"choices": [{"prompt_logprobs": [None, *scores]}]}
         self.posted.append(path)
         if (chosen := self.script(path, body)) is not None:
             return chosen
@@ -85,18 +91,12 @@ def server() -> Iterator[tuple[StandIn, str]]:
 @pytest.fixture
 def sampler(server: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """A sampler of that server, for a model of one weight that nobody receives."""
-    from trl.generation import vllm_client
-
+    from sgpo.sampling import vllm_client
     from sgpo.sampling.vllm import VLLMSampler
     from sgpo.sampling.vllm_engines import ServerEngine
+    from sgpo.sampling.vllm_weights import Synchronisation
 
-    joined = vllm_client.VLLMClient.init_communicator
-    monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda self, device: joined(self, "cuda"))
-    monkeypatch.setattr(
-        vllm_client,
-        "open_trainer_endpoint",
-        lambda info: SimpleNamespace(group=SimpleNamespace(store=None, socket=None)),
-    )
+    monkeypatch.setattr(vllm_client, "trainer_init", lambda info: None)
     monkeypatch.setattr(vllm_client, "packed_nccl_broadcast_producer", lambda *, iterator, **rest: list(iterator))
     args = SimpleNamespace(
         vllm_sync_timeout=20.0,
@@ -105,13 +105,22 @@ def sampler(server: tuple[StandIn, str], monkeypatch: pytest.MonkeyPatch) -> Any
         vllm_server_timeout=5.0,
         vllm_group_port=0,
     )
-    accelerator = SimpleNamespace(
-        device=torch.device("cpu"), is_main_process=True, num_processes=1, process_index=0, state=SimpleNamespace()
-    )
-    monkeypatch.setattr("trl.generation.vllm_generation.DistributedBackend", lambda accelerator: SimpleNamespace())
-    engine = ServerEngine(args, torch.nn.Linear(2, 1, bias=False), None, accelerator)
-    monkeypatch.setattr(engine, "_iter_named_params", lambda: iter([("weight", torch.zeros(1, 2))]))
-    return VLLMSampler(engine, [END], args.vllm_sync_timeout)
+    engine = ServerEngine(args)
+    synchronisation = Synchronisation(engine, Uniform(), [10, 11, 12], nullcontext, exact=False, seconds=20.0)
+    return VLLMSampler(engine, [END], synchronisation)
+
+
+class Uniform(torch.nn.Module):
+    """Says that each of twenty tokens is as probable, whatever it has read."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1, 2))
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=torch.zeros(*input_ids.shape, 20))
 
 
 SAID = r"^vLLM failed while sampling: ServerError: HTTP 500 of http://127\.0\.0\.1:\d+/v1/completions: out of memory$"
@@ -193,17 +202,30 @@ def test_what_a_server_answers_amiss_is_said(
         sample(sampler)
 
 
+def test_a_server_with_other_weights_is_refused(sampler: Any, server: tuple[StandIn, str]) -> None:
+    server[0].score = -math.log(20) - 0.31
+    said = (
+        r"^after the weight synchronisation vLLM does not compute what the model does: .* differ by 0\.31 nats a token"
+    )
+    with pytest.raises(EngineError, match=said):
+        sample(sampler)
+    server[0].score = math.nan
+    with pytest.raises(EngineError, match="differ by nan nats"):
+        sample(sampler)
+    server[0].score = -math.log(20)
+    assert sample(sampler) == [[[END]] * 2] * 2
+
+
 def test_a_bug_of_ours_travels(sampler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> Any:
         yield {}["weight"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampler.engine, "_iter_named_params", broken)
-        patch.setattr(sampler.engine, "_weight_metadata", None)
+        patch.setattr(sampler.synchronisation, "weights", broken)
         with pytest.raises(KeyError, match="weight") as caught:
             sample(sampler)
     assert caught.traceback[-1].name == "broken"
-    monkeypatch.setattr(sampler.engine.vllm_client, "generate", lambda *args, **options: {})
+    monkeypatch.setattr(sampler.engine.clients[0], "generate", lambda *args, **options: {})
     with pytest.raises(KeyError, match="completion_ids") as caught:
         sample(sampler)
     assert caught.traceback[-1].name == "ask"

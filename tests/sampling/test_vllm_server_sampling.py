@@ -7,14 +7,9 @@ the requests around it, the metadata and the loading are those of vLLM and TRL.
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,7 +19,9 @@ import peft
 import pytest
 import torch
 import vllm_cpu
+from processes import free_port
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm_servers import Server
 
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.errors import EngineError
@@ -35,48 +32,7 @@ from sgpo.sampling.transformers import TransformersSampler
 
 pytestmark = pytest.mark.vllm_engine
 PROBLEMS = problem_sets(3, Sizes.only(rl=16))["rl"]
-LIMIT, START_SECONDS = 96, 240.0
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return free.getsockname()[1]
-
-
-class Server:
-    """A vLLM server in processes of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
-        self.log = folder / "server.log"
-        options = ["--dtype", "float32", *vllm_cpu.SERVER_OPTIONS, "--max-num-seqs", "64", "--max-model-len", "256"]
-        options += ["--logprobs-mode", "raw_logprobs", "--weight-transfer-config", '{"backend": "nccl"}']
-        module = "vllm.entrypoints.openai.api_server"  # `vllm serve` looks for a distribution of another name
-        command = [sys.executable, "-m", module, "--model", str(BASE_MODEL), *options]
-        command += ["--host", "127.0.0.1", "--port", self.url.rpartition(":")[2]]
-        environment = vllm_cpu.server_environment(folder)
-        with self.log.open("w") as file:
-            # A group of its own: the engine's processes can be ended together.
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
-
-    def wait(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while not self._answers():
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() < deadline, self.log.read_text()[-3000:]
-            time.sleep(0.5)
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as response:
-                return response.status == 200
-        except OSError:
-            return False
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(30)
+LIMIT = 96
 
 
 @pytest.fixture
@@ -125,19 +81,22 @@ def even_length(completions: list[Any], **columns: Any) -> list[float]:
 
 def test_training_steps_and_a_weight_that_does_not_fit(make_run: Callable[..., SGPOTrainer], server: Server) -> None:
     """One server for all of it, since its start is what takes long."""
+    from sgpo.sampling.vllm import VLLMSampler
+
     trainer = make_run()
     sampler, engine = trainer.sampler, trainer.sampler.engine
     assert engine.max_model_len == 256
 
     # Training: every rollout batch is sampled from the weights of the last update.
     asked: list[tuple[int, int]] = []
-    generate = engine.vllm_client.generate
+    (client,) = engine.clients
+    generate = client.generate
 
     def counted(prompts: Any, n: int, **options: Any) -> Any:
         asked.append((len(prompts), n))
         return generate(prompts, n=n, **options)
 
-    engine.vllm_client.generate = counted
+    client.generate = counted
     trainer.train()
     logs = [line for line in trainer.state.log_history if "loss" in line]
     seen = [line["sampler_mismatch"] for line in logs if "sampler_mismatch" in line]
@@ -166,9 +125,8 @@ def test_training_steps_and_a_weight_that_does_not_fit(make_run: Callable[..., S
     answer = [*tokenizer("\\boxed{31415}", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     before = sampler.sample(requests[:1], greedy, seed=0)[0][0].completion_ids
     learn(trainer.model, prompt, answer)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "sync_weights", lambda: None)
-        assert sampler.sample(requests[:1], greedy, seed=0)[0][0].completion_ids == before != answer
+    old = VLLMSampler(engine, sampler.eos_token_ids).sample(requests[:1], greedy, seed=0)
+    assert old[0][0].completion_ids == before != answer
     assert sampler.sample(requests[:1], greedy, seed=0)[0][0].completion_ids == answer
 
     # Base and adapter arrive under the names of the base.
@@ -178,15 +136,14 @@ def test_training_steps_and_a_weight_that_does_not_fit(make_run: Callable[..., S
     short = SamplingConfig(16, 0.0)
     ours = TransformersSampler.of(adapted, trainer.processing_class).sample(requests[:1], short, seed=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "model", adapted)
+        patch.setattr(sampler.synchronisation, "model", adapted)
         found_ids = sampler.sample(requests[:1], short, seed=0)[0][0].completion_ids
     assert found_ids == ours[0][0].completion_ids != before[:16]
 
     # A weight that does not fit: the server says so, while TRL would wait for its worker for ever.
-    engine._weight_metadata = None
     wrong = [("model.layers.0.mlp.up_proj.weight", torch.zeros(3, 5)), ("model.norm.weight", torch.zeros(4))]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "_iter_named_params", lambda: iter(wrong))
+        patch.setattr(sampler.synchronisation, "weights", lambda: iter(wrong))
         with pytest.raises(EngineError, match="the weight synchronisation failed: ") as found:
             sampler.sample(requests[:1], greedy, seed=0)
     print(found.value)
@@ -218,7 +175,7 @@ def learn(model: Any, prompt: list[int], answer: list[int]) -> None:
 
 def test_a_server_that_dies_ends_the_run_with_its_error(make_run: Callable[..., SGPOTrainer], server: Server) -> None:
     trainer = make_run()
-    client = trainer.sampler.engine.vllm_client
+    (client,) = trainer.sampler.engine.clients
     post, posted = client._post, []
 
     def killing(url: str, **options: Any) -> Any:

@@ -44,24 +44,25 @@ def keep_weights() -> None:
 
 
 class StoreGroup:
-    """Rank 0 sends tensors to one other rank, in order."""
+    """Rank 0 sends tensors to all other ranks, in order."""
 
-    def __init__(self, address: str, port: int, rank: int) -> None:
-        self.store = TCPStore(address, port, is_master=rank == 0, timeout=timedelta(seconds=120))
-        self.group = self  # as NCCL's communicator has one
-        self.socket = None
+    def __init__(self, address: str, port: int, rank: int, ranks: int) -> None:
+        wait = timedelta(seconds=120)
+        self.store = TCPStore(address, port, world_size=ranks, is_master=rank == 0, timeout=wait)
+        self.rank, self.ranks = rank, ranks
         self.number = 0
 
     def send(self, name: str, tensor: torch.Tensor) -> None:
         """Blocks until it was received, like a broadcast."""
         data = tensor.detach().cpu().contiguous()
         self.store.set(f"tensor-{self.number}", pickle.dumps((name, data)))
-        self.store.wait([f"received-{self.number}"], timedelta(days=1))
+        received = [f"received-{self.number}-{rank}" for rank in range(1, self.ranks)]
+        self.store.wait(received, timedelta(days=1))
         self.number += 1
 
     def receive(self) -> tuple[str, torch.Tensor]:
         found = pickle.loads(self.store.get(f"tensor-{self.number}"))
-        self.store.set(f"received-{self.number}", b"1")
+        self.store.set(f"received-{self.number}-{self.rank}", b"1")
         self.number += 1
         return found
 
@@ -83,21 +84,20 @@ def receive_all(
 def install_transport_of_server() -> None:
     from vllm.distributed.weight_transfer import nccl_engine
 
-    nccl_engine.worker_init_process_group = lambda info, config: StoreGroup(info.master_address, info.master_port, 1)
+    def join(info: Any, config: Any) -> StoreGroup:
+        return StoreGroup(info.master_address, info.master_port, info.rank_offset, info.world_size)
+
+    nccl_engine.worker_init_process_group = join
     nccl_engine.packed_nccl_broadcast_consumer = receive_all
 
 
 def install_transport_of_trainer(monkeypatch: Any) -> None:
-    from trl.generation import vllm_client
+    from sgpo.sampling import vllm_client
 
-    joined = vllm_client.VLLMClient.init_communicator
-    # TRL refuses a device that is not CUDA; the store has none.
-    monkeypatch.setattr(vllm_client.VLLMClient, "init_communicator", lambda self, device: joined(self, "cuda"))
-    monkeypatch.setattr(
-        vllm_client,
-        "open_trainer_endpoint",
-        lambda info: StoreGroup(info["master_address"], info["master_port"], 0),
-    )
+    def join(info: dict[str, Any]) -> StoreGroup:
+        return StoreGroup(info["master_address"], info["master_port"], 0, info["world_size"])
+
+    monkeypatch.setattr(vllm_client, "trainer_init", join)
     monkeypatch.setattr(vllm_client, "packed_nccl_broadcast_producer", send_all)
 
 

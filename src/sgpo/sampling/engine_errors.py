@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
 
 import torch
 
@@ -18,6 +20,7 @@ from sgpo.errors import EngineError
 # Of torch (device memory, CUDA, collectives: all of them RuntimeErrors), of files and connections, and of memory.
 FAILURES: tuple[type[Exception], ...] = (EngineError, RuntimeError, OSError, MemoryError)
 
+T = TypeVar("T")
 Failure = Callable[[], BaseException | None]  # what has gone wrong so far elsewhere
 
 
@@ -38,12 +41,14 @@ def within(
     action: Callable[[], None],
     *further: type[Exception],
     failure: Failure = lambda: None,
+    limit: float | None = None,
 ) -> None:
     """Run an action that may block for ever in a thread of its own, for so many seconds at most.
 
     Args:
         further: types of failures beside `FAILURES`.
         failure: asked all the time; what it returns ends the wait, since the action may never come back from it.
+        limit: the seconds of all actions of which this is one; they are said to the user.
 
     Raises:
         EngineError: the action failed or took too long. Its thread is then left behind.
@@ -71,7 +76,31 @@ def within(
             raise EngineError(f"vLLM: {what} failed: {_said(cause)}") from cause
         raise cause
     if thread.is_alive():
-        raise EngineError(f"vLLM: {what} took more than {seconds:g} seconds (vllm_sync_timeout)")
+        raise EngineError(f"vLLM: {what} took more than {limit or seconds:g} seconds (vllm_sync_timeout)")
+
+
+def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
+    """What each returns, in order; each runs in a thread of its own. The first error ends the wait for all.
+
+    Threads that are left behind do not keep the process alive.
+    """
+    ended: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
+
+    def run(number: int, task: Callable[[], T]) -> None:
+        try:
+            ended.put((number, task(), None))
+        except BaseException as error:  # raised again below, where somebody waits for it
+            ended.put((number, None, error))
+
+    for number, task in enumerate(tasks):
+        threading.Thread(target=run, args=(number, task), daemon=True).start()
+    found: dict[int, T] = {}
+    while len(found) < len(tasks):
+        number, value, error = ended.get()
+        if error is not None:
+            raise error
+        found[number] = value  # type: ignore[assignment]
+    return [found[number] for number in range(len(tasks))]
 
 
 def _said(error: BaseException) -> str:

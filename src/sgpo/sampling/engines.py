@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sgpo import distributed
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import FLOATING_TYPES
 
@@ -32,7 +34,9 @@ class EngineArguments:
     sampler: str = field(default="transformers", metadata={"help": "What samples: transformers, or vllm."})
     vllm_mode: str = field(
         default="colocate",
-        metadata={"help": "vLLM in this process on this device ('colocate'), or a running vLLM 'server'."},
+        metadata={
+            "help": "vLLM in each process on its device ('colocate'), or one or several vLLM servers ('server')."
+        },
     )
     vllm_dtype: str | None = field(
         default=None,
@@ -45,9 +49,14 @@ class EngineArguments:
         default=None,
         metadata={"help": "Longest prompt and completion of a colocated engine; default: the model's context."},
     )
-    vllm_server_base_url: str = field(default="http://localhost:8000", metadata={"help": "Where the server is."})
-    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for the server to be up."})
-    vllm_group_port: int = field(default=51216, metadata={"help": "Port here for sending the weights to a server."})
+    vllm_server_base_url: str = field(
+        default="http://localhost:8000",
+        metadata={"help": "Where the server is; several are separated by commas, and share the prompts."},
+    )
+    vllm_server_timeout: float = field(default=240.0, metadata={"help": "Seconds to wait for a server to be up."})
+    vllm_group_port: int = field(
+        default=51216, metadata={"help": "Port of the first process for sending the weights to servers."}
+    )
     vllm_sync_timeout: float = field(
         default=300.0, metadata={"help": "Seconds after which a weight synchronisation has failed."}
     )
@@ -117,15 +126,42 @@ def check_engine(args: Any) -> None:
     """Refuse an engine that cannot be used, before weights are loaded; `args` hold `EngineArguments`.
 
     Raises:
-        ValueError: several processes with vLLM; a server that is not reached in time, or that was started with other
-            options than are needed.
+        ValueError: limits of time that contradict each other; a server that is not reached in time, or that was
+            started with other options than are needed.
     """
-    if args.sampler == "vllm" and args.world_size > 1:
-        raise ValueError("sampler vllm runs in one process for now; start without a distributed launcher")
-    if args.sampler == "vllm" and args.vllm_mode == "server":
-        from sgpo.sampling.vllm_client import check_server
+    if args.sampler != "vllm":
+        return
+    if args.world_size > 1 and args.vllm_sync_timeout >= args.ddp_timeout:
+        raise ValueError(
+            f"vllm_sync_timeout ({args.vllm_sync_timeout:g} seconds) must be below ddp_timeout ({args.ddp_timeout}): "
+            "else the other processes give up first, without the cause; change one of them"
+        )
+    if args.vllm_mode == "server":
+        from sgpo.sampling.vllm_client import check_server, server_urls
 
-        check_server(args.vllm_server_base_url, args.vllm_server_timeout, args.max_completion_length)
+        for url in server_urls(args.vllm_server_base_url):
+            check_server(url, args.vllm_server_timeout, args.max_completion_length)
+
+
+@contextmanager
+def current_weights(sampler: Sampler, model: Any, timed: AbstractContextManager[Any] | None = None) -> Iterator[None]:
+    """Around calls of the sampler: inside, it samples from the present weights of the model.
+
+    All processes enter it together. Inside, each may call the sampler as often as it likes. An engine with weights of
+    its own gets them once. Others use the model itself, so a sharded one is gathered.
+
+    Args:
+        timed: entered around what is done before the first call.
+
+    Raises:
+        EngineError: the weights did not reach the engine.
+        ProcessError: they did not in another process.
+    """
+    with ExitStack() as inside:
+        with timed or nullcontext():
+            current = getattr(sampler, "current", None)
+            inside.enter_context(distributed.gathered(model) if current is None else current())
+        yield
 
 
 def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator) -> Sampler:

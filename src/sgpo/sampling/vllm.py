@@ -1,16 +1,14 @@
-"""Sampling with vLLM, in this process or on a server, through TRL's `trl.generation`.
+"""Sampling with vLLM, in this process or on servers.
 
-This file, vllm_engines.py and vllm_client.py alone import either.
-
-TRL holds the weights' way into the engine (names, PEFT, sharding, transport). Three things are different here.
+vllm_engines.py and vllm_client.py alone import vLLM and TRL's `trl.generation`. Three things are different from TRL.
 
 - *Both groups in one engine call.* TRL takes one number of completions for all prompts, vLLM one for each: every
   `SampleRequest` becomes one vLLM request with its own n, and all of them are handed over before any is waited for. So
   the engine batches both groups together, and its prefix cache computes each prompt once.
 - *Log-probabilities are those of the full vocabulary at temperature 1* (`logprobs_mode="raw_logprobs"`), as everywhere
   in this package; TRL asks for those of the distribution after temperature and top-p.
-- *Nothing waits for ever.* TRL's weight synchronisation blocks in a collective when the other side fails. Here it runs
-  beside a watch: a request of its own that fails ends it at once, a time limit in any case.
+- *Nothing waits for ever.* A weight synchronisation blocks in a collective when the other side fails. Here it runs
+  beside a watch (vllm_weights.py): a request of its own that fails ends it at once, a time limit in any case.
 
 Every vLLM request has a seed of its own, drawn from the seed of the call. Equal seeds give equal rollouts as far as the
 engine's arithmetic does not depend on what is batched together: it does on GPUs.
@@ -20,31 +18,37 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
+from sgpo import distributed
 from sgpo.errors import EngineError
-from sgpo.sampling.engine_errors import engine_errors, within
+from sgpo.sampling.engine_errors import engine_errors
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
 from sgpo.sampling.vllm_engines import VLLM_FAILURES, ColocatedEngine, ServerEngine, VLLMEngine
+from sgpo.sampling.vllm_weights import PROBE, PROBE_TOKENS, Synchronisation
 from sgpo.tokenizers import end_token_ids
 
 
 class VLLMSampler:
-    """A `Sampler` on vLLM. The weights are sent to the engine before each call.
+    """A `Sampler` on vLLM. The weights are sent to the engine before each call, or once for several (`current`).
 
     Args:
         engine: where it runs.
         eos_token_ids: the tokens that end a completion; those that vLLM would add are not used.
-        sync_timeout: seconds that a weight synchronisation may take.
+        synchronisation: of a model in training; None for an engine that keeps its weights.
     """
 
-    def __init__(self, engine: VLLMEngine, eos_token_ids: Sequence[int], sync_timeout: float = 300.0) -> None:
+    def __init__(
+        self, engine: VLLMEngine, eos_token_ids: Sequence[int], synchronisation: Synchronisation | None = None
+    ) -> None:
         self.engine = engine
         self.eos_token_ids = list(eos_token_ids)
-        self.sync_timeout = sync_timeout
+        self.synchronisation = synchronisation
+        self._is_current = synchronisation is None
 
     @classmethod
     def of(cls, args: Any, model: Any, tokenizer: Any, accelerator: Any, dtype: str) -> VLLMSampler:
@@ -52,12 +56,40 @@ class VLLMSampler:
 
         Raises EngineError if it does not start.
         """
-        with engine_errors("starting the engine", *VLLM_FAILURES):
+        engine: ColocatedEngine | ServerEngine
+        with distributed.together(), engine_errors("starting the engine", *VLLM_FAILURES):
             if args.vllm_mode == "colocate":
-                engine: VLLMEngine = ColocatedEngine(args, model, tokenizer, accelerator, dtype)
+                engine = ColocatedEngine(args, model.name_or_path, accelerator, dtype)
             else:
-                engine = ServerEngine(args, model, tokenizer, accelerator)
-        return cls(engine, end_token_ids(model, tokenizer), args.vllm_sync_timeout)
+                engine = ServerEngine(args)
+        synchronisation = Synchronisation(
+            engine,
+            model,
+            tokenizer(PROBE)["input_ids"][:PROBE_TOKENS],
+            accelerator.autocast,
+            exact=engine.dtype == "float32" and accelerator.mixed_precision == "no",
+            seconds=args.vllm_sync_timeout,
+            failures=VLLM_FAILURES,
+        )
+        return cls(engine, end_token_ids(model, tokenizer), synchronisation)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """Calls inside share one synchronisation of the weights. Of several processes all have to enter it together.
+
+        Raises:
+            EngineError: the weight synchronisation failed; the cause is named.
+            ProcessError: it failed in another process.
+        """
+        if self.synchronisation is None:
+            yield
+            return
+        self.synchronisation.run()
+        self._is_current = True
+        try:
+            yield
+        finally:
+            self._is_current = False
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
@@ -70,9 +102,11 @@ class VLLMSampler:
             EngineError: the weight synchronisation or the engine failed; the cause is named.
         """
         self._check(requests, sampling)
-        failure = self.engine.begin_sync()
-        sync = self.engine.sync_weights
-        within("the weight synchronisation", self.sync_timeout, sync, *VLLM_FAILURES, failure=failure)
+        if not self._is_current:
+            with self.current():
+                return self.sample(requests, sampling, seed=seed, watch=watch)
+        if not requests:  # of a process that has no problem
+            return []
         # At temperature 0 vLLM takes n = 1 only, and further completions would be equal.
         copies = [1 if sampling.temperature else request.count for request in requests]
         drawn = random.Random(seed)
@@ -126,6 +160,3 @@ def _rollout(ids: list[int], logprobs: list[float], eos_token_ids: Sequence[int]
     if not all(map(math.isfinite, logprobs)):
         raise FloatingPointError("the engine's log-probabilities are not finite; look for NaN in the model's weights")
     return Rollout(completion_ids=ids, sampler_logprobs=torch.tensor(logprobs), truncated=truncated)
-
-
-# ---------------------------------------------------------------------- an engine in this process

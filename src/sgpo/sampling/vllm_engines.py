@@ -1,4 +1,4 @@
-"""vLLM's engines: in this process, from a checkpoint, or on a server."""
+"""vLLM's engines: in this process, from a checkpoint, or on servers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
 from tqdm import tqdm
-from trl.generation.vllm_generation import VLLMGeneration, extract_logprobs
+from trl.generation.vllm_generation import extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
+from sgpo import distributed
 from sgpo.errors import EngineError, StopHere
-from sgpo.models.adapters import has_adapter
-from sgpo.models.merged import merged_parameters
-from sgpo.sampling.engine_errors import Failure, engine_errors, within
+from sgpo.sampling.engine_errors import Failure, at_once, engine_errors, within
 from sgpo.sampling.records import SampleRequest, Watch
-from sgpo.sampling.vllm_client import Client
+from sgpo.sampling.vllm_client import Broadcast, Client, server_urls
+from sgpo.sampling.vllm_weights import Named
 
 VLLM_FAILURES = (EngineDeadError, EngineGenerateError, VLLMValidationError)
 # vLLM refuses models, options and a device without room by these. From it alone: nothing of ours runs within its start.
@@ -35,16 +34,9 @@ SampledTokens = tuple[list[int], list[float]]  # token ids, and the log-probabil
 
 
 class VLLMEngine(Protocol):
-    """A running vLLM whose weights can be replaced."""
+    """A running vLLM."""
 
     max_model_len: int  # tokens of prompt and completion
-
-    def begin_sync(self) -> Failure:
-        """To be called before `sync_weights`; what it returns tells of a failure from which that may not come back."""
-        ...
-
-    def sync_weights(self) -> None:
-        """Give the engine the weights of the model in training, and drop keys and values of the old ones."""
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
@@ -53,11 +45,7 @@ class VLLMEngine(Protocol):
         ...
 
 
-class _Generation(VLLMGeneration):
-    """TRL's, which merges an adapter into the model for each synchronisation, and takes it out again."""
-
-    def _iter_named_params(self) -> Iterator[tuple[str, Any]]:
-        return merged_parameters(self.model) if has_adapter(self.model) else super()._iter_named_params()
+# ---------------------------------------------------------------------- an engine in this process
 
 
 def no_failure() -> None:
@@ -76,50 +64,49 @@ class _WatchedBar(tqdm):
         return super().update(n)
 
 
-# ---------------------------------------------------------------------- an engine on a server
+class ColocatedEngine:
+    """vLLM in this process, on the device that trains; an error inside it is raised where it was called.
 
-
-class ColocatedEngine(_Generation):
-    """vLLM in this process, on the device that trains; an error inside it is raised where it was called."""
+    Args:
+        model: folder or Hub name, of which the architecture is read; its weights will be replaced.
+        dtype: floating type of weights and arithmetic.
+    """
 
     OPTIONS: ClassVar[dict[str, Any]] = {}  # further ones of vLLM's `LLM`
 
-    def __init__(self, args: Any, model: Any, tokenizer: Any, accelerator: Any, dtype: str) -> None:
-        self._dtype = dtype
-        super().__init__(
-            model,
-            accelerator,
-            tokenizer,
-            mode="colocate",
-            gpu_memory_utilization=args.vllm_gpu_memory_utilization,
-            max_model_length=args.vllm_max_model_length,
-        )
-        self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
-
-    def _init_vllm(self) -> None:
-        """As in TRL, but with raw log-probabilities, a floating type, and the environment as it was."""
-        with _launched(self.accelerator):
+    def __init__(self, args: Any, model: str, accelerator: Any, dtype: str) -> None:
+        self.dtype = dtype
+        with _launched(accelerator):
             self.llm = _start(
-                self.model.name_or_path,
-                self._dtype,
-                self.gpu_memory_utilization,
-                self.max_model_length,
+                model,
+                dtype,
+                args.vllm_gpu_memory_utilization,
+                args.vllm_max_model_length,
                 distributed_executor_backend="external_launcher",  # the worker in this process, so with the weights
                 max_num_batched_tokens=4096,  # what vLLM measures its memory with at the start, as in TRL
             )
-        self._llm_weights_sleeping = False
+        self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
 
     def begin_sync(self) -> Failure:
         return no_failure
 
-    def sync_weights(self) -> None:
-        """As in TRL, but a weight that the engine cannot take is named."""
+    def start_update(self) -> None:
+        """Weights can be loaded at any time."""
+
+    def load(self, weights: Sequence[Named]) -> None:
         load = self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights
-        for name, weight in self._iter_named_params():
+        for name, weight in weights:
             with engine_errors(f"loading the weight {name}", *LOAD_FAILURES):
                 load([(name, weight)])
+
+    def finish_update(self) -> None:
         if not self.llm.reset_prefix_cache():
             raise EngineError("keys and values of the old weights could not be dropped")
+
+    def prompt_logprobs(self, ids: list[int]) -> list[list[float]]:
+        options = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        (output,) = self.llm.generate([{"prompt_token_ids": ids}], [options], use_tqdm=False)
+        return [[value[token].logprob for token, value in zip(ids[1:], output.prompt_logprobs[1:], strict=True)]]
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
@@ -140,12 +127,6 @@ class CheckpointEngine:
     def __init__(self, model: str, *, dtype: str, gpu_memory_utilization: float, max_model_length: int | None) -> None:
         self.llm = _start(model, dtype, gpu_memory_utilization, max_model_length)
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
-
-    def begin_sync(self) -> Failure:
-        return no_failure
-
-    def sync_weights(self) -> None:
-        """There are no others to come."""
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
@@ -213,56 +194,75 @@ def _launched(accelerator: Any) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class ServerEngine(_Generation):
-    """A vLLM server; this process sends it the weights through NCCL."""
+# ---------------------------------------------------------------------- engines on servers
 
-    def __init__(self, args: Any, model: Any, tokenizer: Any, accelerator: Any) -> None:
+
+class ServerEngine:
+    """One or several vLLM servers: the first process sends the weights to all, each asks for its own completions.
+
+    Raises what a server that is gone, or does not join, raises.
+    """
+
+    def __init__(self, args: Any) -> None:
         self._sync_timeout, self._sample_timeout = args.vllm_sync_timeout, args.vllm_sample_timeout
-        super().__init__(
-            model,
-            accelerator,
-            tokenizer,
-            mode="server",
-            server_base_url=args.vllm_server_base_url,
-            server_timeout=args.vllm_server_timeout,
-            group_port=args.vllm_group_port,
-        )
-        info = self.vllm_client.get_server_info()
-        self.max_model_len: int = info["model_config"]["max_model_len"]
+        urls = server_urls(args.vllm_server_base_url)
+        self.clients = [Client(url, args.vllm_server_timeout, self._sync_timeout) for url in urls]
+        configs = [client.get_server_info()["model_config"] for client in self.clients]
+        self.max_model_len: int = min(config["max_model_len"] for config in configs)
+        self.dtype = "float32" if all("float32" in str(config.get("dtype")) for config in configs) else "bfloat16"
+        self._sends = distributed.rank() == 0
+        if self._sends:
+            join = partial(self._join, args.vllm_group_port)
+            within("joining the server", self._sync_timeout, join, failure=self.begin_sync())
 
-    def _init_vllm(self) -> None:
-        client = Client(self.server_base_url, self.group_port, self.server_timeout, self._sync_timeout)
-        self.vllm_client = client
-        device = self.accelerator.device
-        failure = self.begin_sync()
-        within("joining the server", self._sync_timeout, lambda: client.init_communicator(device), failure=failure)
+    def _join(self, port: int) -> None:
+        self._broadcast = Broadcast(self.clients, port)
 
     def begin_sync(self) -> Failure:
-        """The failed request of this synchronisation; TRL's own thread may still be waiting for the worker that failed.
+        """The failed request of this synchronisation; a thread may still be waiting for the worker that failed.
 
-        Each has a list of its own: a request that an earlier call left behind may fail meanwhile.
+        Each has lists of its own: a request that an earlier call left behind may fail meanwhile.
         """
-        failures = self.vllm_client.failures = list[BaseException]()
-        return lambda: failures[0] if failures else None
+        for client in self.clients:
+            client.failures = []
+        lists = [client.failures for client in self.clients]
+        return lambda: next((failures[0] for failures in lists if failures), None)
+
+    def start_update(self) -> None:
+        self._ask_all("start_weight_update")
+
+    def load(self, weights: Sequence[Named]) -> None:
+        if self._sends:
+            self._broadcast.send(weights)
+
+    def finish_update(self) -> None:
+        self._ask_all("finish_weight_update")
+        self._ask_all("reset_prefix_cache")
+
+    def _ask_all(self, path: str) -> None:
+        if self._sends:
+            at_once([partial(client.ask, path) for client in self.clients])
+
+    def prompt_logprobs(self, ids: list[int]) -> list[list[float]]:
+        return at_once([partial(client.prompt_logprobs, ids) for client in self.clients])
 
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
     ) -> list[list[SampledTokens]]:
-        """Only training comes here, which is not watched."""
-        client = self.vllm_client
-        client.read_timeout = self._sample_timeout
+        """Only training comes here, which is not watched. The servers get prompts in turn, all of them at once."""
 
-        def ask(prompt: SampleRequest, chosen: dict[str, Any]) -> list[SampledTokens]:
+        def ask(client: Client, prompt: SampleRequest, chosen: dict[str, Any]) -> list[SampledTokens]:
             answer = client.generate([prompt.prompt_ids], n=chosen["n"], generation_kwargs=chosen)
             return [
                 (ids, [math.nan if value is None else value for (value,) in values])
                 for ids, values in zip(answer["completion_ids"], answer["logprobs"], strict=True)
             ]
 
-        # One thread for each, so that the server has all of them at once.
-        executor = ThreadPoolExecutor(max_workers=len(prompts))
+        order = [self.clients[(distributed.rank() + n) % len(self.clients)] for n in range(len(prompts))]
+        for client in self.clients:
+            client.read_timeout = self._sample_timeout
         try:
-            return list(executor.map(ask, prompts, options))
+            return at_once([partial(ask, *each) for each in zip(order, prompts, options, strict=True)])
         finally:
-            client.read_timeout = self._sync_timeout
-            executor.shutdown(wait=False, cancel_futures=True)  # after a failure the rest is not waited for
+            for client in self.clients:
+                client.read_timeout = self._sync_timeout

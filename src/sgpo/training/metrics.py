@@ -109,10 +109,13 @@ class Logbook:
         self.occasions.append(means)
 
     @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
+    def timed(self, phase: str, *, goes_on: bool = False) -> Iterator[None]:
+        """An occasion of a phase; or one that goes on, whose seconds are added to those of the last."""
         start = time.perf_counter()
         yield
-        self.seconds.setdefault(phase, []).append(time.perf_counter() - start)
+        occasions = self.seconds.setdefault(phase, [])
+        before = occasions.pop() if goes_on else 0.0
+        occasions.append(before + time.perf_counter() - start)
 
     def count_tokens(self, phase: str, number: int) -> None:
         """Tokens that this process worked on in a phase."""

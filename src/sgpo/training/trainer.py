@@ -33,7 +33,7 @@ from sgpo.methods.terms import Thresholds
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem, problems_from
 from sgpo.rewards import RewardFunction, column_names, math_reward
-from sgpo.sampling.engines import check_engine, make_sampler
+from sgpo.sampling.engines import check_engine, current_weights, make_sampler
 from sgpo.sampling.records import Sampler, SamplingConfig
 from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions_table, step
@@ -139,8 +139,9 @@ class SGPOTrainer(RunTrainer):
         """One update: the first of a rollout batch samples, verifies and decides for those after it too."""
         number = self.state.global_step % self.args.updates_per_rollout
         if number == 0:
-            with distributed.gathered(model), distributed.together():
-                with self.logbook.timed("sample"), self.interrupt.may_leave():
+            synchronised = self.logbook.timed("sample")
+            with current_weights(self.sampler, model, synchronised), distributed.together():
+                with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave():
                     groups = self._sample(step.own_share(inputs, self.args.updates_per_rollout))
                 with self.logbook.timed("verify"):
                     groups = self._verify(groups)
@@ -277,7 +278,7 @@ class SGPOTrainer(RunTrainer):
             raise ValueError(
                 f"{len(problems)} evaluation problems are fewer than the {distributed.count()} processes; give more"
             )
-        with distributed.gathered(self.model_wrapped), distributed.together():
+        with current_weights(self.sampler, self.model_wrapped), distributed.together():
             own = evaluate(
                 self.sampler,
                 self.processing_class,

@@ -1,0 +1,169 @@
+"""What two processes do in test_vllm_processes.py: `python vllm_process_cases.py CASE FOLDER URLS`, once a process.
+
+Inside the environment of constraints/vllm.txt; URLS are those of servers, which the test has started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import vllm_cpu
+
+os.environ.update(vllm_cpu.ENVIRONMENT)
+
+from sgpo import SGPOConfig, SGPOTrainer, distributed
+from sgpo.errors import EngineError, UnfinishedError
+from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
+from sgpo.sampling import engines
+from sgpo.sampling.engines import current_weights
+from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.vllm_engines import ColocatedEngine
+
+RANK = int(os.environ.get("RANK", 0))
+PROBLEMS = problem_sets(3, Sizes.only(rl=16))["rl"]
+PROMPTS = [SampleRequest([5, 6, 7, 8 + n], 2) for n in range(6)]
+GREEDY = SamplingConfig(24, 0.0)
+
+
+class Patch:
+    """As pytest's monkeypatch; nothing has to be undone here."""
+
+    def setattr(self, owner: Any, name: str, value: Any) -> None:
+        setattr(owner, name, value)
+
+
+def even_length(completions: list[Any], **columns: Any) -> list[float]:
+    return [float(len(str(completion)) % 2 == 0) for completion in completions]
+
+
+def make(folder: Path, mode: str, **changes: Any) -> SGPOTrainer:
+    values: dict[str, Any] = {
+        "sampler": "vllm",
+        "vllm_mode": mode,
+        "vllm_sync_timeout": 60.0,
+        "max_completion_length": 48,
+        "max_tokens_per_microbatch": 4096,
+        "num_autonomous": 4,
+        "num_guided": 2,
+        "problems_per_rollout": 6,
+        "updates_per_rollout": 2,
+        "learning_rate": 1e-3,
+        "max_steps": 4,
+        "importance_cap": 2.0,
+        "save_strategy": "no",
+        **changes,
+    }
+    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
+    config = SGPOConfig(output_dir=str(folder / "run"), **quiet, **values)
+    return SGPOTrainer(str(BASE_MODEL), config, PROBLEMS, reward_funcs=even_length)
+
+
+def with_servers(folder: Path, urls: str, **changes: Any) -> SGPOTrainer:
+    vllm_cpu.install_transport_of_trainer(Patch())
+    engines.check_vllm = lambda mode: None  # server mode needs CUDA, but for the TCP store
+    port = int((folder / "port").read_text())
+    return make(folder, "server", vllm_server_base_url=urls, vllm_group_port=port, **changes)
+
+
+def said(trainer: SGPOTrainer) -> dict[str, Any]:
+    """What the test looks at: how near the engine's log-probabilities were, of all processes together."""
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    return {
+        "mismatch": [line["sampler_mismatch"] for line in lines if "sampler_mismatch" in line],
+        "norms": [line["grad_norm"] for line in lines],
+    }
+
+
+def learn(trainer: SGPOTrainer, prompt: list[int], answer: list[int]) -> None:
+    """The same steps in all processes, whose models stay equal."""
+    model = trainer.model
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    labels = torch.tensor([[-100] * len(prompt) + answer])
+    for _ in range(30):
+        model(torch.tensor([prompt + answer]), labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def trained_and_asked(trainer: SGPOTrainer) -> dict[str, Any]:
+    """Training, then the known answer, which comes only after the synchronisation; and old weights, which are seen."""
+    trainer.train()
+    found = said(trainer)
+    sampler, tokenizer = trainer.sampler, trainer.processing_class
+    own = PROMPTS[: 1 + 4 * RANK]  # processes have as many prompts as they may
+    answer = [*tokenizer("\\boxed{31415}", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with current_weights(sampler, trainer.model_wrapped):
+        before = sampler.sample(own, GREEDY, seed=0)
+        drawn = [sampler.sample(own, SamplingConfig(16, 1.0, 1.0), seed=seed) for seed in (RANK, RANK, RANK + 10)]
+        learn(trainer, own[0].prompt_ids, answer)
+        old = sampler.sample(own, GREEDY, seed=0)
+    found["kept"] = old == before
+    found["seeded"] = drawn[0] == drawn[1] != drawn[2]
+    load, sampler.engine.load = sampler.engine.load, lambda weights: None
+    try:
+        with current_weights(sampler, trainer.model_wrapped):
+            raise AssertionError("old weights were not noticed")
+    except UnfinishedError as error:
+        found["stale"] = f"{type(error).__name__}: {error}"
+    sampler.engine.load = load
+    with current_weights(sampler, trainer.model_wrapped):
+        after = sampler.sample(own, GREEDY, seed=0)
+    found["answer"] = after[0][0].completion_ids == answer != before[0][0].completion_ids
+    return found
+
+
+def servers(folder: Path, urls: str) -> dict[str, Any]:
+    """Two servers: both get prompts of every process."""
+    trainer = with_servers(folder, urls)
+    asked = [0] * len(trainer.sampler.engine.clients)
+    for number, client in enumerate(trainer.sampler.engine.clients):
+        generate = client.generate
+
+        def counted(*arguments: Any, number: int = number, generate: Any = generate, **options: Any) -> Any:
+            asked[number] += 1
+            return generate(*arguments, **options)
+
+        client.generate = counted
+    found = trained_and_asked(trainer)
+    return found | {"asked": asked}
+
+
+def failure_of(trainer: SGPOTrainer) -> str:
+    try:
+        with current_weights(trainer.sampler, trainer.model_wrapped), distributed.together():
+            trainer.sampler.sample(PROMPTS[:1], GREEDY, seed=0)
+    except UnfinishedError as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError("nothing failed")
+
+
+def colocated(folder: Path, urls: str) -> dict[str, Any]:
+    """An engine in each process."""
+    vllm_cpu.keep_weights()
+    ColocatedEngine.OPTIONS = vllm_cpu.OPTIONS
+    trainer = make(folder, "colocate", vllm_max_model_length=256)
+    found = trained_and_asked(trainer)
+    engine = trainer.sampler.engine
+    if RANK == 1:
+
+        def broken(weights: Any) -> None:
+            raise EngineError("no room in the second engine")
+
+        engine.load = broken
+    found["failure"] = failure_of(trainer)
+    return found
+
+
+CASES = {case.__name__: case for case in (servers, colocated)}
+
+if __name__ == "__main__":
+    place = Path(sys.argv[2])
+    result = CASES[sys.argv[1]](place, sys.argv[3])
+    (place / f"{RANK}.json").write_text(json.dumps(result))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
