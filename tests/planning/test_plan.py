@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,36 @@ def test_refusals(given: list[str], message: str, capsys: pytest.CaptureFixture[
 
 def test_changes_are_values_of_yaml() -> None:
     assert parsed_changes(["a=1", "b=true", "c=[x, y]", "d=1.0e-5"]) == {"a": 1, "b": True, "c": ["x", "y"], "d": 1e-5}
+
+
+def test_recipes_of_the_user(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "sft.yaml").write_text(
+        "model: Qwen/Qwen2.5-0.5B-Instruct\nproblems: a.jsonl\noutput_dir: runs/a\n"
+        "use_peft: true\nlora_r: 8\nlora_target_modules: all-linear\n"
+    )
+    (folder / "grpo.yaml").write_text(
+        "model: runs/a\nproblems: b.jsonl\noutput_dir: runs/b\nmethod: grpo\nmax_steps: 8\n"
+    )
+    (folder / "eval.yaml").write_text("model: runs/b\nbenchmarks: math500,aime24\n")
+    found = stages(str(folder), problems={"sft": 100}, stages=["sft", "grpo", "eval"])
+    assert [found[name].how.trained for name in ("sft", "grpo")] == [4_399_104, 4_399_104]
+    assert plan_stage(found["grpo"], gpu_price=1.0).notes[0] == "8 updates in 4 rollout batches"
+    assert plan_stage(found["eval"], gpu_price=1.0).tokens == {"sampled": (500 * 4 + 30 * 32) * 2048}
+    assert list(stages(str(folder), problems={"sft": 100})) == ["sft", "eval"]
+    (folder / "eval.yaml").write_text("modle: runs/b\n")
+    with pytest.raises(ValueError, match=r"unknown in .*eval.yaml: modle \(did you mean model\?\)"):
+        stages(str(folder))
+
+
+def test_strategies_that_come_with_the_problems_cost_nothing() -> None:
+    assert list(stages("gsm8k")) == ["sft", "sgpo", "eval"]
+    own = stages("own/one-gpu", gpu="l4")["one-gpu"]
+    assert fits(own)
+    assert own.shape.parameters == 494_032_768
+
+
+def test_the_warm_up_on_several_gpus_says_how_its_batch_stays() -> None:
+    notes = plan_stage(stages("qwen2.5-7b/sft", 8)["sft"], gpu_price=2.0).notes
+    assert notes == ("512 responses an update", "as many as on one GPU with gradient_accumulation_steps: 8")

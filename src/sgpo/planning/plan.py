@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from sgpo.evaluation.arguments import TOKENS_AT_ONCE
-from sgpo.evaluation.benchmarks import BENCHMARKS
+from sgpo.evaluation.benchmarks import BENCHMARKS, split_names
 from sgpo.planning import memory, work
 from sgpo.planning.memory import FLOAT, largest_microbatch
 from sgpo.planning.scenario import PlannedFor
@@ -156,9 +156,10 @@ def _sft(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> St
     tokens = work.sft_tokens(learnt, values["num_train_epochs"], given.assumed)
     seconds = work.training_seconds(given.how, tokens, given.machine, given.assumed, checkpointing=given.checkpointing)
     batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] * given.machine.gpus
-    return _on_gpus(
-        given, {"learnt": tokens.learnt}, {"training": seconds}, gpu_price, (f"{batch} responses an update",)
-    )
+    notes = [f"{batch} responses an update"]
+    if (gpus := given.machine.gpus) > 1 and (steps := values["gradient_accumulation_steps"]) % gpus == 0:
+        notes.append(f"as many as on one GPU with gradient_accumulation_steps: {steps // gpus}")
+    return _on_gpus(given, {"learnt": tokens.learnt}, {"training": seconds}, gpu_price, notes)
 
 
 def _rl(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> StagePlan:
@@ -203,10 +204,11 @@ def _rows_at_once(given: PlannedFor) -> float:
 
 def _evaluation(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> StagePlan:
     values, assumed = given.values, given.assumed
-    known = [BENCHMARKS[name] for name in values["benchmarks"] if name in BENCHMARKS]
+    names = split_names(values["benchmarks"])
+    known = [BENCHMARKS[name] for name in names if name in BENCHMARKS]
     samples = sum(each.problems * (values["k"] or each.k) for each in known)
     notes = [f"{samples:,} answers to {sum(each.problems for each in known):,} problems, on one GPU"]
-    if own := [name for name in [*values["benchmarks"], values["problems"]] if name and name not in BENCHMARKS]:
+    if own := [name for name in [*names, values["problems"]] if name and name not in BENCHMARKS]:
         notes.append(f"without {', '.join(own)}, whose size is not known")
     mean = min(assumed.eval_tokens, values["max_completion_length"])
     free = room_of(given) - 2 * given.shape.parameters

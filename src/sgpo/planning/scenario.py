@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sgpo.configuration import RECIPES, find_config, read_config
+from sgpo.configuration.parser import option_keys
 from sgpo.evaluation.arguments import EvalArguments
 from sgpo.options.groups import EVAL, SFT, TRAIN
 from sgpo.planning.devices import Assumptions, Machine
@@ -18,6 +19,7 @@ from sgpo.planning.memory import TrainedAs, adapted
 from sgpo.planning.shapes import DEFAULT_TARGETS, KNOWN, ModelShape, shape_of
 
 SHARDINGS = ("none", "fsdp2")
+STRATEGIES = RECIPES / "paper" / "strategies.yaml"
 USUAL_STAGES = ("strategies", "sft", "sgpo", "eval")
 # Of TrainingArguments and SFTConfig, which take seconds to import.
 OTHER_DEFAULTS = {"max_steps": -1, "gradient_accumulation_steps": 1, "activation_checkpointing": None}
@@ -85,17 +87,18 @@ def scenarios(
     """
     beside, files = _files(recipe, stages)
     found: dict[str, PlannedFor] = {}
-    warmup = read_config(beside / "sft.yaml") if (beside / "sft.yaml").is_file() else {}
+    of_sft = beside / "sft.yaml"
+    warmup = _with_defaults("sft", read_config(of_sft), of_sft) if of_sft.is_file() else {}
     prepared = _prepared(beside) | {kind: count for kind, count in (problems or {}).items() if count}
     unused = dict(changes or {})
     for name, path in files.items():
         kind = {"strategies": "strategies", "sft": "sft", "eval": "eval"}.get(name, "train")
         values = _with_defaults(kind, read_config(path), path)
-        if kind == "train" and "use_peft" in warmup and not values["use_peft"]:
+        if kind == "train" and warmup.get("use_peft") and not values["use_peft"]:  # it goes on with that adapter
             values |= {key: value for key, value in warmup.items() if key == "use_peft" or key.startswith("lora_")}
-        for key in [key for key in changes or {} if key in values]:
-            values[key] = (changes or {})[key]
-            unused.pop(key, None)
+        replaced = {key: value for key, value in (changes or {}).items() if key in values}
+        values |= replaced
+        unused = {key: value for key, value in unused.items() if key not in replaced}
         shape = shape_of(_model(model, values, warmup))
         how = sharding or ("fsdp2" if machine.gpus > 1 else "none")
         count = prepared.get("train" if kind == "strategies" else kind)
@@ -127,13 +130,21 @@ def _files(recipe: str, stages: Sequence[str]) -> tuple[Path, dict[str, Path]]:
         path = find_config(recipe)
         return path.parent, {path.stem: path}
     there = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.stem not in ("prepare", "rl")}
-    named = list(stages) or [name for name in USUAL_STAGES if name in there or name == "strategies"]
-    there.setdefault("strategies", RECIPES / "paper" / "strategies.yaml")
+    there.setdefault("strategies", STRATEGIES)
+    named = list(stages) or [name for name in USUAL_STAGES if name in there]
+    if not stages and not _extracted(folder, there):
+        named.remove("strategies")
     if unknown := [name for name in named if name not in there]:
         raise ValueError(f"{folder} has no stage {unknown[0]}; it has {', '.join(there)}")
-    if named == ["strategies"] and not stages:
+    if not named:
         raise ValueError(f"{folder} has none of the stages {', '.join(USUAL_STAGES)}; give --stages {' '.join(there)}")
     return folder, {name: there[name] for name in named}
+
+
+def _extracted(folder: Path, there: Mapping[str, Path]) -> bool:
+    """Whether the strategies of the problems are made by the stage, and do not come with them."""
+    own = "sgpo" in there and read_config(there["sgpo"]).get("problems") in read_config(STRATEGIES)["output"]
+    return own or there["strategies"].parent == folder
 
 
 def _prepared(folder: Path) -> dict[str, int]:
@@ -156,4 +167,6 @@ def _with_defaults(kind: str, values: dict[str, Any], path: Path) -> dict[str, A
             defaults[each.name] = each.default
         elif each.default_factory is not dataclasses.MISSING:
             defaults[each.name] = each.default_factory()
-    return {**OTHER_DEFAULTS, **defaults, **values}
+    keys = option_keys(kinds)
+    given = {name: keys[name].from_yaml(value) if name in keys else value for name, value in values.items()}
+    return {**OTHER_DEFAULTS, **defaults, **given}
