@@ -24,8 +24,12 @@ OPTIONS = {"sft": SFT, "train": TRAIN, "eval": EVAL}
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Commands that print what they are called with, a line for each argument."""
     folder = tmp_path_factory.mktemp("tools")
-    for name in ("sgpo", "torchrun"):
+    for name in ("sgpo", "torchrun", "vllm"):
         (folder / name).write_text(f"#!/bin/sh\nprintf '%s\\n' {name} \"$@\"\n")
+        (folder / name).chmod(0o755)
+    (folder / "scontrol").write_text("#!/bin/sh\nprintf 'a\\nb\\nc\\nd\\n'\n")
+    (folder / "srun").write_text('#!/bin/sh\nprintf "%s %s %s %s\\n" "$NODE" "$HEAD" "$SERVERS" "$*"\n')
+    for name in ("scontrol", "srun"):
         (folder / name).chmod(0o755)
     return folder
 
@@ -47,7 +51,7 @@ def parsed(command: list[str], tmp_path: Path) -> Any:
 
 
 def test_there_are_these() -> None:
-    assert FILES == ["fsdp2.sh", "one-gpu.sh"]
+    assert FILES == ["four-nodes.sh", "four-nodes.slurm.sh", "fsdp2.sh", "one-gpu.sh"]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -89,3 +93,35 @@ def test_fsdp2(recipe: str, tools: Path, tmp_path: Path) -> None:
         _, warmup = parsed(launched, tmp_path)
         assert launched[2] == str(gpus)
         assert gpus * warmup.per_device_train_batch_size * warmup.gradient_accumulation_steps == 64
+
+
+NODES = {"HEAD": "a", "SERVERS": "d"}
+URLS = ",".join(f"http://d:{8000 + number}" for number in range(8))
+
+
+@pytest.mark.parametrize("recipe", MODELS[1:3])
+def test_four_nodes(recipe: str, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "check_vllm", lambda mode: None)
+    command = started(tools, "four-nodes.sh", recipe, "sgpo", NODE="1", **NODES)
+    assert " ".join(command[:7]) == "torchrun --nnodes 3 --node_rank 1 --nproc_per_node 8"
+    for method in METHODS:
+        _, args = parsed(started(tools, "four-nodes.sh", recipe, method, NODE="0", **NODES), tmp_path)
+        assert (args.method, args.sampler, args.vllm_mode) == (method, "vllm", "server")
+        assert args.vllm_server_base_url == URLS
+        assert args.fsdp_config["version"] == 2
+    servers = "\n".join(started(tools, "four-nodes.sh", recipe, "sgpo", NODE="3", **NODES))
+    assert servers.count(f"vllm\nserve\nruns/{recipe}/sft\n") == 8
+    assert servers.count("--logprobs-mode\nraw_logprobs\n--weight-transfer-config\n") == 8
+    assert all(f"--port\n{8000 + number}\n" in servers for number in range(8))
+
+
+def test_slurm_starts_each_part_on_a_node_of_its_own(tools: Path) -> None:
+    lines = started(
+        tools, "four-nodes.slurm.sh", "qwen2.5-7b", "sgpo", SLURM_JOB_NODELIST="a,b,c,d", SLURM_SUBMIT_DIR="."
+    )
+    expected = {
+        f"{node} a d --nodes 1 --ntasks 1 --nodelist {host} bash ./four-nodes.sh qwen2.5-7b sgpo"
+        for node, host in enumerate("abcd")
+    }
+    assert "0 a d --nodes 1 --ntasks 1 --nodelist a bash ./four-nodes.sh qwen2.5-7b sgpo" in lines
+    assert set(lines) <= expected
