@@ -6,6 +6,9 @@ Run as tests/sampling/test_vllm.py. The weights go to the servers through a TCP 
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ Outcome = tuple[list[tuple[int, str]], list[dict[str, Any]]]  # exit status and 
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
-    """Two of them."""
+    """Two of them, of which a test kills the second, and another one leaves the first unfit."""
     running = [Server(tmp_path_factory.mktemp("server")) for _ in range(2)]
     try:
         for server in running:
@@ -66,6 +69,40 @@ def test_two_processes_and_two_servers(servers: list[Server], tmp_path: Path) ->
         one, other = found["asked"]
         assert one > 0 < other
         assert abs(one - other) <= 10  # a call of one prompt goes to one server
+
+
+def test_a_process_that_is_killed_ends_the_other(servers: list[Server], tmp_path: Path) -> None:
+    began = time.monotonic()
+    (first, output), (second, _) = run("killed_process", tmp_path, servers)[0]
+    print(f"{time.monotonic() - began:.0f} seconds with the start", output[-300:])
+    assert second == -signal.SIGKILL
+    assert first not in (0, None)
+    assert "ProcessError: another process of the run is gone" in output
+
+
+def test_a_server_that_is_killed_ends_both_processes(servers: list[Server], tmp_path: Path) -> None:
+    def kill() -> None:
+        while not (tmp_path / "kill").exists():
+            time.sleep(0.1)
+        servers[1].kill()
+        (tmp_path / "killed").touch()
+
+    threading.Thread(target=kill, daemon=True).start()
+    both = succeeded(run("killed_server", tmp_path, servers))
+    print(both)
+    errors = [found["failure"] for found in both]
+    assert any(error.startswith("EngineError: vLLM failed while sampling: ") for error in errors)
+    for error in errors:
+        assert "vLLM failed while sampling: " in error
+
+
+def test_a_weight_that_does_not_fit_ends_both_processes(servers: list[Server], tmp_path: Path) -> None:
+    both = succeeded(run("misfit", tmp_path, servers[:1]))
+    print(both)
+    said = "EngineError: vLLM: the weight synchronisation failed: ServerError: HTTP 500 of "
+    assert both[0]["failure"].startswith(said)
+    assert both[1]["failure"].startswith(f"ProcessError: process 0 failed, which ends the run: {said}")
+    assert max(found["seconds"] for found in both) < 60
 
 
 def test_two_processes_with_an_engine_each(tmp_path: Path) -> None:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +135,56 @@ def servers(folder: Path, urls: str) -> dict[str, Any]:
     return found | {"asked": asked}
 
 
+def misfit(folder: Path, urls: str) -> dict[str, Any]:
+    """One server, and a weight that does not fit. The server has to be started anew afterwards."""
+    trainer = with_servers(folder, urls)
+    wrong = [("model.layers.0.mlp.up_proj.weight", torch.zeros(3, 5))]
+    trainer.sampler.synchronisation.weights = lambda: iter(wrong)
+    began = time.monotonic()
+    return {"failure": failure_of(trainer), "seconds": time.monotonic() - began}
+
+
 def failure_of(trainer: SGPOTrainer) -> str:
     try:
         with current_weights(trainer.sampler, trainer.model_wrapped), distributed.together():
             trainer.sampler.sample(PROMPTS[:1], GREEDY, seed=0)
     except UnfinishedError as error:
         return f"{type(error).__name__}: {error}"
+    raise AssertionError("nothing failed")
+
+
+def killed_server(folder: Path, urls: str) -> dict[str, Any]:
+    """The test kills the second server when the first process has begun its second rollout batch."""
+    trainer = with_servers(folder, urls)
+    sample = trainer.sampler.sample
+
+    def marked(*arguments: Any, **options: Any) -> Any:
+        if trainer.state.global_step == 2 and RANK == 0:
+            (folder / "kill").touch()
+            while not (folder / "killed").exists():
+                time.sleep(0.05)
+        return sample(*arguments, **options)
+
+    trainer.sampler.sample = marked
+    try:
+        trainer.train()
+    except UnfinishedError as error:
+        return {"failure": f"{type(error).__name__}: {error}"}
+    raise AssertionError("nothing failed")
+
+
+def killed_process(folder: Path, urls: str) -> dict[str, Any]:
+    """The second process is killed while the first waits for it: it ends with an error, and does not hang."""
+    trainer = with_servers(folder, urls, max_steps=2)
+    sample = trainer.sampler.sample
+
+    def dies(*arguments: Any, **options: Any) -> Any:
+        if RANK == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sample(*arguments, **options)
+
+    trainer.sampler.sample = dies
+    trainer.train()
     raise AssertionError("nothing failed")
 
 
@@ -159,7 +205,7 @@ def colocated(folder: Path, urls: str) -> dict[str, Any]:
     return found
 
 
-CASES = {case.__name__: case for case in (servers, colocated)}
+CASES = {case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated)}
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])
