@@ -90,7 +90,7 @@ CLAIMS = (
 # Of no claim of the paper's, but needed to read the others.
 BESIDE = (
     Claim("", "grpo", "grpo-8"),
-    Claim("", "sgpo", "sgpo-delta-1"),
+    Claim("", "sgpo", "sgpo-delta-3"),
     Claim("", "sgpo-foreign", "grpo"),
     Claim("", "sgpo-no-constraints", "sgpo", metric="grad_norm", window=ALL),
 )

@@ -185,7 +185,7 @@ def test_warm_up_training_and_evaluation(
     assert {"reward/autonomous", "reward/guided", "alpha", "entropy", "divergence"} <= set(lines[0])
     assert (trained / "model.safetensors").read_bytes() != (warm / "model.safetensors").read_bytes()
     configuration = yaml.safe_load((trained / "config.yaml").read_text())
-    expected = {"method": "sgpo", "delta": 3.0, "problems_per_rollout": 4, "max_steps": 2, "model": str(warm)}
+    expected = {"method": "sgpo", "delta": 1.0, "problems_per_rollout": 4, "max_steps": 2, "model": str(warm)}
     assert {name: configuration[name] for name in expected} == expected
 
     data = {name: load_problems(world / f"{name}.jsonl") for name in ("sft", "rl", "dev")}
@@ -354,7 +354,7 @@ def test_every_recipe_is_read(tmp_path: Path) -> None:
     assert len(RL_RECIPES) > 15
     for path in RL_RECIPES:
         data, args = parse("train", (TrainArguments, SGPOConfig), ["--config", str(path), "--use_cpu", "true"])
-        assert args.max_steps == 150
+        assert args.max_steps == 100
         assert data.problems == "runs/miniworld/rl.jsonl"
 
 

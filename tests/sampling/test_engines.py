@@ -17,8 +17,9 @@ import torch
 from sgpo.errors import EngineError, StopHere
 from sgpo.sampling import engines
 from sgpo.sampling.engine_errors import at_once, engine_errors, within
-from sgpo.sampling.engines import check_engine, current_weights, engine_dtype, make_sampler
+from sgpo.sampling.engines import check_engine, engine_dtype, make_sampler
 from sgpo.sampling.transformers import TransformersSampler
+from sgpo.sampling.weights import current_weights
 from sgpo.training.config import SGPOConfig
 
 

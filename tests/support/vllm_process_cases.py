@@ -22,9 +22,9 @@ from sgpo import SGPOConfig, SGPOTrainer, distributed
 from sgpo.errors import EngineError, UnfinishedError
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.sampling import engines
-from sgpo.sampling.engines import current_weights
 from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.vllm_engines import ColocatedEngine
+from sgpo.sampling.weights import current_weights
 
 RANK = int(os.environ.get("RANK", 0))
 PROBLEMS = problem_sets(3, Sizes.only(rl=16))["rl"]

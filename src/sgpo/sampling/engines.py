@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sgpo import distributed
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import FLOATING_TYPES
 
@@ -141,27 +139,6 @@ def check_engine(args: Any) -> None:
 
         for url in server_urls(args.vllm_server_base_url):
             check_server(url, args.vllm_server_timeout, args.max_completion_length)
-
-
-@contextmanager
-def current_weights(sampler: Sampler, model: Any, timed: AbstractContextManager[Any] | None = None) -> Iterator[None]:
-    """Around calls of the sampler: inside, it samples from the present weights of the model.
-
-    All processes enter it together. Inside, each may call the sampler as often as it likes. An engine with weights of
-    its own gets them once. Others use the model itself, so a sharded one is gathered.
-
-    Args:
-        timed: entered around what is done before the first call.
-
-    Raises:
-        EngineError: the weights did not reach the engine.
-        ProcessError: they did not in another process.
-    """
-    with ExitStack() as inside:
-        with timed or nullcontext():
-            current = getattr(sampler, "current", None)
-            inside.enter_context(distributed.gathered(model) if current is None else current())
-        yield
 
 
 def make_sampler(args: Any, model: Any, tokenizer: Any, accelerator: Accelerator) -> Sampler:

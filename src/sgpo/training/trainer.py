@@ -33,8 +33,9 @@ from sgpo.methods.terms import Thresholds
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem, problems_from
 from sgpo.rewards import RewardFunction, column_names, math_reward
-from sgpo.sampling.engines import check_engine, current_weights, make_sampler
+from sgpo.sampling.engines import check_engine, make_sampler
 from sgpo.sampling.records import Sampler, SamplingConfig
+from sgpo.sampling.weights import current_weights
 from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions_table, step
 from sgpo.training.alarms import Alarms
