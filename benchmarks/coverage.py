@@ -12,7 +12,6 @@ intervals stands the percentile bootstrap over cells and problems.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,9 +96,8 @@ def between_seeds(setting: Setting) -> float:
 
 
 def markdown(rows: list[dict[str, float | str]]) -> str:
-    shown: dict[str, Callable[[float], str]] = dict.fromkeys(rows[0], lambda share: f"{100 * share:.1f}")
     lines = [" | ".join(rows[0]), " | ".join("---" for _ in rows[0])]
-    lines += [" | ".join(v if isinstance(v, str) else shown[k](v) for k, v in each.items()) for each in rows]
+    lines += [" | ".join(v if isinstance(v, str) else f"{100 * v:.1f}" for v in each.values()) for each in rows]
     return "\n".join(f"| {line} |" for line in lines)
 
 

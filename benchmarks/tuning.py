@@ -44,8 +44,8 @@ def commands(folder: Path, rates: Sequence[str], schedules: Sequence[str]) -> li
         for name in METHODS
         for rate, schedule in grid
     ]
-    shared = f"--recipe miniworld/compare --sets dev --base-seeds {BASE_SEED} --seeds {' '.join(SEEDS)}"
-    found = [f"sgpo compare {shared} --baseline {methods[0].stem} --methods {' '.join(map(str, methods))}"]
+    chosen = f"--baseline {methods[0].stem} --methods {' '.join(map(str, methods))}"
+    found = [_command("miniworld/compare", folder.parent / "methods", chosen)]
     for rate, schedule in grid:
         own = write(folder / f"sft-all-{rate}-{schedule}.yaml", configuration("sft-all", rate, schedule))
         values = {
@@ -55,14 +55,14 @@ def commands(folder: Path, rates: Sequence[str], schedules: Sequence[str]) -> li
             "baseline": "sft",
         }
         recipe = write(folder / f"compare-{own.name}", {"extends": str(RECIPES / "compare.yaml"), **values})
-        found.append(f"sgpo compare {shared.replace('miniworld/compare', str(recipe))}")
-    return [f"{command} --output {folder.parent / folder_of(command)}" for command in found]
+        found.append(_command(str(recipe), folder.parent / own.stem))
+    return found
 
 
-def folder_of(command: str) -> str:
+def _command(recipe: str, output: Path, chosen: str = "") -> str:
     """Each comparison has one recipe of SFT on all responses, so each has a folder of its own."""
-    recipe = Path(command.split("--recipe ")[1].split()[0])
-    return "methods" if recipe.suffix == "" else recipe.stem.removeprefix("compare-")
+    seeds = f"--base-seeds {BASE_SEED} --seeds {' '.join(SEEDS)}"
+    return " ".join(f"sgpo compare --recipe {recipe} --sets dev {seeds} {chosen} --output {output}".split())
 
 
 def main() -> None:

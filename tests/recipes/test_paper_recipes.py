@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,53 +75,52 @@ def stopping(*_: Any, **__: Any) -> None:
 # --- they begin ---------------------------------------------------------------------------------------------
 
 
+Begin = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def begin(
+    checkpoints: dict[str, Path],
+    problems: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Begin:
+    """Runs a recipe on a tiny model up to a method of a class, which ends it; returns what was printed."""
+
+    def run(recipe: str, at: tuple[type, str], command: str, names: tuple[str, str], *options: str) -> tuple[str, str]:
+        monkeypatch.setattr(*at, stopping)
+        model = checkpoints[FOLDERS[recipe.partition("/")[0]]]
+        given = ["--model", str(model), names[0], str(problems), names[1], str(tmp_path)]
+        assert main([command, "--config", recipe, *given, *options]) == 1
+        return capsys.readouterr()
+
+    return run
+
+
+OF_TRAINING = ("--problems", "--output_dir")
+
+
 @pytest.mark.parametrize(("folder", "method"), [(folder, method) for folder in FOLDERS for method in METHODS])
-def test_training_comes_to_its_first_step(
-    folder: str,
-    method: str,
-    checkpoints: dict[str, Path],
-    problems: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(SGPOTrainer, "training_step", stopping)
-    given = ["--model", str(checkpoints[FOLDERS[folder]]), "--problems", str(problems), "--output_dir", str(tmp_path)]
-    assert main(["train", "--config", f"{folder}/{method}", *given, *ON_CPU]) == 1
-    shown = capsys.readouterr()
-    assert shown.err == "sgpo train: the first step\n"
+def test_training_comes_to_its_first_step(folder: str, method: str, begin: Begin) -> None:
+    out, error = begin(f"{folder}/{method}", (SGPOTrainer, "training_step"), "train", OF_TRAINING, *ON_CPU)
+    assert error == "sgpo train: the first step\n"
     samples = {"sgpo": "8 autonomous + 4 guided", "luffy": "11 autonomous"}.get(method, "12 autonomous")
-    assert samples in " ".join(shown.out.split())
+    assert samples in " ".join(out.split())
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_the_warm_up_comes_to_its_first_step(
-    folder: str,
-    checkpoints: dict[str, Path],
-    problems: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(WarmupTrainer, "training_step", stopping)
-    given = ["--model", str(checkpoints[FOLDERS[folder]]), "--problems", str(problems), "--output_dir", str(tmp_path)]
-    assert main(["sft", "--config", f"{folder}/sft", *given, *ON_CPU]) == 1
-    assert "sgpo sft: the first step\n" in capsys.readouterr().err
+def test_the_warm_up_comes_to_its_first_step(folder: str, begin: Begin) -> None:
+    _, error = begin(f"{folder}/sft", (WarmupTrainer, "training_step"), "sft", OF_TRAINING, *ON_CPU)
+    assert "sgpo sft: the first step\n" in error
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_an_evaluation_comes_to_its_first_sample(
-    folder: str,
-    checkpoints: dict[str, Path],
-    problems: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setattr(TransformersSampler, "sample", stopping)
-    given = ["--model", str(checkpoints[FOLDERS[folder]]), "--benchmarks", str(problems), "--output", str(tmp_path)]
-    assert main(["eval", "--config", f"{folder}/eval", *given, "--sampler", "transformers"]) == 1
-    assert capsys.readouterr().err.endswith("sgpo eval: the first step\n")
+def test_an_evaluation_comes_to_its_first_sample(folder: str, begin: Begin) -> None:
+    names = ("--benchmarks", "--output")
+    at = (TransformersSampler, "sample")
+    _, error = begin(f"{folder}/eval", at, "eval", names, "--sampler", "transformers")
+    assert error.endswith("sgpo eval: the first step\n")
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

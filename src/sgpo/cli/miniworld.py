@@ -60,7 +60,8 @@ def miniworld_create(options: CreateArguments) -> None:
 def miniworld_pretrain(options: PretrainArguments) -> None:
     with usage_errors():
         check_folder_writable(options.output, "--output")
-    from sgpo.miniworld.pretrain import SHIPPED_SEED, STEPS, pretrain_with_progress
+    from sgpo.miniworld.pretrain import STEPS, pretrain_with_progress
+    from sgpo.miniworld.world import SHIPPED_SEED
 
     seed = SHIPPED_SEED if options.seed is None else options.seed
     pretrain_with_progress(options.output, seed=seed, steps=options.steps or STEPS, strength=options.strength)

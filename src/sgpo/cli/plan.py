@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 
 from sgpo.errors import usage_errors
+from sgpo.planning.devices import Assumptions, Machine, gpu_specs
 
 
 @dataclass(frozen=True)
@@ -37,28 +37,9 @@ class PriceArguments:
     price_out: float = field(default=0.42, metadata={"help": "Of a million tokens from the strong model."})
 
 
-@dataclass(frozen=True)
-class AssumedArguments:
-    """What is assumed: replace it by what your runs say."""
-
-    completion_tokens: int = field(default=2048, metadata={"help": "Mean of an answer in RL (length/autonomous)."})
-    eval_tokens: int = field(default=2048, metadata={"help": "Mean of an answer in the evaluation."})
-    prompt_tokens: int = field(default=200, metadata={"help": "Mean of a prompt."})
-    strategy_tokens: int = field(default=100, metadata={"help": "Mean of a strategy."})
-    response_tokens: int = field(default=4000, metadata={"help": "Mean of a strong model's response."})
-    longest_prompt: int = field(default=1024, metadata={"help": "Tokens of the longest prompt, its strategy included."})
-    utilisation: float = field(default=0.35, metadata={"help": "Share of the GPU's rate of products in training."})
-    bandwidth_share: float = field(default=0.5, metadata={"help": "Share of its memory's bandwidth in sampling."})
-    eager_layer: float = field(
-        default=0.001, metadata={"help": "Seconds of a layer in a step of the transformers sampler, at least."}
-    )
-    reserve: float = field(default=0.06, metadata={"help": "Share of its memory that is not for the process."})
-
-
-def plan(what: PlanArguments, money: PriceArguments, assumed: AssumedArguments) -> None:
+def plan(what: PlanArguments, money: PriceArguments, assumed: Assumptions) -> None:
     """Print memory, tokens, requests, hours and cost of each stage."""
     from sgpo.planning.advice import remedies
-    from sgpo.planning.devices import Assumptions, Machine, gpu_specs
     from sgpo.planning.plan import plan_stage
     from sgpo.planning.report import data_of, sums_of, text_of
     from sgpo.planning.scenario import SHARDINGS, parsed_changes, scenarios
@@ -69,15 +50,16 @@ def plan(what: PlanArguments, money: PriceArguments, assumed: AssumedArguments) 
             raise ValueError(f"--gpus is {what.gpus}; it must be at least 1")
         if what.sharding not in (None, *SHARDINGS):
             raise ValueError(f"--sharding is {what.sharding!r}; choose one of {', '.join(SHARDINGS)}")
+        machine = Machine(specs, what.gpus, what.memory or specs.memory)
         found = scenarios(
             what.recipe,
-            Machine(specs, what.gpus, what.memory or specs.memory),
+            machine,
             sharding=what.sharding,
             stages=what.stages,
             model=what.model,
             changes=parsed_changes(what.change),
             problems={"sft": what.sft_problems, "train": what.rl_problems},
-            assumed=Assumptions(**dataclasses.asdict(assumed)),
+            assumed=assumed,
         )
         prices = (money.price_in, money.price_out)
         plans = [(each, plan_stage(each, gpu_price=money.gpu_price, prices=prices)) for each in found.values()]
@@ -86,8 +68,8 @@ def plan(what: PlanArguments, money: PriceArguments, assumed: AssumedArguments) 
     if what.json:
         print(json.dumps([data_of(given, planned, texts) for (given, planned), texts in both], indent=2))
         return
-    memory = what.memory or specs.memory
-    print(f"{what.recipe} on {what.gpus} x {what.gpu}, {memory:g} GB each; estimates from formulas, docs/planning.md\n")
+    each = f"{what.gpus} x {what.gpu}, {machine.memory:g} GB each"
+    print(f"{what.recipe} on {each}; estimates from formulas, docs/planning.md\n")
     for (given, planned), texts in both:
         print(text_of(given, planned, texts), end="\n\n")
     print(sums_of([planned for _, planned in plans]))

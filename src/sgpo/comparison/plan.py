@@ -15,7 +15,7 @@ from sgpo.comparison.recipe import SFT, SFT_ALL, ComparedMethod, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
-from sgpo.miniworld.world import BASE_MODEL, BASES, VERSION, create_world, evaluation_sets
+from sgpo.miniworld.world import BASE_MODEL, BASES, SHIPPED_SEED, VERSION, create_world, evaluation_sets
 from sgpo.models.checkpoint import open_checkpoint
 from sgpo.problems import Problem, load_problems, save_problems
 from sgpo.problems.inspection import describe_problems
@@ -147,8 +147,6 @@ def find_bases(recipe: Recipe, output: Path, seeds: Sequence[int]) -> list[Base]
         return [Base(name, model) for name, model in zip(names, recipe.base_models, strict=True)]
     if recipe.world is None:
         raise ValueError(f"{recipe.path} names no base_models; give --base-models")
-    from sgpo.miniworld.pretrain import SHIPPED_SEED
-
     found = []
     for seed in seeds or [SHIPPED_SEED]:
         name = f"{recipe.world.strength}-{seed}"

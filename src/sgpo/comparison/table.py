@@ -46,7 +46,7 @@ def smallest_seen(each: SetSummary) -> str:
     if not seen:
         return ""
     size = f"{100 * min(seen):.1f}" if len(seen) == 1 else f"{100 * min(seen):.1f} to {100 * max(seen):.1f}"
-    return f"Smallest difference that such a comparison sees in four of five cases: {size} points, by method"
+    return f"Smallest difference that such a comparison sees in four of five cases: {size} points, by method."
 
 
 def cells_of(line: MethodSummary) -> list[str]:
@@ -93,8 +93,12 @@ def markdown(sets: Sequence[SetSummary], spent: Sequence[Cost], notes: Sequence[
     parts = []
     for each in sets:
         columns = [name.format(baseline=baseline) for name in COLUMNS]
-        seen = [f"{smallest_seen(each)}."] if smallest_seen(each) else []
-        parts += [f"### {heading(each)}", *seen, _markdown_table(columns, [cells_of(line) for line in each.lines])]
+        seen = smallest_seen(each)
+        parts += [
+            f"### {heading(each)}",
+            *([seen] if seen else []),
+            _markdown_table(columns, [cells_of(line) for line in each.lines]),
+        ]
     parts += ["### Cost of a cell", _markdown_table(COSTS, [cost_cells(cost) for cost in spent])]
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)]) + "\n"
 
@@ -117,7 +121,7 @@ def print_tables(
     console = console or console_for_tables()
     for each in sets:
         if seen := smallest_seen(each):
-            console.print(f"{seen}.", style="dim", markup=False)
+            console.print(seen, style="dim", markup=False)
         table = _table(heading(each), [name.format(baseline=baseline) for name in COLUMNS])
         for line in each.lines:
             table.add_row(*cells_of(line), style="bold" if line.method == baseline else None)

@@ -139,21 +139,27 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: a file that cannot be read, is no mapping, or extends itself.
     """
-    values = {name: value for file in reversed(files_of_config(path)) for name, value in _read(file).items()}
+    values = {name: value for _, own in reversed(_chain(path)) for name, value in own.items()}
     return {name: value for name, value in values.items() if name != "extends"}
 
 
 def files_of_config(path: Path) -> list[Path]:
     """The file, the one that it extends, and so on. Raises ValueError as `read_config`."""
-    files = [path]
-    while (name := _read(files[-1]).get("extends")) is not None:
-        base = Path(os.path.normpath(files[-1].parent / str(name)))
+    return [file for file, _ in _chain(path)]
+
+
+def _chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Each file with its own values."""
+    found = [(path, _read(path))]
+    while (name := found[-1][1].get("extends")) is not None:
+        last = found[-1][0]
+        base = Path(os.path.normpath(last.parent / str(name)))
         if not base.is_file():
-            raise ValueError(f"{files[-1]} extends {base}, which is no file")
-        if base in files:
-            raise ValueError(f"{files[-1]} extends {base}, which extends it")
-        files.append(base)
-    return files
+            raise ValueError(f"{last} extends {base}, which is no file")
+        if base in (file for file, _ in found):
+            raise ValueError(f"{last} extends {base}, which extends it")
+        found.append((base, _read(base)))
+    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

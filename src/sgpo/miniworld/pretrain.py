@@ -23,7 +23,6 @@ from sgpo.miniworld.tokenizer import build_tokenizer
 from sgpo.miniworld.world import STRENGTHS
 from sgpo.prompts import encode_prompts
 
-SHIPPED_SEED = 101  # of the base model in the package
 STEPS, DOCUMENTS_PER_STEP, SORTED_BATCHES = 7_000, 32, 8
 TEXTBOOK_SHARE = 0.4  # of the documents, at the beginning
 TOKENS_A_DOCUMENT = 60  # of responses, about; the loss is divided by it

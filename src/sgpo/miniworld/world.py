@@ -36,7 +36,8 @@ from sgpo.strategies.record import Strategy
 
 VERSION = 2
 BASES = Path(__file__).parent / "bases"  # base models of the package, by strength and seed of the pretraining
-BASE_MODEL = BASES / "base-101"
+SHIPPED_SEED = 101  # of the base model that is taken where none is named
+BASE_MODEL = BASES / f"base-{SHIPPED_SEED}"
 DEPTHS, DEEPER_DEPTHS, COMPOSED_DEPTHS = (2, 3, 4), (6,), ((2, 2), (2, 3), (3, 2))
 DEEPER_FAMILIES = tuple(name for name in TRAINED_FAMILIES if name != "systems")  # two equations have four decisions
 BLOCKED_FAMILIES = ("equation", "story", "powers", "units")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from sgpo.evaluation.arguments import TOKENS_AT_ONCE
 from sgpo.planning.memory import weights
-from sgpo.planning.plan import phases_of, room_of
+from sgpo.planning.plan import peak_of, phases_of, room_of
 from sgpo.planning.scenario import PlannedFor
 
 MOST_GPUS = 64
@@ -15,13 +15,12 @@ SAMPLED_AT_ONCE = TOKENS_AT_ONCE["transformers"]  # by sgpo eval, where nothing 
 LORA = {"use_peft": True, "lora_r": 32, "lora_target_modules": ["all-linear"]}
 
 
-def peak_of(given: PlannedFor) -> float:
-    return max(sum(parts.values()) for parts in phases_of(given).values())
-
-
 def fits(given: PlannedFor) -> bool:
-    room = given.machine.bytes if given.kind == "eval" and given.values["sampler"] == "vllm" else room_of(given)
-    return peak_of(given) <= room
+    return _peak(given) <= room_of(given)
+
+
+def _peak(given: PlannedFor) -> float:
+    return peak_of(phases_of(given))
 
 
 def remedies(given: PlannedFor) -> list[str]:
@@ -32,7 +31,7 @@ def remedies(given: PlannedFor) -> list[str]:
         return single
     together, named = given, dict[str, str]()
     for _ in range(2 * len([*_gentle(given)])):  # a change may ask for another value of one before
-        step = next(((text, each) for text, each in _gentle(together) if peak_of(each) < peak_of(together)), None)
+        step = next(((text, each) for text, each in _gentle(together) if _peak(each) < _peak(together)), None)
         if step is None:
             break
         named[step[0].partition(":")[0]], together = step
@@ -72,7 +71,7 @@ def _smaller_batches(given: PlannedFor) -> Iterator[tuple[str, PlannedFor]]:
     before = given.values["sampler_batch_tokens"] or SAMPLED_AT_ONCE
     other = max((sum(parts.values()) for name, parts in phases_of(given).items() if name != "sampling"), default=0.0)
     tokens, limit = before, max(other, room_of(given))
-    while tokens // 2 >= given.longest_row and peak_of(given.changed(sampler_batch_tokens=tokens)) > limit:
+    while tokens // 2 >= given.longest_row and _peak(given.changed(sampler_batch_tokens=tokens)) > limit:
         tokens //= 2
     if tokens < before:
         yield f"sampler_batch_tokens: {tokens}", given.changed(sampler_batch_tokens=tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sgpo.configuration import nearest
 
@@ -31,18 +31,20 @@ GPUS = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What no formula knows; each is an option of `sgpo plan`. None is measured: replace them by what a run says."""
+    """What is assumed: replace it by what your runs say."""
 
-    completion_tokens: int = 2048  # mean of an answer in RL; length/autonomous in metrics.jsonl
-    eval_tokens: int = 2048  # mean of an answer in the evaluation
-    prompt_tokens: int = 200  # mean of a prompt; 90 of them are the system prompt and the chat template
-    strategy_tokens: int = 100  # of a strategy
-    response_tokens: int = 4000  # mean of a strong model's response
-    longest_prompt: int = 1024  # tokens, the strategy included
-    utilisation: float = 0.35  # share of the products' rate in training
-    bandwidth_share: float = 0.5  # of the memory's bandwidth in sampling
-    eager_layer: float = 0.001  # seconds of a layer in a step of the transformers sampler, at least
-    reserve: float = 0.06  # share of the memory that CUDA, NCCL and fragmentation take
+    completion_tokens: int = field(default=2048, metadata={"help": "Mean of an answer in RL (length/autonomous)."})
+    eval_tokens: int = field(default=2048, metadata={"help": "Mean of an answer in the evaluation."})
+    prompt_tokens: int = field(default=200, metadata={"help": "Mean of a prompt."})
+    strategy_tokens: int = field(default=100, metadata={"help": "Mean of a strategy."})
+    response_tokens: int = field(default=4000, metadata={"help": "Mean of a strong model's response."})
+    longest_prompt: int = field(default=1024, metadata={"help": "Tokens of the longest prompt, its strategy included."})
+    utilisation: float = field(default=0.35, metadata={"help": "Share of the GPU's rate of products in training."})
+    bandwidth_share: float = field(default=0.5, metadata={"help": "Share of its memory's bandwidth in sampling."})
+    eager_layer: float = field(
+        default=0.001, metadata={"help": "Seconds of a layer in a step of the transformers sampler, at least."}
+    )
+    reserve: float = field(default=0.06, metadata={"help": "Share of its memory that is not for the process."})
 
 
 @dataclass(frozen=True)

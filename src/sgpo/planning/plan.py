@@ -29,7 +29,7 @@ class StagePlan:
 
     @property
     def peak(self) -> float:
-        return max((sum(parts.values()) for parts in self.phases.values()), default=0.0)
+        return peak_of(self.phases)
 
     @property
     def fits(self) -> bool:
@@ -47,7 +47,18 @@ def plan_stage(given: PlannedFor, *, gpu_price: float, prices: tuple[float, floa
 
 
 def room_of(given: PlannedFor) -> float:
+    """Bytes of a GPU for a rank; vLLM alone leaves its own share."""
+    alone = given.kind == "eval" and given.values["sampler"] == "vllm"
+    return given.machine.bytes if alone else _unreserved(given)
+
+
+def _unreserved(given: PlannedFor) -> float:
     return given.machine.bytes * (1 - given.assumed.reserve)
+
+
+def peak_of(phases: Mapping[str, Mapping[str, float]]) -> float:
+    """Bytes of the largest phase; 0 where there is none."""
+    return max((sum(parts.values()) for parts in phases.values()), default=0.0)
 
 
 # ---------------------------------------------------------------------- memory
@@ -211,7 +222,7 @@ def _evaluation(given: PlannedFor, gpu_price: float, prices: tuple[float, float]
     if own := [name for name in [*names, values["problems"]] if name and name not in BENCHMARKS]:
         notes.append(f"without {', '.join(own)}, whose size is not known")
     mean = min(assumed.eval_tokens, values["max_completion_length"])
-    free = room_of(given) - 2 * given.shape.parameters
+    free = _unreserved(given) - 2 * given.shape.parameters
     rows = max(1.0, free / (_cache_of_token(given) * (assumed.prompt_tokens + mean / 2)))
     hours = {}
     if samples:
@@ -223,7 +234,7 @@ def _evaluation(given: PlannedFor, gpu_price: float, prices: tuple[float, float]
         given.name,
         phases_of(given),
         1,
-        room_of(given) if values["sampler"] != "vllm" else given.machine.bytes,
+        room_of(given),
         {"sampled": samples * mean},
         hours,
         cost=cost,

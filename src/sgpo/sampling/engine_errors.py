@@ -84,6 +84,11 @@ def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
 
     Threads that are left behind do not keep the process alive.
     """
+    return started(tasks)()
+
+
+def started(tasks: Sequence[Callable[[], T]]) -> Callable[[], list[T]]:
+    """`at_once` in two: the tasks run, and what is returned waits for them."""
     ended: SimpleQueue[tuple[int, T | None, BaseException | None]] = SimpleQueue()
 
     def run(number: int, task: Callable[[], T]) -> None:
@@ -92,15 +97,18 @@ def at_once(tasks: Sequence[Callable[[], T]]) -> list[T]:
         except BaseException as error:  # raised again below, where somebody waits for it
             ended.put((number, None, error))
 
+    def wait() -> list[T]:
+        found: dict[int, T] = {}
+        while len(found) < len(tasks):
+            number, value, error = ended.get()
+            if error is not None:
+                raise error
+            found[number] = value  # type: ignore[assignment]
+        return [found[number] for number in range(len(tasks))]
+
     for number, task in enumerate(tasks):
         threading.Thread(target=run, args=(number, task), daemon=True).start()
-    found: dict[int, T] = {}
-    while len(found) < len(tasks):
-        number, value, error = ended.get()
-        if error is not None:
-            raise error
-        found[number] = value  # type: ignore[assignment]
-    return [found[number] for number in range(len(tasks))]
+    return wait
 
 
 def _said(error: BaseException) -> str:

@@ -5,11 +5,10 @@ TRL raises a bare `Exception` for an answer that is an error; here it is a `Serv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
-from threading import Thread
 from typing import Any
 
 import requests
@@ -21,7 +20,7 @@ from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast
 from vllm.utils.network_utils import get_ip
 
 from sgpo.errors import EngineError
-from sgpo.sampling.engine_errors import at_once
+from sgpo.sampling.engine_errors import started
 
 CONNECT_SECONDS = 10.0
 START_SERVER = (
@@ -123,22 +122,9 @@ class Broadcast:
     @contextmanager
     def _asked(self, path: str, bodies: Sequence[Mapping[str, Any]]) -> Iterator[None]:
         """The servers work on a request while this process does its part inside."""
-        answers: list[Any] = []
-        tasks = [partial(client.ask, path, **body) for client, body in zip(self._clients, bodies, strict=True)]
-        asking = Thread(target=lambda: answers.append(_outcome(partial(at_once, tasks))), daemon=True)
-        asking.start()
+        wait = started([partial(client.ask, path, **body) for client, body in zip(self._clients, bodies, strict=True)])
         yield
-        asking.join()
-        if isinstance(answers[0], BaseException):
-            raise answers[0]
-
-
-def _outcome(action: Callable[[], Any]) -> Any:
-    """What it returns, or the error that it raises."""
-    try:
-        return action()
-    except BaseException as error:
-        return error
+        wait()
 
 
 def server_urls(base_url: str) -> list[str]:
