@@ -19,7 +19,7 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopP
 from sgpo.sampling import transformers as sampling_module
 from sgpo.sampling import transformers as transformers_sampler
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
-from sgpo.sampling.transformers import TransformersSampler, draw_tokens, filtered_probs
+from sgpo.sampling.transformers import TransformersSampler, draw_tokens, nucleus, tempered_probs
 
 EOS, PAD = 1, 0
 ARCHITECTURES = {
@@ -108,10 +108,10 @@ def test_filtered_distribution_equals_transformers(temperature: float, top_p: fl
     if top_p < 1:
         scores = TopPLogitsWarper(top_p)(None, scores)
     for part in (slice(0, 100), slice(3, 100, 4)):  # all, and the peaked rows alone: the head suffices
-        probs, ids = filtered_probs(logits[part], temperature, top_p)
+        probs, ids = nucleus(tempered_probs(logits[part], temperature), top_p)
         if ids is not None:
-            probs = torch.zeros_like(logits[part]).scatter(-1, ids, probs)
-        torch.testing.assert_close(probs, scores[part].softmax(-1), atol=1e-6, rtol=0)
+            probs = torch.zeros_like(logits[part]).scatter_add(-1, ids, probs)
+        torch.testing.assert_close(probs / probs.sum(-1, keepdim=True), scores[part].softmax(-1), atol=1e-6, rtol=0)
 
 
 def test_top_p_edge_by_hand() -> None:
@@ -122,8 +122,9 @@ def test_top_p_edge_by_hand() -> None:
         (0.4, [0, 1.0, 0, 0]),
         (1e-9, [0, 1.0, 0, 0]),
     ):
-        probs, ids = filtered_probs(logits, 1.0, top_p)
+        probs, ids = nucleus(logits.softmax(-1), top_p)
         assert ids is not None
+        probs = probs / probs.sum(-1, keepdim=True)
         torch.testing.assert_close(
             torch.zeros(1, 4).scatter(-1, ids, probs), torch.tensor([expected]), atol=1e-6, rtol=0
         )
@@ -206,13 +207,17 @@ def test_frequencies_match_enumeration() -> None:
         assert p_value > 1e-3
 
 
+# few rows of a prompt, each with a copy of its keys; many, which share them
+@pytest.mark.parametrize("counts", [(2, 1, 3, 2, 1), (7, 4, 9, 12, 5)])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(("temperature", "top_p"), [(0.0, 0.95), (0.6, 0.8), (1.0, 1.0), (1.5, 0.95)])
-def test_logprobs_equal_teacher_forcing_at_temperature_one(name: str, temperature: float, top_p: float) -> None:
+def test_logprobs_equal_teacher_forcing_at_temperature_one(
+    name: str, temperature: float, top_p: float, counts: tuple[int, ...]
+) -> None:
     model = tiny_model(name, eos_bias=2.0)
     sampling = SamplingConfig(max_new_tokens=12, temperature=temperature, top_p=top_p)
-    rollouts = TransformersSampler(model, [EOS], PAD).sample(requests(), sampling, seed=3)
-    for request, group in zip(requests(), rollouts, strict=True):
+    rollouts = TransformersSampler(model, [EOS], PAD).sample(requests(counts), sampling, seed=3)
+    for request, group in zip(requests(counts), rollouts, strict=True):
         for rollout in group:
             ids = torch.tensor([request.prompt_ids + rollout.completion_ids])
             with torch.no_grad():

@@ -9,8 +9,9 @@ whatever it was drawn with: that is the policy whose ratio and divergences the l
 Why not ``generate``: with completions of very different lengths most of its time goes into rows that have
 ended, into concatenating the whole cache for every token, and into sorting the vocabulary. Here
 
-- each distinct prompt is run once and its keys and values are copied to its rows;
-- keys and values are written into a buffer that already has room for all tokens;
+- each distinct prompt is run once, and its rows share its keys and values where the model allows it;
+- keys and values are written into a buffer that already has room for all tokens (`sgpo.sampling.cache`);
+- on a CPU the passes over single tokens use faster products of matrices (`sgpo.sampling.decoding`);
 - a row that ends leaves the batch at once: the last live rows move into the gaps, nothing else is copied;
 - the nucleus is looked for among a few of the most probable tokens before anything is sorted;
 - a token is the inverse of the cumulative distribution at a number drawn beforehand for that row and step. So
@@ -29,11 +30,13 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from sgpo.models.modes import evaluation_mode
+from sgpo.sampling.cache import KeyValueBuffer, PromptRows, SharedPrompts
+from sgpo.sampling.decoding import fast_decoding, inference, may_share_prompts
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig, Watch
 from sgpo.tokenizers import end_token_ids, pad_token_id
 
 DRAW_BYTES = 256 * 1024**2  # of the float32 logits that are drawn from at once; a few copies of them live at a time
-FIRST_CANDIDATES = 32  # most probable tokens looked at first; 16 times more where they do not reach top-p
+FIRST_CANDIDATES = 8  # most probable tokens looked at first; 16 times more where they do not reach top-p
 
 
 class TransformersSampler:
@@ -76,7 +79,7 @@ class TransformersSampler:
         """The sampler of a model and its tokenizer: which tokens end a completion, and which one pads."""
         return cls(model, end_token_ids(model, tokenizer), pad_token_id(tokenizer), max_batch_tokens)
 
-    @torch.no_grad()  # not inference_mode: buffers that the model makes here must stay usable in training
+    @torch.no_grad()
     def sample(
         self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
     ) -> list[list[Rollout]]:
@@ -91,7 +94,7 @@ class TransformersSampler:
         uniforms = _uniforms(requests, sampling.max_new_tokens, seed)
         widths = [len(requests[i].prompt_ids) + sampling.max_new_tokens for i, _ in rows]
         rollouts: list[list[Rollout]] = [[Rollout([], None, truncated=True)] * r.count for r in requests]
-        with evaluation_mode(self.model):
+        with evaluation_mode(self.model), fast_decoding(self.model):
             for batch in _batches(widths, self.max_batch_tokens):
                 prompts = [requests[rows[row][0]].prompt_ids for row in batch]
                 sampled = self._sample_batch(prompts, uniforms[batch], sampling, watch or _unwatched)
@@ -126,17 +129,18 @@ class TransformersSampler:
         tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
         logprobs = torch.zeros(rows, steps, device=device)
         batch, logits = _prefill(self.model, prompts, self.pad_token_id, steps)
-        for step in range(steps):
-            drawn, drawn_logprobs = draw_tokens(logits, uniforms[batch.rows, step], sampling)
-            tokens[batch.rows, step] = drawn
-            logprobs[batch.rows, step] = drawn_logprobs
-            live = len(drawn)
-            drawn = batch.drop(torch.isin(drawn, eos), drawn)
-            last = step + 1 == steps or not len(drawn)
-            watch(live if last else live - len(drawn), live)
-            if last:
-                break
-            logits = batch.forward(self.model, drawn)
+        with inference(self.model):
+            for step in range(steps):
+                drawn, drawn_logprobs = draw_tokens(logits, uniforms[batch.rows, step], sampling)
+                tokens[batch.rows, step] = drawn
+                logprobs[batch.rows, step] = drawn_logprobs
+                live = len(drawn)
+                drawn = batch.drop(torch.isin(drawn, eos), drawn)
+                last = step + 1 == steps or not len(drawn)
+                watch(live if last else live - len(drawn), live)
+                if last:
+                    break
+                logits = batch.forward(self.model, drawn)
         return _rollouts(tokens, logprobs, torch.isin(tokens, eos))
 
 
@@ -183,88 +187,68 @@ def _draw(logits: Tensor, uniforms: Tensor, sampling: SamplingConfig) -> tuple[T
     logits = logits.float()
     if sampling.temperature == 0:
         drawn = logits.argmax(-1, keepdim=True)
-    else:
-        probs, token_ids = filtered_probs(logits, sampling.temperature, sampling.top_p)
-        cumulative = probs.cumsum(-1)
-        total = cumulative[:, -1:]
-        # below the total even after rounding: what is beyond it has probability 0
-        target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-        # the clamp is for NaN only, which is reported at the end, without a check at every step
-        choice = torch.searchsorted(cumulative, target, right=True).clamp_(max=probs.shape[-1] - 1)
-        drawn = choice if token_ids is None else token_ids.gather(-1, choice)
-    logprobs = logits.gather(-1, drawn) - logits.logsumexp(-1, keepdim=True)
-    return drawn.squeeze(-1), logprobs.squeeze(-1)
+        return drawn.squeeze(-1), _logprobs(logits, drawn)
+    probs = tempered_probs(logits, sampling.temperature)
+    kept, token_ids = nucleus(probs, sampling.top_p)
+    cumulative = kept.cumsum(-1)
+    total = cumulative[:, -1:]
+    # below the total even after rounding: what is beyond it has probability 0
+    target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    # the clamp is for NaN only, which is reported at the end, without a check at every step
+    choice = torch.searchsorted(cumulative, target, right=True).clamp_(max=kept.shape[-1] - 1)
+    drawn = choice if token_ids is None else token_ids.gather(-1, choice)
+    if sampling.temperature == 1:
+        return drawn.squeeze(-1), probs.gather(-1, drawn).log_().squeeze(-1)
+    return drawn.squeeze(-1), _logprobs(logits, drawn)
 
 
-def filtered_probs(logits: Tensor, temperature: float, top_p: float) -> tuple[Tensor, Tensor | None]:
-    """The distribution that is sampled: temperature, then the smallest set of tokens that reaches top-p.
+def _logprobs(logits: Tensor, drawn: Tensor) -> Tensor:
+    return (logits.gather(-1, drawn) - logits.logsumexp(-1, keepdim=True)).squeeze(-1)
 
-    Like transformers' ``TemperatureLogitsWarper`` and ``TopPLogitsWarper`` (a token stays while the mass of
-    the more probable ones is below top-p, the first always), without sorting a vocabulary whose head
-    suffices. Which of several equally probable tokens at the edge stay depends on torch's order of equals,
-    there as here.
+
+def tempered_probs(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities [rows, vocabulary] of float32 logits over a temperature above 0."""
+    if temperature != 1:
+        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # never above 0, so it cannot overflow
+    return logits.softmax(-1)
+
+
+def nucleus(probs: Tensor, top_p: float) -> tuple[Tensor, Tensor | None]:
+    """Of each row the smallest set of tokens that reaches top-p, the most probable first.
+
+    Like transformers' ``TopPLogitsWarper`` (a token stays while the mass of the more probable ones is below top-p, the
+    first always), without sorting a vocabulary whose head suffices: a row that needs more candidates is looked at
+    again. Which of several equally probable tokens at the edge stay depends on torch's order of equals, there as here.
 
     Args:
-        logits: [rows, vocabulary], float32.
-        temperature: above 0.
+        probs: [rows, vocabulary], float32.
         top_p: in (0, 1].
 
     Returns:
-        Probabilities [rows, candidates], each row of sum 1, and the candidates' token ids, same shape; or
-        [rows, vocabulary] and None if every token is a candidate in its own place.
+        Probabilities [rows, candidates], 0 for those outside, and the candidates' token ids, same shape; or all
+        probabilities and None if every token is a candidate in its own place.
     """
-    if temperature != 1:
-        logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # never above 0, so it cannot overflow
-    probs = logits.softmax(-1)
     if top_p == 1:
         return probs, None
-    width = min(FIRST_CANDIDATES, probs.shape[-1])
-    while True:
-        top, token_ids = probs.topk(width)
-        cumulative = top.cumsum(-1)
-        if width == probs.shape[-1] or bool((cumulative[:, -1] >= top_p).all()):
-            break
-        width = min(16 * width, probs.shape[-1])
-    kept = top.masked_fill(cumulative - top >= top_p, 0.0)
-    return kept / kept.sum(-1, keepdim=True), token_ids
+    rows, width = None, FIRST_CANDIDATES
+    kept, token_ids, short = _among_the_most_probable(probs, top_p, width)
+    while bool(short.any()):
+        rows = short.nonzero().squeeze(-1) if rows is None else rows[short]
+        width *= 16
+        more, more_ids, short = _among_the_most_probable(probs[rows], top_p, width)
+        room = (0, more.shape[-1] - kept.shape[-1])
+        kept, token_ids = nn.functional.pad(kept, room), nn.functional.pad(token_ids, room)
+        kept[rows], token_ids[rows] = more, more_ids
+    return kept, token_ids
 
 
-class _KeyValueBuffer(DynamicLayer):
-    """A cache layer in memory set aside beforehand; ``keys`` and ``values`` are views of the part in use.
-
-    Of the buffers [rows, heads, capacity, dimension], ``live`` rows and ``length`` columns are in use.
-    """
-
-    def __init__(self, layer: DynamicLayer, sources: Tensor, capacity: int) -> None:
-        """Row i starts as row ``sources[i]`` of layer."""
-        super().__init__()
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
-        self.length, self.live = layer.get_seq_length(), len(sources)
-        self.buffers: list[Tensor] = []
-        for states in (layer.keys, layer.values):
-            buffer = states.new_empty(self.live, states.shape[1], capacity, states.shape[3])
-            buffer[:, :, : self.length] = states[sources]
-            self.buffers.append(buffer)
-        self._set_views()
-
-    def _set_views(self) -> None:
-        self.keys, self.values = (buffer[: self.live, :, : self.length] for buffer in self.buffers)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        end = self.length + key_states.shape[-2]
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[: self.live, :, self.length : end] = states
-        self.length = end
-        self._set_views()
-        return self.keys, self.values
-
-    def shrink(self, gaps: Tensor, movers: Tensor, live: int) -> None:
-        """Move rows ``movers`` into ``gaps``, then keep the first ``live`` rows."""
-        for buffer in self.buffers:
-            used = buffer[:, :, : self.length]
-            used[gaps] = used[movers]
-        self.live = live
-        self._set_views()
+def _among_the_most_probable(probs: Tensor, top_p: float, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The nucleus among `width` tokens: probabilities, token ids, and whether a row does not reach top-p with them."""
+    width = min(width, probs.shape[-1])
+    top, token_ids = probs.topk(width)
+    cumulative = top.cumsum(-1)
+    short = cumulative[:, -1] < top_p if width < probs.shape[-1] else cumulative.new_zeros(len(probs), dtype=torch.bool)
+    return top.masked_fill(cumulative - top >= top_p, 0.0), token_ids, short
 
 
 @dataclass
@@ -276,6 +260,7 @@ class _Batch:
     positions: Tensor  # [live] position of the next token, not counting padding
     mask: Tensor  # [live, capacity] true for tokens that may be attended to
     length: int  # columns run so far, padding too
+    prompt_rows: PromptRows | None  # if all layers share prompts; they know the padding themselves
 
     def drop(self, ended: Tensor, drawn: Tensor) -> Tensor:
         """Take the rows that ended out of the batch; returns what is left of drawn [live]."""
@@ -287,8 +272,11 @@ class _Batch:
         order = torch.arange(live, device=ended.device)
         order[gaps] = movers
         self.rows, self.positions, self.mask = self.rows[order], self.positions[order], self.mask[order]
+        kept = self.prompt_rows.select(order) if self.prompt_rows else None
         for layer in self.cache.layers:
-            if isinstance(layer, _KeyValueBuffer):
+            if kept is not None:
+                layer.keep_prompts(kept)
+            if isinstance(layer, KeyValueBuffer):
                 layer.shrink(gaps, movers, live)
             else:
                 layer.batch_select_indices(order)
@@ -299,7 +287,7 @@ class _Batch:
         self.length += 1
         logits = model(
             input_ids=drawn[:, None],
-            attention_mask=self.mask[:, : self.length],
+            attention_mask=self.mask[:, : self.length] if self.prompt_rows is None else None,
             position_ids=self.positions[:, None],
             past_key_values=self.cache,
             use_cache=True,
@@ -327,14 +315,27 @@ def _prefill(model: Any, prompts: list[list[int]], pad_token_id: int, steps: int
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]
+    sharing = _sharing(cache, sources, ~mask[:, :width]) if 2 * len(index) <= len(prompts) else None
     for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer and layer.is_initialized:
-            # the last token drawn is never run, hence the - 1
-            cache.layers[i] = _KeyValueBuffer(layer, sources, width + steps - 1)
+        # the last token drawn is never run, hence the - 1
+        if sharing is not None:
+            cache.layers[i] = SharedPrompts(layer, sharing, steps - 1)
+        elif type(layer) is DynamicLayer and layer.is_initialized:
+            cache.layers[i] = KeyValueBuffer(layer, sources, width + steps - 1)
         else:
             layer.batch_select_indices(sources)  # sliding windows, and other layers with rules of their own
     rows = torch.arange(len(prompts), device=device)
-    return _Batch(cache, rows, lengths[sources], mask[sources], width), logits[sources]
+    return _Batch(cache, rows, lengths[sources], mask[sources], width, sharing), logits[sources]
+
+
+def _sharing(cache: DynamicCache, sources: Tensor, padding: Tensor) -> PromptRows | None:
+    """For rows that share prompts, if all layers of the model allow it; sources [rows], padding [prompts, width]."""
+    heads = {layer.keys.shape[1] for layer in cache.layers if type(layer) is DynamicLayer and layer.is_initialized}
+    if len(heads) != 1 or not all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers):
+        return None
+    if not all(may_share_prompts(layer, padding) for layer in cache.layers):
+        return None
+    return PromptRows(sources, padding, *heads)
 
 
 def _rollouts(tokens: Tensor, logprobs: Tensor, is_end: Tensor) -> list[Rollout]:
