@@ -66,6 +66,7 @@ def completion_rows(
                         "strategy": group.problem.strategy,
                         "group": name,
                         "completion": text,
+                        "completion_ids": list(rollout.completion_ids),
                         "reward": rollout.reward,
                         "correct": rollout.correct,
                         "tokens": len(rollout.completion_ids),
@@ -84,6 +85,7 @@ SCHEMA = pa.schema(
     [
         *((name, pa.int64()) for name in ("step", "update")),
         *((name, pa.string()) for name in ("problem", "prompt", "answer", "strategy", "group", "completion")),
+        ("completion_ids", pa.list_(pa.int32())),
         ("reward", pa.float64()),
         ("tokens", pa.int64()),
         *((name, pa.bool_()) for name in ("correct", "truncated", "target")),

@@ -1,0 +1,1 @@
+"""Answers taken apart token by token: `sgpo inspect`."""

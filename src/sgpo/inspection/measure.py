@@ -1,0 +1,115 @@
+"""What a strategy does to a model's next-token distributions along an answer, over the full vocabulary.
+
+    answer -> hidden states without and with the strategy -> logits of a slice of tokens, both sides -> numbers
+
+The divergence is d_t of Eq. 3, KL( with the strategy || without ). Logits of a slice are forgotten before the next ones
+are made, so an answer of 16K tokens and a vocabulary of 150K need no more memory than a slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sgpo.engine.projection import SLICE_BYTES, Head
+from sgpo.engine.update import add_head_task
+from sgpo.methods.terms import entropy, token_divergence, token_logprobs
+from sgpo.models.modes import evaluation_mode
+
+TOP = 5  # tokens of a distribution that are kept
+
+
+@dataclass(frozen=True)
+class Side:
+    """The distributions along an answer from one prompt. All on the CPU."""
+
+    logprobs: Tensor  # [T] of the answer's tokens, nats
+    entropy: Tensor  # [T] nats
+    top_ids: Tensor  # [T, TOP] the most probable tokens, the first one first
+    top_probs: Tensor  # [T, TOP]
+
+
+@dataclass(frozen=True)
+class TokenMeasures:
+    """An answer of T tokens under one model. The SFT loss of a token is ``-bare.logprobs``."""
+
+    divergence: Tensor  # [T] d_t, nats
+    bare: Side  # from the prompt without the strategy
+    guided: Side
+
+
+@torch.no_grad()
+def measure_tokens(
+    model: Any, bare: Sequence[int], guided: Sequence[int], ids: Sequence[int], *, slice_bytes: int = SLICE_BYTES
+) -> TokenMeasures:
+    """Measure each token of an answer, given those before it, at temperature 1.
+
+    Args:
+        model: a causal language model of transformers, which gets ``add_head_task``.
+        bare, guided: the prompts without and with the strategy.
+        ids: the answer, T tokens.
+        slice_bytes: size of one buffer of logits.
+
+    Raises:
+        ValueError: an empty answer, or a head that is not an ordinary linear layer.
+    """
+    (hidden, head), (guided_hidden, _) = (_hidden(model, prompt, ids) for prompt in (bare, guided))
+    targets, parts = torch.tensor(list(ids), device=hidden.device), []
+    for rows in _slices(len(ids), head, slice_bytes):
+        logits, guided_logits = _logits(hidden[rows], head), _logits(guided_hidden[rows], head)
+        divergence = token_divergence(guided_logits, logits)
+        parts.append((divergence.cpu(), _side(logits, targets[rows]), _side(guided_logits, targets[rows])))
+    divergences, sides, guided_sides = zip(*parts, strict=True)
+    return TokenMeasures(torch.cat(divergences), _joined(sides), _joined(guided_sides))
+
+
+@torch.no_grad()
+def answer_logprobs(model: Any, prompt: Sequence[int], ids: Sequence[int], *, slice_bytes: int = SLICE_BYTES) -> Tensor:
+    """Log-probability of each token of an answer, nats. [T] on the CPU; raises as `measure_tokens`."""
+    hidden, head = _hidden(model, prompt, ids)
+    targets = torch.tensor(list(ids), device=hidden.device)
+    slices = _slices(len(ids), head, slice_bytes)
+    return torch.cat([token_logprobs(_logits(hidden[rows], head), targets[rows]).cpu() for rows in slices])
+
+
+def _hidden(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> tuple[Tensor, Head]:
+    """The hidden states that predict the answer's tokens [T, H], and what makes logits of them."""
+    if not ids:
+        raise ValueError("the answer has no token; give one that is not empty")
+    add_head_task(model)
+    inputs = torch.tensor([[*prompt, *ids]], device=model.device)
+    with evaluation_mode(model):
+        return model(
+            input_ids=inputs,
+            attention_mask=torch.ones_like(inputs),
+            head_task=lambda hidden, head: (hidden[0, len(prompt) - 1 : -1], head),
+        )
+
+
+def _slices(length: int, head: Head, slice_bytes: int) -> list[slice]:
+    step = max(1, slice_bytes // (head.weight.shape[0] * torch.float32.itemsize))
+    return [slice(start, start + step) for start in range(0, length, step)]
+
+
+def _logits(hidden: Tensor, head: Head) -> Tensor:
+    """[n, H] -> [n, V], float32 at least"""
+    logits = hidden.to(head.weight.dtype) @ head.weight.t()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if head.bias is not None:
+        logits = logits + head.bias
+    logits = logits * head.scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+
+def _side(logits: Tensor, ids: Tensor) -> Side:
+    top = logits.softmax(-1).topk(min(TOP, logits.shape[-1]), -1)
+    found = token_logprobs(logits, ids), entropy(logits), top.indices, top.values
+    return Side(*(each.cpu() for each in found))
+
+
+def _joined(sides: Sequence[Side]) -> Side:
+    return Side(*(torch.cat([getattr(side, each.name) for side in sides]) for each in fields(Side)))
