@@ -1,19 +1,21 @@
-"""Time of sampling a rollout batch: TransformersSampler against transformers' ``generate``.
+"""Time of sampling a rollout batch: TransformersSampler against transformers' ``generate`` and ``generate_batch``.
 
     python benchmarks/sampling.py --threads 1 --output sampling.json
+    python benchmarks/sampling.py --miniworld
     python benchmarks/sampling.py --model CHECKPOINT --prompts prompts.jsonl
 
 The batch is one step of reinforcement learning: for each problem 8 completions of the plain prompt and 4 of a
-longer one with a strategy, of up to 96 tokens. Both sides draw with the same temperature and top-p, from the
-same model, in the same process, in turns; ``generate`` (dynamic cache, left padding) is timed as one call on
-all rows and as one call per group with ``num_return_sequences``, and the ratio is against the faster of the
-two. Only our side records the log-probabilities of what it drew. Sampled texts differ between the sides and
-repeats; their lengths are reported.
+longer one with a strategy, of up to 96 tokens. All draw with the same temperature and top-p, from the same model, in
+the same process, in turns; ``generate`` (dynamic cache, left padding) is timed as one call on all rows and as one call
+per group with ``num_return_sequences``, and the ratio is against the faster of the two. ``generate_batch`` is
+transformers' continuous batching. Only our side records the log-probabilities of what it drew. Sampled texts differ
+between the sides and repeats; their lengths are reported. CPU seconds are those of all threads of the process: where
+other programs use the machine too, they say more than seconds.
 
 Without --model the model is random, of the Qwen2 architecture with 0.9 million parameters; a bias on the
 end-of-sequence logit is chosen so that the mean length is about 0.3 of the limit, with a long tail. With
---model, give --prompts too: a file with one JSON list [prompt, prompt with strategy] a line, tokenized as
-they stand.
+--miniworld it is the shipped model, on problems of the mini-world. With --model, give --prompts too: a file with one
+JSON list [prompt, prompt with strategy] a line, tokenized as they stand.
 """
 
 from __future__ import annotations
@@ -30,8 +32,10 @@ from typing import Any
 import torch
 from common import finish, write_report
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
+from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
 
@@ -89,6 +93,16 @@ def text_requests(model_dir: str, prompts: Path, problems: int) -> list[SampleRe
     return requests
 
 
+def miniworld_requests(problems: int) -> list[SampleRequest]:
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    requests = []
+    for problem in problem_sets(0, Sizes.only(rl=problems))["rl"]:
+        conversations = [student_messages(problem.prompt), guided_messages(problem.prompt, problem.strategy or "")]
+        plain, guided = encode_prompts(tokenizer, conversations)
+        requests += [SampleRequest(plain, AUTONOMOUS), SampleRequest(guided, GUIDED)]
+    return requests
+
+
 def generate(
     model: Any, prompts: list[list[int]], count: int, sampling: SamplingConfig, eos: list[int], pad: int
 ) -> list[int]:
@@ -137,29 +151,48 @@ def contenders(
         lengths = generate(model, plain, AUTONOMOUS, sampling, eos, pad)
         return lengths + generate(model, guided, GUIDED, sampling, eos, pad)
 
+    def generate_batch(seed: int) -> list[int]:
+        torch.manual_seed(seed)
+        config = GenerationConfig(
+            do_sample=True,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=0,
+            max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=eos,
+            pad_token_id=pad,
+        )
+        outputs = model.generate_batch(every_row, generation_config=config)
+        return [len(output.generated_tokens) for output in outputs.values()]
+
     return {
         "TransformersSampler": ours,
         "generate, one call": generate_at_once,
         "generate, a call per group": generate_per_group,
+        "generate_batch": generate_batch,
     }
 
 
 def measure(entries: dict[str, Callable[[int], list[int]]], repeats: int, limit: int) -> dict[str, Any]:
     """Run the contenders in turns, after one untimed turn; times in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in entries}
+    cpu: dict[str, list[float]] = {name: [] for name in entries}
     lengths: dict[str, list[int]] = {name: [] for name in entries}
     for repeat in range(repeats + 1):
         for name, run in entries.items():
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             sampled = run(repeat)
             finish()
             if repeat > 0:
                 seconds[name].append(time.perf_counter() - start)
+                cpu[name].append(time.process_time() - cpu_start)
                 lengths[name] += sampled
     return {
         name: {
             "median_s": statistics.median(seconds[name]),
             "all_s": seconds[name],
+            "least_cpu_s": min(cpu[name]),
+            "median_cpu_s": statistics.median(cpu[name]),
             "mean_length": statistics.mean(lengths[name]),
             "mean_over_limit": statistics.mean(lengths[name]) / limit,
             "share_at_limit": sum(length == limit for length in lengths[name]) / len(lengths[name]),
@@ -172,6 +205,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint directory; default: a random model")
     parser.add_argument("--prompts", type=Path, help="with --model: JSON lines [prompt, prompt with strategy]")
+    parser.add_argument("--miniworld", action="store_true", help="the shipped model, on problems of the mini-world")
     parser.add_argument("--problems", type=int, default=16)
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--temperature", type=float, default=1.0)
@@ -184,6 +218,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if bool(arguments.model) != bool(arguments.prompts):
         parser.error("give --model and --prompts together, or neither")
+    if arguments.model and arguments.miniworld:
+        parser.error("--miniworld brings its own model")
     return arguments
 
 
@@ -191,9 +227,12 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     sampling = SamplingConfig(arguments.max_new_tokens, arguments.temperature, arguments.top_p)
-    if arguments.model:
-        model: Any = AutoModelForCausalLM.from_pretrained(arguments.model).eval()
-        requests = text_requests(arguments.model, arguments.prompts, arguments.problems)
+    if arguments.model or arguments.miniworld:
+        model: Any = AutoModelForCausalLM.from_pretrained(arguments.model or BASE_MODEL).eval()
+        if arguments.miniworld:
+            requests = miniworld_requests(arguments.problems)
+        else:
+            requests = text_requests(arguments.model, arguments.prompts, arguments.problems)
         end = model.generation_config.eos_token_id
         eos = end if isinstance(end, list) else [end]
         pad = model.generation_config.pad_token_id
@@ -203,11 +242,12 @@ def main() -> None:
         model, eos, pad = random_model(sampling, requests, arguments.weight_scale), [EOS], PAD
     model.to(arguments.device)
     results = measure(contenders(model, requests, sampling, eos, pad), arguments.repeats, sampling.max_new_tokens)
-    ours, *others = (result["median_s"] for result in results.values())
-    ratio = min(others) / ours
+    generate_s = min(result["median_s"] for name, result in results.items() if name.startswith("generate,"))
+    ratio = generate_s / results["TransformersSampler"]["median_s"]
     for name, result in results.items():
         print(
-            f"{name:28s} median {result['median_s']:7.3f} s   "
+            f"{name:28s} median {result['median_s']:7.3f} s, of CPU {result['median_cpu_s']:7.3f}, "
+            f"least {result['least_cpu_s']:7.3f}   "
             f"mean length / limit {result['mean_over_limit']:.2f}   "
             f"at the limit {result['share_at_limit']:.2f}"
         )

@@ -1,9 +1,10 @@
-"""Time of a whole training step: SGPO with 8 + 4 samples a problem against TRL's GRPO with 12.
+"""Time of a whole training step: SGPO with 8 + 4 samples a problem, and GRPO with 12, against TRL's GRPO with 12.
 
     python benchmarks/step.py [--problems 16] [--steps 8] [--repeats 3] [--threads 1] [--output step.json]
 
 Same model (the mini-world's, or --model), same problems in each step, same number of completions, same limit on their
 length, the same sampling engine (TRL's `rollout_func` calls ours), the same verifier and optimizer, one update a step.
+The two rows of GRPO differ in the trainer alone.
 What is left is what the methods ask for, and how the two trainers do it: SGPO reads each guided prompt too, and each
 problem's target is scored and distilled; TRL's slices are padded to the longest completion of the step. TRL runs with
 several slice sizes; the fastest counts. A learning rate of 1e-7 keeps the policies alike. Trainers run in turns, the
@@ -94,14 +95,19 @@ def load(options: argparse.Namespace) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(options.model)
 
 
-def run_sgpo(options: argparse.Namespace, problems: list[Problem], folder: str) -> Clock:
+METHODS = {
+    "sgpo GRPO 12": {"method": "grpo", "num_autonomous": SAMPLES, "num_guided": 0, "eps_low": 0.2, "eps_high": 0.28},
+    "sgpo 8 + 4": {"method": "sgpo", "delta": 3.0},
+}
+
+
+def run_sgpo(options: argparse.Namespace, problems: list[Problem], folder: str, method: dict[str, Any]) -> Clock:
     model, tokenizer = load(options)
     clock = Clock()
     args = SGPOConfig(
         output_dir=f"{folder}/sgpo",
         overwrite=True,
-        method="sgpo",
-        delta=3.0,
+        **method,
         problems_per_rollout=options.problems,
         updates_per_rollout=1,
         max_steps=options.steps + 1,
@@ -180,7 +186,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=16, help="a step")
     parser.add_argument("--longest", type=int, default=192, help="tokens a completion may have")
     parser.add_argument("--tokens", type=int, default=4096, help="max_tokens_per_microbatch")
-    parser.add_argument("--slice-rows", type=int, nargs="+", default=[16, 48], help="per_device_train_batch_size")
+    parser.add_argument("--slice-rows", type=int, nargs="+", default=[16, 48, 96], help="per_device_train_batch_size")
     parser.add_argument("--steps", type=int, default=8, help="timed, a turn")
     parser.add_argument("--repeats", type=int, default=3, help="turns")
     parser.add_argument("--threads", type=int, default=1)
@@ -198,19 +204,21 @@ def main() -> None:
             )
             for rows in options.slice_rows
         }
-        contenders["sgpo 8 + 4"] = functools.partial(run_sgpo, options, problems, folder)
+        for name, method in METHODS.items():
+            contenders[name] = functools.partial(run_sgpo, options, problems, folder, method)
         for _ in range(options.repeats):
             for name, run in contenders.items():
                 turns.setdefault(name, []).append(run())
     results = {name: summary(clocks) for name, clocks in turns.items()}
-    ours = results["sgpo 8 + 4"]["step"]
     fastest = min(result["step"] for name, result in results.items() if name.startswith("TRL"))
     print(f"{'':34} {'step':>7} {'sample':>7} {'verify':>7} {'update':>7}  mean / longest completion")
     for name, found in results.items():
         phases = " ".join(f"{found[phase]:7.3f}" for phase in ("step", "sample", "verify", "update"))
         print(f"{name:34} {phases}  {found['mean_length']:.1f} / {found['longest']}")
-    print(f"sgpo's step takes {ours / fastest:.2f} of TRL's time")
-    write_report(options.output, {"results": results, "ratio": ours / fastest})
+    ratios = {name: results[name]["step"] / fastest for name in METHODS}
+    for name, ratio in ratios.items():
+        print(f"the step of {name} takes {ratio:.2f} of TRL's time")
+    write_report(options.output, {"results": results, "ratios": ratios})
 
 
 if __name__ == "__main__":
