@@ -1,68 +1,94 @@
-"""Where along a solution the strategy changes the policy: KL(guided || unguided) by token, beside the loss of SFT.
+"""Where along a solution the strategy changes the policy, and whether that finds the tokens that a strategy decides.
 
     python benchmarks/miniworld_critical_tokens.py MODEL [--seed 0] [--problems 240] [--output tokens.json]
 
 Each development problem is answered with its strategy, as in training; of the correct answers the one that is likeliest
-without it (Eq. 4) is measured token by token. The tokens that a strategy decides are those that name an option, in
-either spelling and either dialect; computations follow from them. One solution is shown by steps, as in the Figure 5 of
-the paper.
+without it (Eq. 4) is measured token by token. The *critical* tokens are those that name an option, in either spelling
+and either dialect: a strategy decides them, and computations follow from them.
+
+Three numbers of a token are compared as detectors of critical ones: the divergence d_t (Eq. 3), the loss of SFT and the
+entropy without the strategy. The AUC is the probability that a critical token has a larger number than another, ties
+counted half; its interval is of a bootstrap over problems. One solution is shown by steps, as in the paper's Figure 5.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from common import write_report
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.inspection.measure import answer_logprobs, measure_tokens
+from sgpo.inspection.texts import steps_of, token_texts
 from sgpo.methods.records import response_ids
-from sgpo.methods.terms import token_divergence, token_logprobs
 from sgpo.miniworld.solutions import OPTION_OF
 from sgpo.miniworld.world import Sizes, problem_sets
+from sgpo.models.weights import load_weights
 from sgpo.problems import Problem
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
 from sgpo.sampling.records import SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
 
+DETECTORS = ("kl", "sft", "entropy")
+RESAMPLES = 2000
 Token = dict[str, Any]
 
 
-@torch.no_grad()
 def measure(model: Any, tokenizer: Any, problem: Problem, completions: list[str]) -> list[Token]:
-    """The tokens of the likeliest of the completions, each with its divergence and its negative log-likelihood."""
+    """The tokens of the likeliest of the completions, each with its numbers."""
     bare, guided = encode_prompts(
         tokenizer, [student_messages(problem.prompt), guided_messages(problem.prompt, problem.strategy or "")]
     )
-
-    def logits(prompt: list[int], ids: list[int]) -> torch.Tensor:
-        return model(torch.tensor([prompt + ids])).logits[0, len(prompt) - 1 : -1]
-
-    found = []
-    for text in dict.fromkeys(completions):
-        ids = response_ids(text, tokenizer)
-        unguided = logits(bare, ids)
-        surprisal = -token_logprobs(unguided, torch.tensor(ids))
-        found.append((float(surprisal.sum()), ids, surprisal, unguided))
-    _, ids, surprisal, unguided = min(found, key=lambda each: each[0])
-    divergence = token_divergence(logits(guided, ids), unguided)
-    texts = [tokenizer.decode([token]) for token in ids]
-    columns = zip(texts, divergence.tolist(), surprisal.tolist(), strict=True)
-    return [{"text": text, "kl": kl, "sft": sft, "option": text.strip() in OPTION_OF} for text, kl, sft in columns]
+    answers = [response_ids(text, tokenizer) for text in dict.fromkeys(completions)]
+    ids = max(answers, key=lambda each: float(answer_logprobs(model, bare, each).sum()))
+    found = measure_tokens(model, bare, guided, ids)
+    texts = [each.text for each in token_texts(tokenizer, ids)]
+    columns = found.divergence.tolist(), (-found.bare.logprobs).tolist(), found.bare.entropy.tolist()
+    return [
+        {"text": text, "kl": kl, "sft": sft, "entropy": entropy, "option": text.strip() in OPTION_OF}
+        for text, kl, sft, entropy in zip(texts, *columns, strict=True)
+    ]
 
 
 def shares(solutions: list[list[Token]]) -> dict[str, float]:
-    """What of the tokens, of the divergence and of the loss of SFT lies on the names of options."""
+    """What of the tokens, and of the sum of each number, lies on critical tokens."""
     tokens = [token for solution in solutions for token in solution]
-    on_options = [token for token in tokens if token["option"]]
-    found = {"tokens": len(on_options) / len(tokens)}
-    for name in ("kl", "sft"):
-        found[name] = sum(token[name] for token in on_options) / sum(token[name] for token in tokens)
+    critical = [token for token in tokens if token["option"]]
+    found = {"tokens": len(critical) / len(tokens)}
+    for name in DETECTORS:
+        found[name] = sum(token[name] for token in critical) / sum(token[name] for token in tokens)
     return found
+
+
+def auc(values: np.ndarray, critical: np.ndarray) -> float:
+    """[T] numbers, [T] booleans"""
+    others = np.sort(values[~critical])
+    below, up_to = (np.searchsorted(others, values[critical], side=side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(others)))
+
+
+def detection(solutions: list[list[Token]], seed: int = 0) -> dict[str, list[float]]:
+    """The AUC of each detector, and of d_t less those of the others: value, lower and upper end of 95 %."""
+    columns = [
+        np.array([[token[name] for name in (*DETECTORS, "option")] for token in solution], dtype=np.float64)
+        for solution in solutions
+    ]
+    rng = np.random.default_rng(seed)
+
+    def aucs(chosen: Any) -> list[float]:
+        table = np.concatenate([columns[number] for number in chosen])
+        kl, *others = (auc(table[:, place], table[:, -1] > 0) for place in range(len(DETECTORS)))
+        return [kl, *others, *(kl - other for other in others)]
+
+    value = aucs(range(len(columns)))
+    drawn = np.array([aucs(rng.integers(0, len(columns), len(columns))) for _ in range(RESAMPLES)])
+    low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+    names = [*DETECTORS, *(f"kl - {name}" for name in DETECTORS[1:])]
+    return {name: [value[k], low[k], high[k]] for k, name in enumerate(names)}
 
 
 def correct_answers(evaluation: Evaluation) -> dict[str, list[str]]:
@@ -73,13 +99,9 @@ def correct_answers(evaluation: Evaluation) -> dict[str, list[str]]:
     return found
 
 
-def steps_of(solution: list[Token]) -> list[tuple[str, float, float]]:
-    """The text of each step "(a) ..." or sentence, and the means of both over its tokens."""
-    steps: list[list[Token]] = []
-    for token in solution:
-        if not steps or re.fullmatch(r"\([a-z]\)", token["text"].strip()) or steps[-1][-1]["text"].strip() == ".":
-            steps.append([])
-        steps[-1].append(token)
+def means_of_steps(solution: list[Token]) -> list[tuple[str, float, float]]:
+    """The text of each step, and the means of divergence and loss over its tokens."""
+    steps = [[solution[place] for place in step] for step in steps_of([token["text"] for token in solution])]
     return [
         ("".join(t["text"] for t in step), *(sum(t[name] for t in step) / len(step) for name in ("kl", "sft")))
         for step in steps
@@ -93,8 +115,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=240)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32).eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(options.model), load_weights(options.model).eval()
     problems = problem_sets(options.seed, Sizes.only(dev=options.problems))["dev"]
     sampler = TransformersSampler.of(model, tokenizer)
     answers = correct_answers(
@@ -102,16 +123,20 @@ def main() -> None:
     )
     solved = [problem for problem in problems if problem.id in answers]
     solutions = [measure(model, tokenizer, problem, answers[problem.id]) for problem in solved]
-    found = shares(solutions)
-    print(f"{len(solved)} of {len(problems)} problems solved with their strategy")
+    found, detected = shares(solutions), detection(solutions)
+    tokens = sum(map(len, solutions))
+    print(f"{len(solved)} of {len(problems)} problems solved with their strategy, {tokens} tokens")
     for name, share in found.items():
-        print(f"{name:8} {100 * share:5.1f} % on the names of options")
+        print(f"{name:12} {100 * share:5.1f} % on critical tokens")
+    for name, (value, low, high) in detected.items():
+        print(f"{name:12} {value:6.3f} [{low:.3f}, {high:.3f}]  AUC")
     longest = max(range(len(solved)), key=lambda number: len(solutions[number]))
     print(f"\n{solved[longest].prompt}\n{solved[longest].strategy}\n\n{'KL':>7} {'SFT':>7}  step")
-    steps = steps_of(solutions[longest])
+    steps = means_of_steps(solutions[longest])
     for text, kl, sft in steps:
         print(f"{kl:7.3f} {sft:7.3f}  {text}")
-    write_report(options.output, {"shares": found, "problems": len(solved), "steps": steps})
+    report = {"shares": found, "auc": detected, "problems": len(solved), "tokens": tokens, "steps": steps}
+    write_report(options.output, report)
 
 
 if __name__ == "__main__":

@@ -177,9 +177,15 @@ function select(i, scroll = true) {
   spans[i].closest(".step").classList.add("current");
   byId("answer").setAttribute("aria-activedescendant", `t${i}`);
   if (scroll) byId("detail").classList.remove("closed");
-  if (scroll) spans[i].scrollIntoView({ block: "nearest", behavior: "auto" });
+  if (scroll) bringIntoView(spans[i]);
   drawDetail(i);
   drawMap();
+}
+
+function bringIntoView(span) {
+  span.scrollIntoView({ block: "nearest" });
+  // Steps on the way had estimated heights until they were drawn.
+  requestAnimationFrame(() => span.scrollIntoView({ block: "nearest" }));
 }
 
 function drawDetail(i) {
