@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from sgpo import distributed
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
+from sgpo.integrations.verl.heads import gather_head_in_forward
 from sgpo.methods.records import TrainingSequence
 from sgpo.models.merged import full_parameters
 from sgpo.sampling.records import SampleRequest, SamplingConfig
@@ -118,6 +119,18 @@ def shard_as_accelerate(model: Any) -> Any:
     return model
 
 
+def shard_head_alone(model: Any) -> Any:
+    """As veRL does it for a head that is not tied to the embedding, with what the plug-in adds."""
+    for module in (model.model.embed_tokens, *model.model.layers, model.lm_head):
+        fully_shard(module)
+    fully_shard(model)
+    gather_head_in_forward(model)
+    before = model.lm_head.weight.placements
+    completion_scores(model, [([1, 2], [3, 4])], LAYOUT)  # without gradients: the head is a shard again afterwards
+    assert model.lm_head.weight.placements == before
+    return model
+
+
 WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "replicated": ("qwen2", replicate),
     "sharded root, tied": ("qwen2", shard_root),
@@ -125,6 +138,7 @@ WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "sharded layers, checkpointed": ("llama", shard_checkpointed),
     "accelerate, tied": ("qwen2", shard_as_accelerate),
     "accelerate": ("llama", shard_as_accelerate),
+    "veRL": ("llama", shard_head_alone),
 }
 
 
