@@ -26,7 +26,7 @@ import torch
 import trl
 from common import finish, write_report
 from datasets import Dataset
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from tiny_model import VOCABULARY, build_model
 
 from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import accumulate_gradients, add_head_task
@@ -36,23 +36,6 @@ from sgpo.methods.weights import group_advantages
 from sgpo.miniworld.tokenizer import build_tokenizer
 
 GROUP = 12
-VOCABULARY = 2048
-
-
-def build_model(hidden: int, layers: int) -> Qwen2ForCausalLM:
-    torch.manual_seed(0)
-    return Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=hidden // 64,
-            num_key_value_heads=max(1, hidden // 128),
-            intermediate_size=hidden * 3,
-            max_position_embeddings=8192,
-            tie_word_embeddings=True,
-        )
-    )
 
 
 def rollout_batch(rows: int, longest: int, equal_share: float) -> list[tuple[list[int], list[int], float]]:

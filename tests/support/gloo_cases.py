@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -139,6 +140,9 @@ WRAPPERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "accelerate, tied": ("qwen2", shard_as_accelerate),
     "accelerate": ("llama", shard_as_accelerate),
     "veRL": ("llama", shard_head_alone),
+    "replicated, shared prefixes": ("qwen2", replicate),
+    "checkpointed, shared prefixes": ("llama", shard_checkpointed),
+    "accelerate, shared prefixes": ("llama", shard_as_accelerate),
 }
 
 
@@ -170,7 +174,8 @@ def gradients(folder: Path) -> None:
             model = make_model(name)
             add_head_task(model)
             model = wrap(model)
-            found = accumulate_gradients(model, parts[RANK], LAYOUT, THRESHOLDS)
+            layout = replace(LAYOUT, share_prefixes="shared prefixes" in wrapper)
+            found = accumulate_gradients(model, parts[RANK], layout, THRESHOLDS)
             results[f"{wrapper}: {split}"] = {
                 "found": tuple(found),
                 "alone": tuple(alone),
@@ -220,14 +225,15 @@ def sharded(folder: Path) -> None:
     """Refusals, scoring and sampling with sharded models."""
     bare = make_model("llama").eval()
     add_head_task(bare)
-    pairs = [([1, 2, 3], [4, 5]), ([6, 7], [8, 9, 10, 11])]
+    pairs = [([1, 2, 3], [4, 5]), ([1, 2, 3], [8, 9, 10, 11])]
     expected = completion_scores(bare, pairs, LAYOUT)
     requests = [SampleRequest([1, 2, 3], 2), SampleRequest([4, 5], 1)]
     config = SamplingConfig(12)
     samples = TransformersSampler(bare, [7, 8, 9], 0).sample(requests, config, seed=3)
     start()
     model = shard_as_accelerate(bare)
-    found_scores = completion_scores(model, pairs if RANK else [], LAYOUT)  # the other process has none
+    layout = replace(LAYOUT, share_prefixes=True)
+    found_scores = completion_scores(model, pairs if RANK else [], layout)  # the other process has none
     with distributed.gathered(model):
         own = requests if RANK else requests[:1]
         found = TransformersSampler(model, [7, 8, 9], 0).sample(own, config, seed=3)

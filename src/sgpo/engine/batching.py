@@ -16,15 +16,18 @@ token of a row predicts nothing and is not in the input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sgpo.engine.prefix_trie import common_length, prefix_trie, segment_batches
 from sgpo.methods.records import TrainingSequence
+
+MOST_OF_PLAIN = 0.9  # prefixes are shared if at most this share of the tokens remains: below it the attention pays
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class ModelInputs:
     Example: ``model.base_model(**inputs.arguments).last_hidden_state.flatten(0, 1)[inputs.predictors]``  -> [T, H]
     """
 
-    arguments: dict[str, Tensor]  # input_ids, position_ids [N, L], and attention_mask [N, L] unless packed
+    # input_ids, position_ids [N, L], attention_mask [N, L] unless packed; shared_prefixes, if there are
+    arguments: dict[str, Any]
     predictors: Tensor  # [T] places in the flattened [N * L]
 
 
@@ -64,6 +68,21 @@ class BatchLayout:
     max_tokens: int  # of a forward pass, padding included
     pad_token_id: int
     packed: bool = False  # without padding, for attention that keeps packed rows apart
+    share_prefixes: bool = False  # where it saves tokens, for a model of which `can_share_prefixes` holds
+
+    def for_rows(self, sequences: Sequence[TrainingSequence]) -> BatchLayout:
+        """The same without sharing, where that would save too little: see MOST_OF_PLAIN."""
+        if not self.share_prefixes:
+            return self
+        plain = replace(self, share_prefixes=False)
+        saves = computed_tokens(sequences, self) <= MOST_OF_PLAIN * computed_tokens(sequences, plain)
+        return self if saves else plain
+
+    def split(self, sequences: Sequence[TrainingSequence]) -> list[list[TrainingSequence]]:
+        return split_by_token_budget(sequences, self.max_tokens, packed=self.packed, share_prefixes=self.share_prefixes)
+
+    def collate(self, rows: Sequence[TrainingSequence], device: torch.device | str) -> MicroBatch:
+        return collate(rows, self.pad_token_id, device, packed=self.packed, share_prefixes=self.share_prefixes)
 
 
 def rows_are_packed(model: Any, asked: bool | None) -> bool:
@@ -74,12 +93,13 @@ def rows_are_packed(model: Any, asked: bool | None) -> bool:
 
 
 def split_by_token_budget(
-    sequences: Sequence[TrainingSequence], max_tokens: int, *, packed: bool = False
+    sequences: Sequence[TrainingSequence], max_tokens: int, *, packed: bool = False, share_prefixes: bool = False
 ) -> list[list[TrainingSequence]]:
     """Rows grouped by term, longest first; no micro-batch has more than max_tokens tokens, padding included.
 
     Rows of a term with and without old log-probabilities are apart too. A row longer than the budget is a micro-batch
-    of its own. A row that weighs nothing is left out: it adds exactly nothing to the loss or to its gradient.
+    of its own. A row that weighs nothing is left out: it adds exactly nothing to the loss or to its gradient. With
+    shared prefixes rows that begin alike are together, and what they share counts once.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, not {max_tokens}")
@@ -89,8 +109,11 @@ def split_by_token_budget(
             alike.setdefault((sequence.term, sequence.old_logprobs is None), []).append(sequence)
     micro_batches = []
     for rows in alike.values():
-        # Longest first: a budget too large for the memory fails at once rather than late in the step.
-        micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
+        if share_prefixes:
+            micro_batches += _fill_shared(sorted(rows, key=_policy_tokens), max_tokens)
+        else:
+            # Longest first: a budget too large for the memory fails at once rather than late in the step.
+            micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
     return micro_batches
 
 
@@ -110,9 +133,54 @@ def _fill(rows: list[TrainingSequence], max_tokens: int, packed: bool) -> list[l
     return micro_batches
 
 
+def _fill_shared(rows: list[TrainingSequence], max_tokens: int) -> list[list[TrainingSequence]]:
+    """Rows in the order of their tokens: each costs what it does not share with the one before it. Largest first."""
+    filled: list[tuple[int, list[TrainingSequence]]] = []
+    policy = teacher = 0
+    for before, row in pairwise([None, *rows]):
+        assert row is not None
+        more = _more_tokens(before, row, _policy_tokens), _more_tokens(before, row, _teacher_tokens)
+        if filled and max(policy + more[0], teacher + more[1]) <= max_tokens:
+            policy, teacher = policy + more[0], teacher + more[1]
+            filled[-1] = (max(policy, teacher), [*filled[-1][1], row])
+        else:
+            policy, teacher = len(_policy_tokens(row)), len(_teacher_tokens(row))
+            filled.append((max(policy, teacher), [row]))
+    return [part for _, part in sorted(filled, key=lambda each: each[0], reverse=True)]
+
+
+def _more_tokens(
+    before: TrainingSequence | None, row: TrainingSequence, tokens: Callable[[TrainingSequence], list[int]]
+) -> int:
+    own = tokens(row)
+    return len(own) - (0 if before is None else common_length(tokens(before), own))
+
+
+def _policy_tokens(row: TrainingSequence) -> list[int]:
+    return [*row.prompt_ids, *row.completion_ids]
+
+
+def _teacher_tokens(row: TrainingSequence) -> list[int]:
+    return [] if row.teacher_prompt_ids is None else [*row.teacher_prompt_ids, *row.completion_ids]
+
+
 def _row_length(row: TrainingSequence) -> int:
     """With the longer of the two prompts: both sides are computed, and the larger one must fit."""
-    return max(len(row.prompt_ids), len(row.teacher_prompt_ids or ())) + len(row.completion_ids)
+    return max(len(_policy_tokens(row)), len(_teacher_tokens(row)))
+
+
+def computed_tokens(sequences: Sequence[TrainingSequence], layout: BatchLayout) -> int:
+    """Tokens that go through the model in the passes of both sides, padding included."""
+    sides = (_policy_tokens, _teacher_tokens)
+    return sum(_size(list(map(side, rows)), layout) for rows in layout.split(sequences) for side in sides)
+
+
+def _size(rows: list[list[int]], layout: BatchLayout) -> int:
+    if layout.share_prefixes:
+        rows = sorted(rows)
+        return sum(len(row) - common_length(before, row) for before, row in pairwise([[], *rows]))
+    lengths = list(map(len, rows))
+    return sum(lengths) if layout.packed else len(lengths) * max(lengths)
 
 
 def collate(
@@ -121,6 +189,7 @@ def collate(
     device: torch.device | str,
     *,
     packed: bool = False,
+    share_prefixes: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> MicroBatch:
     """Rows of one term as tensors in one of the layouts above; ``dtype`` is for weights and old log-probabilities."""
@@ -130,7 +199,10 @@ def collate(
         return _per_token(values, lengths, dtype, device)
 
     def side(prompts: Sequence[list[int]]) -> ModelInputs:
-        return _model_inputs(prompts, [row.completion_ids for row in sequences], pad_token_id, device, packed)
+        completions = [row.completion_ids for row in sequences]
+        if share_prefixes:
+            return _shared_inputs(prompts, completions, device)
+        return _model_inputs(prompts, completions, pad_token_id, device, packed)
 
     teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
     lengths = [len(row.completion_ids) for row in sequences]
@@ -202,3 +274,21 @@ def _model_inputs(
         ]
     )
     return ModelInputs({name: tensor.to(device) for name, tensor in arguments.items()}, predictors.to(device))
+
+
+def _shared_inputs(
+    prompts: Sequence[list[int]], completions: Sequence[list[int]], device: torch.device | str
+) -> ModelInputs:
+    rows = [[*prompt, *completion[:-1]] for prompt, completion in zip(prompts, completions, strict=True)]
+    trie = prefix_trie(rows, cuts=list(map(len, prompts)))
+    paths = zip(trie.paths, prompts, strict=True)
+    return ModelInputs(
+        {
+            "input_ids": torch.tensor([trie.input_ids], device=device),
+            "position_ids": torch.tensor([trie.position_ids], device=device),
+            # A mask of four dimensions is taken as it is: transformers makes none of its own, and ours are elsewhere.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+            "shared_prefixes": segment_batches(trie, device),
+        },
+        torch.tensor([place for path, prompt in paths for place in path[len(prompt) - 1 :]], device=device),
+    )

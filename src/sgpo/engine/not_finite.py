@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sgpo import distributed
-from sgpo.engine.batching import BatchLayout, collate
+from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import microbatch_loss
 from sgpo.errors import UnfinishedError
 from sgpo.means import Means
@@ -44,12 +44,13 @@ def offenders(
     if distributed.is_sharded(model):
         return weighted
     bare: Any = getattr(model, "module", model)
+    plain = replace(layout, share_prefixes=False)
     found = []
     for row in weighted:
         bare.zero_grad()
         with without_dropout(bare):
             with context():
-                batch = collate([row], layout.pad_token_id, bare.device, packed=layout.packed)
+                batch = plain.collate([row], bare.device)
                 loss = microbatch_loss(bare, batch, thresholds, Means())
             loss.backward()
         gradients = [p.grad for p in bare.parameters() if p.grad is not None]

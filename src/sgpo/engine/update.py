@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from sgpo import distributed
-from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs, collate, split_by_token_budget
+from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs
+from sgpo.engine.prefix_attention import prefix_attention, take
 from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_divergences, token_scores
 from sgpo.means import Means
 from sgpo.methods.records import TokenScores, TrainingSequence
@@ -89,7 +90,11 @@ def _tokens(batch: MicroBatch, score: Tensor, rows: slice, divergence: Tensor | 
 
 def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
     """``task(hidden states that predict the completion tokens [T, H], head)``, inside the model's forward pass."""
-    return model(**inputs.arguments, head_task=lambda hidden, head: task(hidden.flatten(0, 1)[inputs.predictors], head))
+
+    def of_predictors(hidden: Tensor, head: Head) -> Any:
+        return task(take(hidden.flatten(0, 1), inputs.predictors), head)
+
+    return model(**inputs.arguments, head_task=of_predictors)
 
 
 class Accumulated(NamedTuple):
@@ -126,10 +131,11 @@ def accumulate_gradients(
     # The wrapper takes the mean over the processes, where the sum is wanted: the weights are those of all problems.
     scale = distributed.count() if distributed.averages_gradients(model) else 1
     device, means, loss, tokens = next(model.parameters()).device, Means(), 0.0, 0
-    parts = in_step(split_by_token_budget(sequences, layout.max_tokens, packed=layout.packed), layout)
-    with without_dropout(model):
+    layout = layout.for_rows(sequences)
+    parts = in_step(layout.split(sequences), layout)
+    with without_dropout(model), prefix_attention(model, layout.share_prefixes):
         for number, rows in enumerate(parts):
-            batch = collate(rows, layout.pad_token_id, device, packed=layout.packed)
+            batch = layout.collate(rows, device)
             with distributed.gradient_sync(model, last=number == len(parts) - 1):
                 with context():
                     part = microbatch_loss(model, batch, thresholds, means if rows[0].contributes else Means())
@@ -169,10 +175,11 @@ def completion_scores(
     """Log-probability and entropy of each completion token given its prompt: (prompt ids, completion ids) of each."""
     rows = [TrainingSequence("surrogate", prompt, ids, weights=1.0) for prompt, ids in sequences]
     found: dict[int, TokenScores] = {}
-    parts = split_by_token_budget(rows, layout.max_tokens, packed=layout.packed)
-    with evaluation_mode(model):
+    layout = layout.for_rows(rows)
+    parts = layout.split(rows)
+    with evaluation_mode(model), prefix_attention(model, layout.share_prefixes):
         for part in in_step(parts, layout) if distributed.is_sharded(model) else parts:
-            batch = collate(part, layout.pad_token_id, model.device, packed=layout.packed)
+            batch = layout.collate(part, model.device)
             scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
             lengths = [len(row.completion_ids) for row in part]
             pairs = zip(scores.score.split(lengths), scores.entropy.split(lengths), strict=True)

@@ -193,6 +193,12 @@ class UpdateArguments:
         default=None,
         metadata={"help": "Pack rows without padding; default: where the attention is FlashAttention or flex."},
     )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={
+            "help": "Compute what rows have in common at their beginnings once, where the model allows it and it pays."
+        },
+    )
     bf16: bool | None = field(
         default=None,
         metadata={"help": "bfloat16 mixed precision; unset: on a GPU, for a checkpoint in 16 bits."},

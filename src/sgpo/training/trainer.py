@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from sgpo import distributed
 from sgpo.engine import not_finite
 from sgpo.engine.batching import BatchLayout, rows_are_packed
+from sgpo.engine.prefix_attention import can_share_prefixes
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.means import Means
@@ -117,7 +118,12 @@ class SGPOTrainer(RunTrainer):
             self.add_callback(EvaluateAtEnd())
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)
-        self.layout = BatchLayout(args.max_tokens_per_microbatch, pad, rows_are_packed(self.model, args.padding_free))
+        self.layout = BatchLayout(
+            args.max_tokens_per_microbatch,
+            pad,
+            packed=rows_are_packed(self.model, args.padding_free),
+            share_prefixes=args.share_prefixes and can_share_prefixes(self.model),
+        )
         self.method = find_method(args.method)
         self.options = options_from(self.method, args)
         self.method_state = {} if self.method.state is None else self.method.state(self.options)
