@@ -57,7 +57,7 @@ def shares(tables: list[dict[str, np.ndarray]]) -> dict[str, dict[str, list[floa
         sums = np.array([[table[name][table["kind"] == k].sum() for k in range(len(KINDS))] for table in tables])
         parts = np.array([sums[chosen].sum(0) / sums[chosen].sum() for chosen in draws])
         low, high = np.percentile(parts[1:], [2.5, 97.5], axis=0)
-        found[name] = {kind: [parts[0, k], low[k], high[k]] for k, kind in enumerate(KINDS)}
+        found[name] = {kind: [float(parts[0, k]), float(low[k]), float(high[k])] for k, kind in enumerate(KINDS)}
     return found
 
 

@@ -88,7 +88,7 @@ def detection(solutions: list[list[Token]], seed: int = 0) -> dict[str, list[flo
     drawn = np.array([aucs(rng.integers(0, len(columns), len(columns))) for _ in range(RESAMPLES)])
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
     names = [*DETECTORS, *(f"kl - {name}" for name in DETECTORS[1:])]
-    return {name: [value[k], low[k], high[k]] for k, name in enumerate(names)}
+    return {name: [float(value[k]), float(low[k]), float(high[k])] for k, name in enumerate(names)}
 
 
 def correct_answers(evaluation: Evaluation) -> dict[str, list[str]]:

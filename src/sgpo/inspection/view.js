@@ -1,6 +1,7 @@
 "use strict";
 // Data of models are put in by textContent and attributes alone. Numbers of tokens lie in arrays, one listener serves all.
 const THRESHOLDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10], NUMBERED = 4; // levels of colour; from this one on a number stands there
+const LONGEST_NUMBERED = 24; // characters of a token beside which a number stands, on the same line
 const MEASURES = {
   divergence: { name: "divergence dₜ", scale: "warm" },
   sft: { name: "SFT loss", scale: "blue" },
@@ -31,6 +32,7 @@ function show(number) {
   byId("problem").textContent = answer.problem;
   byId("strategy").textContent = answer.strategy;
   byId("facts").textContent = answer.facts.join(" · ");
+  byId("wave").textContent = `masked, dₜ > ${answer.delta}`;
   byId("warning").hidden = !answer.warning;
   byId("warning").textContent = answer.warning || "";
   ranks = answer.divergence.map((_, i) => i).sort((a, b) => answer.divergence[b] - answer.divergence[a] || a - b);
@@ -54,11 +56,16 @@ function drawAnswer() {
     row.setAttribute("aria-label", `Step ${number + 1}: mean KL ${nats(step.kl)}, mean SFT loss ${nats(step.sft)} nats`);
     const words = element("div", "words");
     words.setAttribute("role", "presentation");
+    const ends = endings(step);
     for (let i = step.start; i < step.end; i++) {
-      let text = answer.texts[i];
+      let text = i >= ends ? answer.texts[i].trimEnd() : answer.texts[i];
       if (i === step.start) text = text.trimStart(); // each step begins at the margin, and on a line of its own
-      if (i === step.end - 1) text = text.replace(/\n+$/, "");
+      if (/^ [^\s]/.test(text)) { // outside, so that no colour hangs where a line is broken
+        words.append(" ");
+        text = text.slice(1);
+      }
       const span = (spans[i] = element("span", "", text));
+      if (!text && !answer.parts[i]) span.dataset.blank = "↵";
       span.dataset.i = i;
       span.id = `t${i}`;
       span.setAttribute("role", "option");
@@ -73,6 +80,13 @@ function drawAnswer() {
   });
   byId("answer").replaceChildren(drawn);
   colour();
+}
+
+// The last token of a step with anything to see; those from there on lose their line feeds.
+function endings(step) {
+  let i = step.end - 1;
+  while (i > step.start && !answer.texts[i].trim() && !answer.parts[i]) i--;
+  return answer.texts[step.end - 1].includes("\n") ? i : step.end;
 }
 
 function mean(values, start, end) {
@@ -100,7 +114,7 @@ function colour() {
   spans.forEach((span, i) => {
     const level = levelOf(values[i]);
     span.className = `l${level}${masked.has(i) ? " masked" : ""}${special.has(i) ? " special" : ""}${i === selected ? " selected" : ""}`;
-    if (level >= NUMBERED) span.dataset.n = short(values[i]);
+    if (level >= NUMBERED && answer.texts[i].length <= LONGEST_NUMBERED) span.dataset.n = short(values[i]);
     else delete span.dataset.n;
   });
   const legend = byId("legend");
@@ -165,7 +179,11 @@ function drawMap() {
 
 function select(i, scroll = true) {
   i = Math.max(0, Math.min(answer.texts.length - 1, i));
-  if (i === selected) return;
+  if (scroll) byId("detail").classList.remove("closed");
+  if (i === selected) {
+    if (scroll) bringIntoView(spans[i]);
+    return;
+  }
   if (selected >= 0) {
     spans[selected].classList.remove("selected");
     spans[selected].removeAttribute("aria-selected");
@@ -176,7 +194,6 @@ function select(i, scroll = true) {
   spans[i].setAttribute("aria-selected", "true");
   spans[i].closest(".step").classList.add("current");
   byId("answer").setAttribute("aria-activedescendant", `t${i}`);
-  if (scroll) byId("detail").classList.remove("closed");
   if (scroll) bringIntoView(spans[i]);
   drawDetail(i);
   drawMap();
