@@ -154,7 +154,8 @@ def test_answers_are_greedy_and_judged(checkpoint: Path) -> None:
     policy = LoadedPolicy(checkpoint)
     for guided in (False, True):
         for problem, answer in zip(PROBLEMS, policy.answers(PROBLEMS, 6, guided=guided), strict=True):
-            assert answer.ids == policy.logits(problem, answer.ids, guided=guided).argmax(-1).tolist()
+            measures = policy.measures(problem, answer.ids)
+            assert answer.ids == (measures.guided if guided else measures.bare).top_ids[:, 0].tolist()
             assert not answer.correct
 
 

@@ -288,6 +288,7 @@ def test_the_table_of_completions() -> None:
 
     decision = Decision([], "1 of 2 guided completions is correct", alpha=0.25, targets=[target])
     rows = completions_table.completion_rows([group], [decision], Words(), step=6, update=1)
+    assert [row["completion_ids"] for row in rows] == [[1] * 9, [1, 2], [1] * 9]
     console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(completions_table.problem_table(rows, 6))
     lines = [line.strip("│ ") for line in console.export_text().splitlines()]

@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from sgpo.methods.terms import token_divergence
 from sgpo.problems import Problem
 
 if TYPE_CHECKING:  # the quickstart begins without waiting for torch
     from torch import Tensor
 
+    from sgpo.inspection.measure import TokenMeasures
     from sgpo.quickstart.policy import GreedyAnswer, LoadedPolicy
 
 WARM_UP, TRAINED = "sft", ("grpo", "sgpo")
@@ -69,36 +69,30 @@ class TokenChange:
     probability: dict[str, float]  # by the views, at temperature 1; all but "sft-guided" without the strategy
 
 
-def divergence_of(warm_up: LoadedPolicy, case: Case) -> Tensor:
-    """Eq. 3 at each token of the guided answer, in nats. [T]"""
-    ids = case.guided.ids
-    return token_divergence(warm_up.logits(case.problem, ids, guided=True), warm_up.logits(case.problem, ids))
-
-
 def largest(divergences: Sequence[Tensor]) -> int:
     """The place of the answer whose mean over its tokens is the largest; the first of equals."""
     means = [float(divergence.mean()) for divergence in divergences]
     return means.index(max(means))
 
 
-def changes_of(policies: Mapping[str, LoadedPolicy], case: Case, divergence: Tensor) -> list[TokenChange]:
+def changes_of(policies: Mapping[str, LoadedPolicy], case: Case, measures: TokenMeasures) -> list[TokenChange]:
     """The most changed tokens of the guided answer, in the order of the answer.
 
     Args:
-        divergence: [T] of `divergence_of`.
+        measures: of the guided answer, under the warm-up.
     """
     warm_up, problem, ids = policies[WARM_UP], case.problem, case.guided.ids
-    places = sorted(divergence.topk(min(MOST_CHANGED, len(ids))).indices.tolist())
-    probabilities = {name: policy.probabilities(problem, ids) for name, policy in policies.items()}
-    probabilities[GUIDED_WARM_UP] = warm_up.probabilities(problem, ids, guided=True)
-    unguided = warm_up.logits(problem, ids).argmax(-1).tolist()
+    places = sorted(measures.divergence.topk(min(MOST_CHANGED, len(ids))).indices.tolist())
+    probabilities = {name: policies[name].probabilities(problem, ids) for name in TRAINED}
+    probabilities |= {WARM_UP: measures.bare.logprobs.exp(), GUIDED_WARM_UP: measures.guided.logprobs.exp()}
+    unguided = measures.bare.top_ids[:, 0].tolist()
     return [
         TokenChange(
             place,
             warm_up.decode(ids[:place]),
             warm_up.decode(ids[place : place + 1]),
             warm_up.decode(unguided[place : place + 1]),
-            float(divergence[place]),
+            float(measures.divergence[place]),
             {name: float(probabilities[name][place]) for name in VIEWS},
         )
         for place in places
@@ -130,8 +124,9 @@ def find_idea(problems: Sequence[Problem], policies: Mapping[str, LoadedPolicy],
     guided = policies[WARM_UP].answers(problems, max_new_tokens, guided=True)
     cases = [Case(*each) for each in zip(problems, unguided[WARM_UP], guided, strict=True)]
     possible = possible_cases(cases)
-    divergences = [divergence_of(policies[WARM_UP], case) for case in possible]
-    changes = [changes_of(policies, *pair) for pair in zip(possible, divergences, strict=True)]
+    measured = [policies[WARM_UP].measures(case.problem, case.guided.ids) for case in possible]
+    divergences = [measures.divergence for measures in measured]
+    changes = [changes_of(policies, *pair) for pair in zip(possible, measured, strict=True)]
     number = largest(divergences)
     chosen = possible[number]
     place = cases.index(chosen)

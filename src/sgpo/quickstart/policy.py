@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from sgpo.evaluation.evaluate import conversations_of, evaluation_of, sample_completions
-from sgpo.methods.terms import token_logprobs
+from sgpo.inspection.measure import TokenMeasures, answer_logprobs, measure_tokens
 from sgpo.models.checkpoint import open_checkpoint
-from sgpo.models.modes import evaluation_mode
 from sgpo.models.weights import load_weights
 from sgpo.problems import Problem
 from sgpo.prompts import SYSTEM_PROMPT, encode_prompts
@@ -30,7 +28,7 @@ class GreedyAnswer:
 
 
 class LoadedPolicy:
-    """A checkpoint that answers problems, and its logits along one. Example: ``LoadedPolicy("runs/quickstart/sft")``"""
+    """A checkpoint that answers problems, and what it makes of one. Example: ``LoadedPolicy("runs/quickstart/sft")``"""
 
     def __init__(self, folder: str | Path) -> None:
         _, self.tokenizer = open_checkpoint(str(folder))
@@ -47,16 +45,14 @@ class LoadedPolicy:
             for sample, (completion,) in zip(samples, completions, strict=True)
         ]
 
-    @torch.no_grad()
-    def logits(self, problem: Problem, ids: Sequence[int], *, guided: bool = False) -> Tensor:
-        """Those from which each token of an answer would be drawn. [T] -> [T, V]"""
-        (prompt,) = self._prompts([problem], guided)
-        with evaluation_mode(self.model):
-            return self.model(torch.tensor([[*prompt, *ids]])).logits[0, len(prompt) - 1 : -1]
+    def measures(self, problem: Problem, ids: Sequence[int]) -> TokenMeasures:
+        """What the problem's strategy does to the distributions along an answer."""
+        bare, guided = (self._prompts([problem], guided)[0] for guided in (False, True))
+        return measure_tokens(self.model, bare, guided, ids)
 
-    def probabilities(self, problem: Problem, ids: Sequence[int], *, guided: bool = False) -> Tensor:
-        """Of the tokens of an answer, each given those before it, at temperature 1. [T] -> [T]"""
-        return token_logprobs(self.logits(problem, ids, guided=guided), torch.tensor(ids)).exp()
+    def probabilities(self, problem: Problem, ids: Sequence[int]) -> Tensor:
+        """Of the tokens of an answer, each given those before it, without the strategy, at temperature 1. [T] -> [T]"""
+        return answer_logprobs(self.model, self._prompts([problem], False)[0], ids).exp()
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(ids)
