@@ -12,7 +12,7 @@ from sgpo.methods.options import MethodOptions
 from sgpo.methods.registry import METHODS
 
 SUPPORTED = ("sgpo", "grpo")
-NO_OPTIONS = ("method", "stall_minutes")  # of the section `sgpo`
+NO_OPTIONS = ("method", "rows_dir", "stall_minutes")  # of the section `sgpo`
 ACTOR, ROLLOUT, MODEL = "actor_rollout_ref.actor", "actor_rollout_ref.rollout", "actor_rollout_ref.model"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -114,6 +115,10 @@ class SGPOVerlTrainer(PPOTrainerSync):
         """Decide what each update learns; veRL's fields of advantages are for its metrics alone."""
         self.progress.note("the log-probabilities")
         rows = self._rows(batch)
+        if self.config.sgpo.rows_dir:
+            path = Path(self.config.sgpo.rows_dir, f"{self.global_steps}.pt")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(rows, path)
         self.decided = decided(rows, self.method, self.options, self.updates)
         metrics.update(_logged(self.decided))
         advantages = [torch.full((len(row.completion_ids),), self.decided.advantages[row.key]) for row in rows]
@@ -125,7 +130,7 @@ class SGPOVerlTrainer(PPOTrainerSync):
         names = ["prompts", "responses", "rm_scores", "old_log_probs", "rollout_log_probs", "extra_fields"]
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=names)
         columns = [data[name].unbind() for name in names[:-1]]
-        extras = data["extra_fields"].tolist()
+        extras = list(data["extra_fields"])
         return [
             _row(key, values, extra, self.end_tokens)
             for key, extra, *values in zip(batch.keys, extras, *columns, strict=True)
