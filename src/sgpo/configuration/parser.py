@@ -66,10 +66,11 @@ class Key:
 
 def option_keys(kinds: Iterable[Any]) -> dict[str, Key]:
     """What the fields of dataclasses take, by name."""
-    hints = [
-        (each, get_type_hints(kind)[each.name]) for kind in kinds for each in dataclasses.fields(kind) if each.init
-    ]
-    return {each.name: _key(each, hint) for each, hint in hints}
+    keys: dict[str, Key] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)  # once: it evaluates the annotations of all fields
+        keys |= {each.name: _key(each, hints[each.name]) for each in dataclasses.fields(kind) if each.init}
+    return keys
 
 
 def _key(each: dataclasses.Field[Any], hint: Any) -> Key:
