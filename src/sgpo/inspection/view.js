@@ -149,32 +149,43 @@ function drawKinds() {
   byId("kinds").replaceChildren(table);
 }
 
-function drawMap() {
-  const canvas = byId("map"), width = canvas.clientWidth, height = 52, ratio = window.devicePixelRatio || 1;
-  if (!answer || !width) return;
-  canvas.width = width * ratio;
-  canvas.height = height * ratio;
-  const paint = canvas.getContext("2d"), look = getComputedStyle(document.documentElement), count = answer.texts.length;
+let strip = null; // the bars of all tokens, drawn once for an answer, a width and a theme
+
+function drawStrip(width, height, ratio) {
+  const canvas = Object.assign(document.createElement("canvas"), { width: width * ratio, height: height * ratio });
+  const paint = canvas.getContext("2d"), look = getComputedStyle(document.documentElement), each = width / answer.texts.length;
   paint.scale(ratio, ratio);
-  const each = width / count, wide = Math.max(1, Math.min(14, each - (each > 3 ? 1 : 0)));
-  const tall = (x) => Math.max(0, Math.min(1, (Math.log10(Math.max(x, 1e-9)) + 3) / 4.3)) * (height - 8);
-  const masked = new Set(answer.masked);
-  for (let i = 0; i < count; i++) {
-    const size = tall(answer.divergence[i]), left = i * each;
+  const wide = barWidth(each), masked = new Set(answer.masked);
+  const tall = (x) => Math.max(0, Math.min(1, (Math.log10(Math.max(x, 1e-9)) + 3) / 4.3)) * (height - 8); // from 0.001 nats
+  answer.divergence.forEach((value, i) => {
+    const size = tall(value);
     paint.globalAlpha = 0.25 + (0.75 * size) / height;
     paint.fillStyle = look.getPropertyValue("--first");
-    paint.fillRect(left, height - size, wide, size);
-    if (masked.has(i)) {
-      paint.globalAlpha = 1;
-      paint.fillStyle = look.getPropertyValue("--second");
-      paint.fillRect(left, 0, wide, 3);
-    }
-  }
-  if (selected >= 0) {
+    paint.fillRect(i * each, height - size, wide, size);
+    if (!masked.has(i)) return;
     paint.globalAlpha = 1;
-    paint.fillStyle = look.getPropertyValue("--ink");
-    paint.fillRect(Math.max(0, selected * each + wide / 2 - 1), 0, 2, height);
+    paint.fillStyle = look.getPropertyValue("--second");
+    paint.fillRect(i * each, 0, wide, 3);
+  });
+  return canvas;
+}
+
+const barWidth = (each) => Math.max(1, Math.min(14, each - (each > 3 ? 1 : 0)));
+
+function drawMap(anew = true) {
+  const canvas = byId("map"), width = canvas.clientWidth, height = 52, ratio = window.devicePixelRatio || 1;
+  if (!answer || !width) return;
+  if (anew || !strip) {
+    strip = drawStrip(width, height, ratio);
+    Object.assign(canvas, { width: width * ratio, height: height * ratio });
   }
+  const paint = canvas.getContext("2d");
+  paint.clearRect(0, 0, canvas.width, canvas.height);
+  paint.drawImage(strip, 0, 0);
+  if (selected < 0) return;
+  const each = width / answer.texts.length;
+  paint.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
+  paint.fillRect(Math.max(0, selected * each + barWidth(each) / 2 - 1) * ratio, 0, 2 * ratio, height * ratio);
 }
 
 function select(i, scroll = true) {
@@ -196,7 +207,7 @@ function select(i, scroll = true) {
   byId("answer").setAttribute("aria-activedescendant", `t${i}`);
   if (scroll) bringIntoView(spans[i]);
   drawDetail(i);
-  drawMap();
+  drawMap(false);
 }
 
 function bringIntoView(span) {
@@ -303,8 +314,8 @@ function start() {
   byId("map").addEventListener("click", (event) => {
     select(Math.floor((event.offsetX / byId("map").clientWidth) * answer.texts.length));
   });
-  new ResizeObserver(drawMap).observe(byId("map"));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawMap);
+  new ResizeObserver(() => drawMap()).observe(byId("map"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawMap());
   show(0);
   document.documentElement.dataset.ready = "true";
 }
