@@ -25,7 +25,7 @@ FILE = re.compile(
 )
 NAME = re.compile(r"(?:`|\bfrom )(sgpo(?:\.(?!yaml\b|jsonl\b)\w+)+)")
 DEFINED = r"(?:^|\s)(?:def|class) {0}\b|^{0} *[:=]|import [^\n]*\b{0}\b|^    {0},$|^    \"{0}\""
-SECTION = yaml.safe_load((ROOT / "src/sgpo/integrations/verl/config/sgpo_trainer.yaml").read_text())["sgpo"]
+SECTION = yaml.safe_load((ROOT / "src/sgpo/integrations/verl/config/plugin.yaml").read_text())["sgpo"]
 LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 

@@ -13,7 +13,7 @@ from sgpo.integrations.verl.settings import REFUSED, check_config, chosen, updat
 from sgpo.methods.registry import METHODS
 
 FOLDER = ROOT / "src" / "sgpo" / "integrations" / "verl"
-SHIPPED = yaml.safe_load((FOLDER / "config" / "sgpo_trainer.yaml").read_text())
+SHIPPED = yaml.safe_load((FOLDER / "config" / "plugin.yaml").read_text())
 GOOD: dict[str, Any] = {
     "sgpo": SHIPPED["sgpo"],
     "data": {"train_batch_size": 128},

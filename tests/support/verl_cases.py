@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
@@ -86,18 +86,25 @@ def with_old(rows: list[SampledRow], logprobs: list[torch.Tensor]) -> list[Sampl
 
 
 def ours(model_folder: Path, packed: bool) -> dict[str, Any]:
-    """What `sgpo train` computes: losses, means, norms of gradients, and the weights after two updates."""
+    """What `sgpo train` computes of the rows that are made up here."""
+    rows = sampled_rows(AutoConfig.from_pretrained(model_folder).vocab_size)
+    return two_updates(model_folder, rows, OPTIONS, packed=packed, rate=LEARNING_RATE)
+
+
+def two_updates(
+    model_folder: Path, rows: list[SampledRow], options: Any, *, packed: bool, rate: float
+) -> dict[str, Any]:
+    """Losses, means, norms of gradients, and the weights after two updates, by our own engine."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="sdpa")
     add_head_task(model)
     layout = BatchLayout(TOKENS, pad_token_id=0, packed=packed)
-    rows = sampled_rows(model.config.vocab_size)
     scores = completion_scores(model, [(row.prompt_ids, row.completion_ids) for row in rows], layout)
-    found = decided(with_old(rows, [each.logprobs for each in scores]), METHOD, OPTIONS, 2)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, eps=EPSILON)
+    found = decided(with_old(rows, [each.logprobs for each in scores]), METHOD, options, 2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.0, eps=EPSILON)
     updates = []
     for update in found.updates:
         optimizer.zero_grad()
-        part = accumulate_gradients(model, update.rows, layout, Thresholds.of(OPTIONS))
+        part = accumulate_gradients(model, update.rows, layout, Thresholds.of(options))
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         updates.append({"loss": part.loss, "grad_norm": float(norm), **part.means})
