@@ -78,7 +78,7 @@ def test_sharded_weights_are_gathered_whole_in_every_process(tmp_path: Path) -> 
     run_case("weights", tmp_path)
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
-        assert len(results) == 10
+        assert len(results) == 12
         for found, expected in results.values():
             assert [*found] == [*expected]
             assert all(torch.equal(found[name], expected[name]) for name in expected)

@@ -246,7 +246,7 @@ def loss_and_gradient(
     total = 0.0
     for rows in batches:
         batch = collate(rows, pad_token_id, "cpu", packed=packed, dtype=torch.float64)
-        loss = microbatch_loss(model, batch, THRESHOLDS, Means())
+        loss = microbatch_loss(model, [batch], THRESHOLDS, Means())
         loss.backward()
         total += loss.item()
     return total, torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
@@ -309,7 +309,7 @@ def test_thresholds_are_active(model: Qwen2ForCausalLM, sequences: list[Training
     for term, name in (("surrogate", "clipped_share/low"), ("distillation", "divergence_masked_share")):
         sums = Means()
         for rows in split_by_token_budget([row for row in sequences if row.term == term], 1):
-            microbatch_loss(model, collate(rows, PAD, "cpu", dtype=torch.float64), THRESHOLDS, sums)
+            microbatch_loss(model, [collate(rows, PAD, "cpu", dtype=torch.float64)], THRESHOLDS, sums)
         assert 0.05 < sums.values()[name] < 0.9
 
 

@@ -14,7 +14,6 @@ from engine_cases import ARCHITECTURES, SMALL, THRESHOLDS, VOCABULARY, distance,
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from sgpo.engine import batching
 from sgpo.engine.batching import BatchLayout, computed_tokens, split_by_token_budget
 from sgpo.engine.prefix_attention import NAME, can_share_prefixes, prefix_attention
 from sgpo.engine.prefix_trie import PrefixTrie, TrieSegment, prefix_trie, segment_batches
@@ -141,9 +140,11 @@ def test_each_token_goes_through_the_model_once() -> None:
     model.model.layers[0].mlp.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape[:-1].numel()))
     prompt, stem = [1, 2, 3, 4], [5, 6]
     rows = [TrainingSequence("surrogate", prompt, [*stem, 7, 8], 1.0), TrainingSequence("surrogate", prompt, ids(3), 1)]
-    gradients(model, [*rows, rows[0]], layout=SHARED)
-    # The prompt, then 5 6 7 and two others: the last token of a row predicts nothing.
-    assert seen == [4 + 3 + 2]
+    targets = [replace(rows[0], term="distillation", teacher_prompt_ids=[9, *prompt]) for _ in range(2)]
+    gradients(model, [*rows, *targets], layout=SHARED)
+    # The teacher's prompt and 5 6 7, which both targets have; the prompt, then 5 6 7 and two others, for all rows: the
+    # last token of a row predicts nothing.
+    assert seen == [5 + 3, 4 + 3 + 2]
 
 
 # --- which models, which batches ----------------------------------------------------------------------------
@@ -249,6 +250,6 @@ def test_split_holds_the_budget_and_loses_nothing(max_tokens: int) -> None:
     parts = split_by_token_budget(ROWS, max_tokens, share_prefixes=True)
     assert sorted(id(row) for rows in parts for row in rows) == sorted(map(id, ROWS))
     for rows in parts:
-        batch = batching.collate(rows, 0, "cpu", share_prefixes=True)
-        sizes = [side.arguments["input_ids"].numel() for side in (batch.policy, batch.teacher) if side is not None]
+        sides = [side for batch in SHARED.collate(rows, "cpu") for side in (batch.policy, batch.teacher)]
+        sizes = [side.arguments["input_ids"].numel() for side in sides if side is not None]
         assert len(rows) == 1 or max(sizes) <= max_tokens

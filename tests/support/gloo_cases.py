@@ -327,7 +327,7 @@ def weights(folder: Path) -> None:
     start()
     adapters = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     results = {}
-    for name, wrap in WRAPPERS.values():
+    for name, wrap in dict.fromkeys(WRAPPERS.values()):
         for adapted in (False, True):
             torch.manual_seed(7)
             model = get_peft_model(make_model(name), adapters) if adapted else make_model(name)
@@ -335,6 +335,7 @@ def weights(folder: Path) -> None:
             inner = model.get_base_model() if adapted else model
             if wrap is replicate:
                 continue
+            add_head_task(inner)
             wrap(inner)
             assert any(isinstance(parameter, DTensor) for parameter in model.parameters())
             found = dict(full_parameters(model))

@@ -119,7 +119,8 @@ def test_equal_prompts_have_no_divergence_and_no_gradient(
     monkeypatch.setattr(trainer, "_sample", lambda problems: [unguided(group) for group in groups])
     ours = gradients_of_both_parts(trainer, with_strategy)
     assert any(row.term == "distillation" for update in trainer._updates for row in update.rows)
-    assert trainer.logbook.take()["divergence"] == 0.0
+    # Not to the last bit: the policy's pass has other rows beside the target's, the teacher's has not.
+    assert trainer.logbook.take()["divergence"] == pytest.approx(0.0, abs=1e-7)
     for actual, expected in zip(ours, grpo_gradients(make_trainer, with_strategy), strict=True):
         assert_same_gradient(actual, expected, 1e-6)
 

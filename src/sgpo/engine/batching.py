@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import torch
@@ -81,8 +81,11 @@ class BatchLayout:
     def split(self, sequences: Sequence[TrainingSequence]) -> list[list[TrainingSequence]]:
         return split_by_token_budget(sequences, self.max_tokens, packed=self.packed, share_prefixes=self.share_prefixes)
 
-    def collate(self, rows: Sequence[TrainingSequence], device: torch.device | str) -> MicroBatch:
-        return collate(rows, self.pad_token_id, device, packed=self.packed, share_prefixes=self.share_prefixes)
+    def collate(self, rows: Sequence[TrainingSequence], device: torch.device | str) -> list[MicroBatch]:
+        """The rows of one forward pass, those of each term apart. Only rows that share prefixes may have several."""
+        if self.share_prefixes:
+            return collate_shared(rows, device)
+        return [collate(rows, self.pad_token_id, device, packed=self.packed)]
 
 
 def rows_are_packed(model: Any, asked: bool | None) -> bool:
@@ -99,22 +102,26 @@ def split_by_token_budget(
 
     Rows of a term with and without old log-probabilities are apart too. A row longer than the budget is a micro-batch
     of its own. A row that weighs nothing is left out: it adds exactly nothing to the loss or to its gradient. With
-    shared prefixes rows that begin alike are together, and what they share counts once.
+    shared prefixes rows that begin alike are together, whatever their terms, and what they share counts once.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, not {max_tokens}")
+    weighted = [sequence for sequence in sequences if sequence.contributes]
+    if share_prefixes:
+        return _fill_shared(sorted(weighted, key=_policy_tokens), max_tokens)
+    micro_batches = []
+    for rows in _alike(weighted):
+        # Longest first: a budget too large for the memory fails at once rather than late in the step.
+        micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
+    return micro_batches
+
+
+def _alike(sequences: Sequence[TrainingSequence]) -> list[list[TrainingSequence]]:
+    """By what a micro-batch has one of: the term, and whether there are old log-probabilities."""
     alike: dict[tuple[str, bool], list[TrainingSequence]] = {}
     for sequence in sequences:
-        if sequence.contributes:
-            alike.setdefault((sequence.term, sequence.old_logprobs is None), []).append(sequence)
-    micro_batches = []
-    for rows in alike.values():
-        if share_prefixes:
-            micro_batches += _fill_shared(sorted(rows, key=_policy_tokens), max_tokens)
-        else:
-            # Longest first: a budget too large for the memory fails at once rather than late in the step.
-            micro_batches += _fill(sorted(rows, key=_row_length, reverse=True), max_tokens, packed)
-    return micro_batches
+        alike.setdefault((sequence.term, sequence.old_logprobs is None), []).append(sequence)
+    return list(alike.values())
 
 
 def _fill(rows: list[TrainingSequence], max_tokens: int, packed: bool) -> list[list[TrainingSequence]]:
@@ -189,29 +196,54 @@ def collate(
     device: torch.device | str,
     *,
     packed: bool = False,
-    share_prefixes: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> MicroBatch:
     """Rows of one term as tensors in one of the layouts above; ``dtype`` is for weights and old log-probabilities."""
     _check(sequences)
 
+    def side(prompts: Sequence[list[int]]) -> ModelInputs:
+        return _model_inputs(prompts, [row.completion_ids for row in sequences], pad_token_id, device, packed)
+
+    teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
+    policy = side([row.prompt_ids for row in sequences])
+    return _micro_batch(sequences, policy, side(teacher_prompts) if teacher_prompts else None, device, dtype)
+
+
+def collate_shared(
+    sequences: Sequence[TrainingSequence], device: torch.device | str, *, dtype: torch.dtype = torch.float32
+) -> list[MicroBatch]:
+    """Rows of any terms with shared prefixes: micro-batches of one term each, all with the same arguments."""
+    alike = _alike(sequences)
+    for rows in alike:
+        _check(rows)
+    policies = _shared_inputs([[(row.prompt_ids, row.completion_ids) for row in rows] for rows in alike], device)
+    # Of a term all rows have a teacher or none.
+    taught = [
+        [(row.teacher_prompt_ids, row.completion_ids) for row in rows if row.teacher_prompt_ids is not None]
+        for rows in alike
+    ]
+    shared = iter(_shared_inputs([rows for rows in taught if rows], device))
+    teachers = [next(shared) if rows else None for rows in taught]
+    return [_micro_batch(*each, device, dtype) for each in zip(alike, policies, teachers, strict=True)]
+
+
+def _micro_batch(
+    sequences: Sequence[TrainingSequence],
+    policy: ModelInputs,
+    teacher: ModelInputs | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> MicroBatch:
     def flat(values: Sequence[float | Tensor]) -> Tensor:
         return _per_token(values, lengths, dtype, device)
 
-    def side(prompts: Sequence[list[int]]) -> ModelInputs:
-        completions = [row.completion_ids for row in sequences]
-        if share_prefixes:
-            return _shared_inputs(prompts, completions, device)
-        return _model_inputs(prompts, completions, pad_token_id, device, packed)
-
-    teacher_prompts = [row.teacher_prompt_ids for row in sequences if row.teacher_prompt_ids is not None]
     lengths = [len(row.completion_ids) for row in sequences]
     old_logprobs = [row.old_logprobs for row in sequences if row.old_logprobs is not None]
     bonuses = [row.entropy_bonus for row in sequences]
     return MicroBatch(
         term=sequences[0].term,
-        policy=side([row.prompt_ids for row in sequences]),
-        teacher=side(teacher_prompts) if teacher_prompts else None,
+        policy=policy,
+        teacher=teacher,
         completion_ids=torch.tensor([*chain.from_iterable(row.completion_ids for row in sequences)], device=device),
         weights=flat([row.weights for row in sequences]),
         old_logprobs=flat(old_logprobs) if old_logprobs else None,
@@ -277,18 +309,22 @@ def _model_inputs(
 
 
 def _shared_inputs(
-    prompts: Sequence[list[int]], completions: Sequence[list[int]], device: torch.device | str
-) -> ModelInputs:
-    rows = [[*prompt, *completion[:-1]] for prompt, completion in zip(prompts, completions, strict=True)]
-    trie = prefix_trie(rows, cuts=list(map(len, prompts)))
-    paths = zip(trie.paths, prompts, strict=True)
-    return ModelInputs(
-        {
-            "input_ids": torch.tensor([trie.input_ids], device=device),
-            "position_ids": torch.tensor([trie.position_ids], device=device),
-            # A mask of four dimensions is taken as it is: transformers makes none of its own, and ours are elsewhere.
-            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-            "shared_prefixes": segment_batches(trie, device),
-        },
-        torch.tensor([place for path, prompt in paths for place in path[len(prompt) - 1 :]], device=device),
-    )
+    groups: Sequence[Sequence[tuple[list[int], list[int]]]], device: torch.device | str
+) -> list[ModelInputs]:
+    """Of (prompt, completion) of the rows of each group: all in one trie, whose arguments all groups have."""
+    pairs = [*chain.from_iterable(groups)]
+    if not pairs:
+        return []
+    trie = prefix_trie([[*prompt, *completion[:-1]] for prompt, completion in pairs], [len(each) for each, _ in pairs])
+    arguments = {
+        "input_ids": torch.tensor([trie.input_ids], device=device),
+        "position_ids": torch.tensor([trie.position_ids], device=device),
+        # A mask of four dimensions is taken as it is: transformers makes none of its own, and ours are elsewhere.
+        "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
+        "shared_prefixes": segment_batches(trie, device),
+    }
+    predictors = (path[len(prompt) - 1 :] for path, (prompt, _) in zip(trie.paths, pairs, strict=True))
+    return [
+        ModelInputs(arguments, torch.tensor([*chain.from_iterable(islice(predictors, len(rows)))], device=device))
+        for rows in groups
+    ]

@@ -50,8 +50,8 @@ def offenders(
         bare.zero_grad()
         with without_dropout(bare):
             with context():
-                batch = plain.collate([row], bare.device)
-                loss = microbatch_loss(bare, batch, thresholds, Means())
+                batches = plain.collate([row], bare.device)
+                loss = microbatch_loss(bare, batches, thresholds, Means())
             loss.backward()
         gradients = [p.grad for p in bare.parameters() if p.grad is not None]
         if not is_finite(loss) or not all(bool(g.isfinite().all()) for g in gradients):

@@ -50,32 +50,43 @@ def add_head_task(model: Any) -> None:
     model.forward = MethodType(forward, model)
 
 
-def microbatch_loss(model: nn.Module, batch: MicroBatch, thresholds: Thresholds, means: Means) -> Tensor:
-    """The weighted sum over the tokens of one micro-batch, of one term. -> scalar with gradient
+def microbatch_loss(model: nn.Module, batches: Sequence[MicroBatch], thresholds: Thresholds, means: Means) -> Tensor:
+    """The weighted sum over the tokens of one forward pass, in which each term has a batch. -> scalar with gradient
 
     The model needs ``add_head_task``. ``means`` get what is measured of the tokens.
     """
-    term, teacher = TERMS[batch.term], None
+    sides = [batch.teacher for batch in batches if batch.teacher is not None]
+    with torch.no_grad():
+        hidden = iter(with_hidden(model, sides, lambda states, _: states) if sides else ())
+    teachers = [None if batch.teacher is None else next(hidden) for batch in batches]
+
+    def project(states: list[Tensor], head: Head) -> list[Tensor]:
+        parts = zip(batches, states, teachers, strict=True)
+        return [_loss_of(batch, own, teacher, head, thresholds, means) for batch, own, teacher in parts]
+
+    losses = with_hidden(model, [batch.policy for batch in batches], project)
+    return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+
+def _loss_of(
+    batch: MicroBatch, hidden: Tensor, teacher: Tensor | None, head: Head, thresholds: Thresholds, means: Means
+) -> Tensor:
+    """Of a batch of one term, from its hidden states and those of the fixed side [T, H]. -> scalar"""
+    term = TERMS[batch.term]
     measured: dict[str, list[Tensor]] = {}
-    if batch.teacher is not None:
-        with torch.no_grad():
-            teacher = with_hidden(model, batch.teacher, lambda hidden, _: hidden)
+    divergence = token_divergences(hidden, teacher, head) if term.masked and teacher is not None else None
 
-    def loss_of(hidden: Tensor, head: Head) -> Projected:
-        divergence = token_divergences(hidden, teacher, head) if term.masked and teacher is not None else None
+    def loss(score: Tensor, rows: slice) -> Tensor:
+        """Of a slice of the tokens; called once for each."""
+        losses, measures = term.loss(_tokens(batch, score, rows, divergence), thresholds)
+        for name, values in measures.items():
+            measured.setdefault(name, []).append(values)
+        return losses
 
-        def loss(score: Tensor, rows: slice) -> Tensor:
-            """Of a slice of the tokens; called once for each."""
-            losses, measures = term.loss(_tokens(batch, score, rows, divergence), thresholds)
-            for name, values in measures.items():
-                measured.setdefault(name, []).append(values)
-            return losses
-
-        if teacher is None or term.masked:
-            return logprob_loss(hidden, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus)
-        return divergence_loss(hidden, teacher, head, loss, reverse=term.score == "reverse_divergence")
-
-    found: Projected = with_hidden(model, batch.policy, loss_of)
+    if teacher is None or term.masked:
+        found = logprob_loss(hidden, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus)
+    else:
+        found = divergence_loss(hidden, teacher, head, loss, reverse=term.score == "reverse_divergence")
     for name, parts in measured.items():  # not within the slices: a number of a device is waited for
         means.add(name, torch.cat(parts))
     if term.has_ratio:
@@ -88,13 +99,16 @@ def _tokens(batch: MicroBatch, score: Tensor, rows: slice, divergence: Tensor | 
     return Tokens(score, batch.weights[rows], old, None if divergence is None else divergence[rows])
 
 
-def with_hidden(model: nn.Module, inputs: ModelInputs, task: HeadTask) -> Any:
-    """``task(hidden states that predict the completion tokens [T, H], head)``, inside the model's forward pass."""
+def with_hidden(model: nn.Module, inputs: Sequence[ModelInputs], task: Callable[[list[Tensor], Head], Any]) -> Any:
+    """``task(hidden states that predict the completion tokens of each [T, H], head)``, inside one forward pass.
+
+    All inputs have the same arguments, and predictors of their own.
+    """
 
     def of_predictors(hidden: Tensor, head: Head) -> Any:
-        return task(take(hidden.flatten(0, 1), inputs.predictors), head)
+        return task([take(hidden.flatten(0, 1), each.predictors) for each in inputs], head)
 
-    return model(**inputs.arguments, head_task=of_predictors)
+    return model(**inputs[0].arguments, head_task=of_predictors)
 
 
 class Accumulated(NamedTuple):
@@ -135,10 +149,10 @@ def accumulate_gradients(
     parts = in_step(layout.split(sequences), layout)
     with without_dropout(model), prefix_attention(model, layout.share_prefixes):
         for number, rows in enumerate(parts):
-            batch = layout.collate(rows, device)
+            batches = layout.collate(rows, device)
             with distributed.gradient_sync(model, last=number == len(parts) - 1):
                 with context():
-                    part = microbatch_loss(model, batch, thresholds, means if rows[0].contributes else Means())
+                    part = microbatch_loss(model, batches, thresholds, means if rows[0].contributes else Means())
                 backward(part * scale)
             loss += part.item()
             tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)
@@ -150,14 +164,17 @@ def accumulate_gradients(
 
 
 def in_step(parts: list[list[TrainingSequence]], layout: BatchLayout) -> list[list[TrainingSequence]]:
-    """As many micro-batches of each term as the process that has most, in one order.
+    """As many micro-batches with a teacher, and without, as the process that has most, in one order.
 
     Each forward pass of a sharded model, and the last backward pass of a replicated one, waits for those of the other
     processes. So what a process lacks is filled up by rows of two tokens and zero weight, which add exactly nothing.
     """
     if distributed.count() == 1:
         return parts
-    have = {term: [rows for rows in parts if rows[0].term == term] for term in TERMS}
+    have: dict[str, list[list[TrainingSequence]]] = {"surrogate": [], "distillation": []}
+    for rows in parts:
+        taught = any(row.teacher_prompt_ids is not None for row in rows)
+        have["distillation" if taught else "surrogate"].append(rows)
     wanted = distributed.most({term: len(some) for term, some in have.items()})
     pad = [layout.pad_token_id]
     filled = []
@@ -179,9 +196,14 @@ def completion_scores(
     parts = layout.split(rows)
     with evaluation_mode(model), prefix_attention(model, layout.share_prefixes):
         for part in in_step(parts, layout) if distributed.is_sharded(model) else parts:
-            batch = layout.collate(part, model.device)
-            scores = with_hidden(model, batch.policy, functools.partial(token_scores, ids=batch.completion_ids))
+            (batch,) = layout.collate(part, model.device)  # all rows are of one term
+            scores = with_hidden(model, [batch.policy], functools.partial(_scores_of, batch.completion_ids))
             lengths = [len(row.completion_ids) for row in part]
             pairs = zip(scores.score.split(lengths), scores.entropy.split(lengths), strict=True)
             found |= {id(row): TokenScores(*pair) for row, pair in zip(part, pairs, strict=True)}
     return [found[id(row)] for row in rows]
+
+
+def _scores_of(ids: Tensor, hidden: list[Tensor], head: Head) -> Projected:
+    (states,) = hidden
+    return token_scores(states, head, ids)
