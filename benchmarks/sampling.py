@@ -32,7 +32,14 @@ from typing import Any
 import torch
 from common import finish, write_report
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ContinuousBatchingConfig,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.prompts import encode_prompts, guided_messages, student_messages
@@ -162,7 +169,14 @@ def contenders(
             eos_token_id=eos,
             pad_token_id=pad,
         )
-        outputs = model.generate_batch(every_row, generation_config=config)
+        width = max(map(len, every_row)) + sampling.max_new_tokens
+        # By default it takes most of the memory there is, for a mask of 8,192 tokens.
+        paged = ContinuousBatchingConfig(
+            page_size=16, num_blocks=len(every_row) * -(-width // 16), max_batch_tokens=2 * len(every_row)
+        )
+        outputs = model.generate_batch(
+            every_row, generation_config=config, continuous_batching_config=paged, warmup=False
+        )
         return [len(output.generated_tokens) for output in outputs.values()]
 
     return {
