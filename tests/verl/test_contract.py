@@ -19,6 +19,12 @@ LOOP = "verl.experimental.agent_loop"
 # Where it is, its arguments, and what the plug-in does with it.
 USED: tuple[tuple[str, str, str], ...] = (
     (f"{TRAINER}._init_resource_pool_mgr", "self", "the class of the training workers is replaced after it"),
+    (f"{TRAINER}._build_replay_buffer", "self", "its wait for completions is watched"),
+    (
+        "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll",
+        "self, partition_id, last_debug_time",
+        "it is watched",
+    ),
     (f"{TRAINER}.on_init_end", "self", "the loss is handed to the workers before it"),
     (f"{TRAINER}._step_once", "self, metrics, timing_raw, sample_batch_size", "an error of a completion is raised"),
     (f"{TRAINER}._balance_batch", "self, batch, metrics, logging_prefix, keep_minibatch", "completions are counted"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class _Quiet:
         """Nobody watches."""
 
 
+ASK_SECONDS = 20.0
 NEEDED = ("prompts", "responses", *FIELDS)  # by an update
 
 
@@ -63,6 +65,20 @@ class SGPOVerlTrainer(PPOTrainerSync):
         if list(self.role_worker_mapping) != [Role.ActorRollout]:
             raise RuntimeError(f"the workers have the roles {list(self.role_worker_mapping)}, not that of the policy")
         self.role_worker_mapping[Role.ActorRollout] = ray.remote(SGPOWorker)
+
+    def _build_replay_buffer(self) -> Any:
+        """While veRL waits for completions, it asks now and then whether those who sample are still there."""
+        buffer, asked = super()._build_replay_buffer(), [time.monotonic()]
+        wait = buffer._wait_for_next_poll
+
+        def watching(*args: Any) -> float:
+            if time.monotonic() - asked[0] > ASK_SECONDS:
+                self._raise_sampling_error(None)
+                asked[0] = time.monotonic()
+            return wait(*args)
+
+        buffer._wait_for_next_poll = watching
+        return buffer
 
     def on_init_end(self) -> None:
         self.actor_rollout_wg.set_loss_fn(Loss(Thresholds.of(self.options)))
@@ -98,14 +114,14 @@ class SGPOVerlTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics, *args, **kwargs)
 
     def _raise_sampling_error(self, error: Exception | None) -> None:
-        """That of the first completion which failed, if one did: veRL goes on without it, or says less."""
+        """That of the first completion which failed, if one did: veRL goes on without it, or waits for ever."""
         asked = [worker.error_so_far.remote() for worker in self.agent_loop_manager.agent_loop_workers]
         ready, _ = ray.wait(asked, num_returns=len(asked), timeout=10)
         for answer in ready:
             try:
                 said = ray.get(answer)
-            except ray.exceptions.RayError:
-                continue
+            except ray.exceptions.RayActorError as gone:
+                raise EngineError(f"a process that samples is gone, which ends the run: {gone}") from error
             if said:
                 raise EngineError(
                     f"a completion could not be sampled or judged, which ends the run:\n{said}"
