@@ -46,6 +46,7 @@ COMMANDS = {
     "compare": CommandEntry(
         "methods on equal terms over seeds: one results file, one table with intervals", "compare:compare"
     ),
+    "report": CommandEntry("one page, or a summary in the terminal: runs of training at a glance", "report:report"),
     "inspect": CommandEntry("one page: where a strategy changes the model's distributions", "inspect:inspect_answers"),
     "export": CommandEntry("merge an adapter into an ordinary checkpoint, which vLLM loads", "export:export"),
     "plan": CommandEntry("memory, tokens, hours and cost of a recipe, before anything is spent", "plan:plan"),

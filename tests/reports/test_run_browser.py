@@ -1,0 +1,170 @@
+"""The report of runs in a real browser: values by pointer and keyboard, search, filters, hostile texts, looks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report_cases import HOSTILE_TEXTS, completion, write_run, write_table
+from token_view_cases import chromium
+
+from sgpo.reports.page import shown_text
+from sgpo.reports.run_folder import read_runs
+from sgpo.reports.run_page import run_report
+
+pytestmark = pytest.mark.browser
+HOSTILE = "".join(HOSTILE_TEXTS)
+LOADED = 20_000  # milliseconds, on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Opens a report of runs; whatever the page complains about or asks for fails the test."""
+    complaints: list[str] = []
+    pages: list[Any] = []
+
+    def open_page(*runs: Path, **look: Any) -> Any:
+        path = tmp_path / "report.html"
+        path.write_text(run_report(read_runs(runs)), encoding="utf-8")
+        page = browser.new_page(**{"viewport": {"width": 1280, "height": 850}, **look})
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: complaints.extend([] if request.url == path.as_uri() else [request.url]))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-ready]", timeout=LOADED)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Forty problems; the first one is unlocked."""
+    folder = write_run(tmp_path / "first")
+    rows = [completion(f"p{n}", group, n % 2 == 1, f"text {n}") for n in range(1, 40) for group in ("autonomous",)]
+    rows += [completion("p0", "autonomous", False, "no"), completion("p0", "guided", True, "yes it is", target=True)]
+    write_table(folder, 0, rows[:20])
+    write_table(folder, 50, rows[20:])
+    return folder
+
+
+def chart(page: Any, title: str) -> Any:
+    return page.locator("figure.chart", has=page.locator("h3", has_text=title)).first
+
+
+def values(figure: Any) -> list[str]:
+    return figure.locator(".legend b").all_inner_texts()
+
+
+def test_values_by_pointer_and_by_keyboard(opened: Callable[..., Any], run: Path) -> None:
+    page = opened(run)
+    reward = chart(page, "Reward")
+    assert values(reward) == []
+    box = reward.locator("svg[tabindex]").bounding_box()
+    page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 60)
+    assert values(reward) == ["1", "1"]
+    assert "update 20" in reward.inner_text()
+    page.mouse.move(1, 1)
+    assert values(reward) == []
+    picture = reward.locator("svg[tabindex]")
+    while not picture.evaluate("node => node === document.activeElement"):  # Tab alone leads there
+        page.keyboard.press("Tab")
+    assert picture.evaluate("node => getComputedStyle(node).outlineStyle") != "none"
+    for key, step in (("Home", 1), ("ArrowRight", 2), ("ArrowRight", 3), ("ArrowLeft", 2), ("End", 20), ("PageUp", 18)):
+        page.keyboard.press(key)
+        assert f"update {step}" in reward.inner_text(), key
+        assert values(reward) == [f"{step / 20:g}", "1"]
+        assert f"update {step} " in picture.get_attribute("aria-label")
+
+
+def test_search_and_filters_by_keyboard(opened: Callable[..., Any], run: Path) -> None:
+    page = opened(run)
+    cards = page.locator(".problem")
+    assert cards.count() == 30
+    page.locator("#more").press("Enter")
+    assert cards.count() == 40
+    assert cards.nth(30).locator("summary").evaluate("node => node === document.activeElement")
+    page.locator("#search").focus()
+    page.keyboard.type("YES it")
+    assert cards.count() == 1
+    page.keyboard.press("Enter")  # does not send a form
+    cards.first.locator("summary").press("Enter")
+    assert cards.first.locator("mark").inner_text() == "yes it"
+    assert "★ target, α 0.25" in cards.first.inner_text()
+    assert "unlocked" in cards.first.inner_text()
+    page.fill("#search", "nowhere")
+    assert page.locator("#found").inner_text().startswith("Nothing fits")
+    page.fill("#search", "")
+    page.locator("#which").focus()
+    page.keyboard.press("ArrowDown")
+    assert page.locator("#which").input_value() == "unlocked"
+    assert cards.count() == 1
+    page.select_option("#which", "all")
+    page.select_option("#step", "0")
+    assert cards.count() == 20
+
+
+def test_several_runs_are_overlaid(opened: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    page = opened(run, write_run(tmp_path / "second", updates=10, finished=False))
+    entropy = chart(page, "Entropy")
+    assert entropy.locator(".legend").inner_text().split() == ["first", "second"]
+    entropy.locator("svg[tabindex]").focus()
+    page.keyboard.press("End")
+    assert values(entropy) == ["0.5", "–"]
+    page.locator("#runs button").nth(1).press("Enter")
+    assert page.locator("#runs button").nth(1).get_attribute("aria-pressed") == "false"
+    assert entropy.locator(".legend").inner_text().split()[0] == "first"
+    assert entropy.locator(".legend li").count() == 1
+    assert "not finished" in page.locator("#subtitle").inner_text()
+
+
+def test_hostile_texts(opened: Callable[..., Any], tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", config={"model": HOSTILE, HOSTILE: HOSTILE})
+    long = "line " * 200_000  # 1 MB
+    texts = {"prompt": HOSTILE, "answer": HOSTILE, "reason": HOSTILE, "strategy": f"Problem type: {HOSTILE}"}
+    write_table(
+        run, 0, [completion(HOSTILE, group, True, HOSTILE + long, **texts) for group in ("autonomous", "guided")]
+    )
+    page = opened(run)
+    page.locator(".problem summary").click()
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("script:not([type])").count() == 1
+    assert page.locator("img").count() == 0
+    shown = page.locator(".problem .head").evaluate("node => node.textContent")
+    assert shown == shown_text(HOSTILE)
+    assert "characters left out" in page.locator(".completion .text").first.inner_text()
+    page.fill("#search", "<script>")
+    assert page.locator(".problem mark").first.inner_text() == "<script>"
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_widths_and_colours(opened: Callable[..., Any], run: Path, tmp_path: Path, scheme: str, width: int) -> None:
+    name = "a-very-long-name-of-a-run-without-a-single-space-in-it-" * 3
+    page = opened(run, write_run(tmp_path / name), color_scheme=scheme, viewport={"width": width, "height": 844})
+    page.locator(".problem summary").first.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    red, *_ = page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (red < 60) == (scheme == "dark")
+
+
+def test_a_run_before_its_first_update(opened: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("")
+    page = opened(folder)
+    assert page.locator("section:visible h2").all_inner_texts() == ["What was run"]
+    assert "not finished" in page.locator("#subtitle").inner_text()
