@@ -299,6 +299,7 @@ def test_quickstart_runs(tmp_path: Path) -> None:
         assert (output / name / "model.safetensors").exists()
     for name in ("grpo", "sgpo"):
         assert read_metrics(output / name / "metrics.jsonl")[-1]["step"] == 4
-    for name in ("training.png", "training.svg", "commands.sh", "miniworld/test_deeper.jsonl", "logs/sgpo.log"):
+    pictures, others = ("training.png", "training.svg"), ("commands.sh", "miniworld/test_deeper.jsonl", "logs/sgpo.log")
+    for name in ("report.html", *pictures, *others):
         assert (output / name).exists(), name
     assert "only show that everything runs" in " ".join(done.stdout.split())  # wherever the lines are broken

@@ -138,6 +138,7 @@ def print_next_steps(console: Console, output: Path, recipes: Path) -> None:
     """Where the results lie and what to try."""
     lines = (
         ("[bold]Look at[/]", ""),
+        ("report", f"{output / 'report.html'}  (both runs at a glance, for a browser)"),
         ("plot", output / "training.png"),
         ("strategies", output / "strategies.jsonl"),
         ("numbers", output / "summary.json"),

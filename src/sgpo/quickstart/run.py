@@ -36,6 +36,8 @@ from sgpo.quickstart.idea_report import print_idea
 from sgpo.quickstart.report import build_summary, print_example, print_next_steps, print_scores
 from sgpo.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.reports.dynamics import MetricLines, read_metrics, training_plot
+from sgpo.reports.run_folder import read_runs, scores_of_evaluation
+from sgpo.reports.run_output import write_report
 from sgpo.screen import no_progress_bars
 from sgpo.strategies.quality import HIGH
 
@@ -93,6 +95,7 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     with stage(console, seconds, "report", REPORT):
         training_plot({name: output / name / "metrics.jsonl" for name in ("sgpo", "grpo")}, output / "training.png")
         summary = build_summary(output / "evaluation", MODELS)
+        write_page(output)
     summary |= {
         "strategies": strategies,
         "idea": idea,
@@ -111,6 +114,12 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     print_next_steps(console, output, RECIPES)
 
 
+def write_page(output: Path) -> None:
+    """report.html: both runs, with the scores of all models."""
+    scores = [score for name in MODELS for score in scores_of_evaluation(output / "evaluation" / name, name)]
+    write_report(output / "report.html", read_runs([output / "sgpo", output / "grpo"]), scores)
+
+
 WORLD = "The mini-world: short problems, each solved by a chain of decisions, with a teacher that knows them all."
 STRATEGIES = (
     "Strategies, from the teacher's responses: five candidates a problem, some of them vague, wrong or telling the "
@@ -126,7 +135,7 @@ TRAINING = (
 )
 EVALUATION = "Evaluation of all three on the held-out problems, without strategies; of the warm-up with them as well."
 IDEA = "The idea: where a strategy changes the warm-up's mind, and what is left of this change without the strategy."
-REPORT = "Plot and summary."
+REPORT = "Plot, summary, and a page of both runs."
 # The commands of each stage. The warm-up needs one core, so the base is evaluated on the other.
 STAGES = {
     "warm_up": (WARM_UP, ("sft", "eval-base", "eval-base-guided")),
