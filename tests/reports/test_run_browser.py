@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import HOSTILE_TEXTS, completion, write_run, write_table
+from report_cases import HOSTILE_TEXTS, completion, write_evaluation, write_run, write_table
 from token_view_cases import chromium
 
 from sgpo.reports.page import shown_text
@@ -31,9 +31,9 @@ def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     complaints: list[str] = []
     pages: list[Any] = []
 
-    def open_page(*runs: Path, **look: Any) -> Any:
+    def open_page(*runs: Path, evaluations: dict[str, Path] | None = None, **look: Any) -> Any:
         path = tmp_path / "report.html"
-        path.write_text(run_report(read_runs(runs)), encoding="utf-8")
+        path.write_text(run_report(read_runs(runs), evaluations), encoding="utf-8")
         page = browser.new_page(**{"viewport": {"width": 1280, "height": 850}, **look})
         pages.append(page)
         page.on("console", lambda message: complaints.append(message.text))
@@ -128,6 +128,21 @@ def test_several_runs_are_overlaid(opened: Callable[..., Any], run: Path, tmp_pa
     assert entropy.locator(".legend").inner_text().split()[0] == "first"
     assert entropy.locator(".legend li").count() == 1
     assert "not finished" in page.locator("#subtitle").inner_text()
+
+
+def test_before_and_after(opened: Callable[..., Any], run: Path, tmp_path: Path) -> None:
+    before = write_evaluation(tmp_path / "before", {"a": [False, True], "b": [True, True]}, "old <b>")
+    after = write_evaluation(tmp_path / "after", {"a": [True, True], "b": [False, False]}, "new <b>")
+    page = opened(run, evaluations={"before": before, "after": after})
+    cards = page.locator("#answers .problem")
+    assert [text.split("\n")[0] for text in cards.all_inner_texts()] == ["Compute b", "Compute a"]
+    page.select_option("#answers-which", "better")
+    assert cards.count() == 1
+    cards.first.locator("summary").press("Enter")
+    assert cards.first.locator(".completion .text").all_inner_texts() == ["old <b> 0", "new <b> 0"]
+    page.fill("#answers-search", "nowhere")
+    assert page.locator("#answers-found").inner_text().startswith("Nothing fits")
+    assert page.locator("#problems .problem").count() == 30  # a list of its own
 
 
 def test_hostile_texts(opened: Callable[..., Any], tmp_path: Path) -> None:

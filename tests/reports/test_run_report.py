@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_cases import HOSTILE_TEXTS, completion, write_run, write_table
+from report_cases import HOSTILE_TEXTS, completion, write_evaluation, write_run, write_table
 from rich.console import Console
 
 from sgpo.cli import main
 from sgpo.reports.page import script_json
 from sgpo.reports.run_completions import HEAD, LONGEST, cut, gains_by_type, kept_problems, problem_data, read_sampled
+from sgpo.reports.run_evaluations import compared_answers
 from sgpo.reports.run_folder import read_run, read_runs, scores_of
 from sgpo.reports.run_page import MOST_POINTS, run_report, thinned
 from sgpo.reports.run_text import print_runs, sparkline
@@ -116,6 +117,24 @@ def test_tables_share_the_budget_in_turn(tmp_path: Path) -> None:
     kept = kept_problems(tables, budget=10_000)
     assert [problem["id"] for problem in kept[:3]] == ["0-7", "100-7", "50-7"]  # unlocked; first and last table first
     assert 5_000 < len(script_json(kept)) <= 10_000
+
+
+def test_answers_before_and_after(tmp_path: Path) -> None:
+    before = write_evaluation(tmp_path / "before", {"a": [True, False], "b": [False, False], "c": [True, True]}, "old")
+    after = write_evaluation(tmp_path / "after", {"a": [True, True], "b": [True, True], "d": [True]}, "new")
+    problems, common = compared_answers([before, after])
+    assert (common, [problem["id"] for problem in problems]) == (2, ["b", "a"])  # the larger change first
+    assert [(each["share"], each["text"]) for each in problems[0]["answers"]] == [(0.0, "old 0"), (1.0, "new 0")]
+    assert compared_answers([before, after], budget=10) == ([], 2)
+    greedy = (before / "samples" / "test.parquet").read_bytes()
+    for folder in (before, after):
+        (folder / "samples" / "test.greedy.parquet").write_bytes(greedy)
+    assert compared_answers([before, after]) == (problems, 2)  # greedy answers beside sampled ones do not count
+    page = run_report([read_run(write_run(tmp_path / "run"), "run")], {"before": before, "after": after})
+    assert [score["label"] for score in data_of(page)["scores"][-2:]] == ["before: test, avg@4", "after: test, avg@4"]
+    (after / "samples" / "test.parquet").write_text("none")
+    with pytest.raises(ValueError, match=r"no samples of sgpo eval"):
+        compared_answers([before, after])
 
 
 def test_long_texts_lose_their_middle() -> None:

@@ -74,3 +74,27 @@ def write_run(run: Path, *, updates: int = 20, finished: bool = True, config: di
         "# x\n\n## Versions\n\n| | |\n|---|---|\n| sgpo | 0.1.0 |\n| torch | 2.13.0 |\n\n## End\n"
     )
     return run
+
+
+def write_evaluation(folder: Path, shares: dict[str, list[bool]], text: str = "an answer") -> Path:
+    """What `sgpo eval --output` leaves: by the id of a problem whether each of its samples is correct."""
+    outcomes = [correct for each in shares.values() for correct in each]
+    average = sum(outcomes) / len(outcomes)
+    summary = {"average": average, "standard_error": 0.01, "k": 4, "problems": len(shares)}
+    (folder / "samples").mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps({"benchmarks": {"test": summary}}))
+    rows = [
+        {
+            "id": name,
+            "prompt": f"Compute {name}",
+            "answer": "3",
+            "completion": f"{text} {number}",
+            "correct": correct,
+            "truncated": False,
+            "length": 5,
+        }
+        for name, each in shares.items()
+        for number, correct in enumerate(each)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "samples" / "test.parquet")
+    return folder

@@ -16,7 +16,7 @@ class ReportArguments:
 
     runs: list[Path] = field(metadata={"help": "Folders of training runs.", "positional": True})
     evaluations: list[Path] = field(
-        default_factory=list, metadata={"help": "Outputs of sgpo eval, whose scores stand beside."}
+        default_factory=list, metadata={"help": "Outputs of sgpo eval, from before training to after it."}
     )
     output: Path = field(default=Path("report.html"), metadata={"help": "The page, one HTML file."})
     text: bool = field(default=False, metadata={"help": "Print a summary instead of writing a page."})
@@ -25,7 +25,7 @@ class ReportArguments:
 
 def report(options: ReportArguments) -> None:
     """Write the page, or print the summary."""
-    from sgpo.reports.run_folder import read_runs, scores_of_evaluation
+    from sgpo.reports.run_folder import read_runs, scores_of_evaluation, short_names
     from sgpo.reports.run_output import write_report
     from sgpo.reports.run_text import print_runs
 
@@ -38,12 +38,13 @@ def report(options: ReportArguments) -> None:
     while True:
         with usage_errors():
             runs = read_runs(options.runs)
-            scores = [score for folder in options.evaluations for score in scores_of_evaluation(folder, folder.name)]
+            evaluations = short_names(options.evaluations)
             goes_on = options.watch and not all(run.is_finished for run in runs)
             if options.text:
+                scores = [score for name, each in evaluations.items() for score in scores_of_evaluation(each, name)]
                 print_runs(runs, scores)
             else:
-                write_report(options.output, runs, scores, refresh=options.watch if goes_on else 0)
+                write_report(options.output, runs, evaluations, refresh=options.watch if goes_on else 0)
         if not options.text and not said:
             print(f"Written to {options.output}", flush=True)
             said = True

@@ -36,7 +36,7 @@ from sgpo.quickstart.idea_report import print_idea
 from sgpo.quickstart.report import build_summary, print_example, print_next_steps, print_scores
 from sgpo.quickstart.strategies import print_strategies, strategy_summary
 from sgpo.reports.dynamics import MetricLines, read_metrics, training_plot
-from sgpo.reports.run_folder import read_runs, scores_of_evaluation
+from sgpo.reports.run_folder import read_runs
 from sgpo.reports.run_output import write_report
 from sgpo.screen import no_progress_bars
 from sgpo.strategies.quality import HIGH
@@ -115,9 +115,9 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
 
 
 def write_page(output: Path) -> None:
-    """report.html: both runs, with the scores of all models."""
-    scores = [score for name in MODELS for score in scores_of_evaluation(output / "evaluation" / name, name)]
-    write_report(output / "report.html", read_runs([output / "sgpo", output / "grpo"]), scores)
+    """report.html: both runs, with the scores and answers of all models."""
+    evaluations = {name: output / "evaluation" / name for name in MODELS}
+    write_report(output / "report.html", read_runs([output / "sgpo", output / "grpo"]), evaluations)
 
 
 WORLD = "The mini-world: short problems, each solved by a chain of decisions, with a teacher that knows them all."

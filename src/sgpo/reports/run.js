@@ -214,8 +214,43 @@ function gains() {
   });
 }
 
-let shownCount = PAGE;
+// A list of cards that a form filters: ids begin with `prefix`; `chosen` gives the problems of the form's values in order.
+function searchable(prefix, place, problems, chosen, makeCard) {
+  const search = byId(`${prefix}search`), more = byId(`${prefix}more`);
+  let most = PAGE;
+  function list() {
+    const words = search.value.toLowerCase().trim(), found = chosen().filter((problem) => problem.all.includes(words));
+    byId(place).replaceChildren(...found.slice(0, most).map((problem) => makeCard(problem, words)));
+    byId(`${prefix}found`).textContent = found.length ? `${count(found.length, "problem")}${found.length > most ? `, ${most} shown` : ""}` : "Nothing fits: change the search or the filters.";
+    more.hidden = found.length <= most;
+    more.textContent = `Show ${Math.min(PAGE, found.length - most)} more`;
+  }
+  byId(`${prefix}filters`).addEventListener("input", () => { most = PAGE; list(); });
+  byId(`${prefix}filters`).addEventListener("submit", (event) => event.preventDefault());
+  more.addEventListener("click", () => { const first = most; most += PAGE; list(); byId(place).children[first]?.querySelector("summary").focus(); });
+  list();
+}
 function option(select, value, text) { const made = element("option", "", text); made.value = value; select.append(made); }
+const searched = (problem, texts) => [problem.id, problem.prompt, problem.answer, ...texts].join("\n").toLowerCase();
+
+const change = (problem) => problem.answers[problem.answers.length - 1].share - problem.answers[0].share;
+const CHANGES = {
+  all: () => true, better: (problem) => change(problem) > 0, worse: (problem) => change(problem) < 0,
+  never: (problem) => problem.answers.every((each) => each.share === 0),
+};
+function answers() {
+  byId("answers-section").hidden = !report.answers.length;
+  if (!report.answers.length) return;
+  for (const problem of report.answers) problem.all = searched(problem, problem.answers.map((each) => each.text));
+  byId("answers-rule").textContent = `${count(report.answers.length, "problem")} of ${report.answered.toLocaleString("en")} that all evaluations have. ${report.answers_rule}`;
+  searchable("answers-", "answers", report.answers, () => report.answers.filter(CHANGES[byId("answers-which").value]), answerCard);
+}
+function answerCard(problem, words) {
+  const rates = problem.answers.map((each, n) => element("span", n ? "next" : "", `${report.evaluations[n]} ${percent(each.share, 0)}`));
+  return folded(problem.prompt, words, rates, () => inside([["Answer", problem.answer], ["Problem", `${problem.set}, ${problem.id}`]], words,
+    problem.answers.map((each, n) => [report.evaluations[n], [each]])));
+}
+
 function filters() {
   byId("completions-section").hidden = !report.problems.length;
   option(byId("run"), "", "all");
@@ -223,14 +258,14 @@ function filters() {
   byId("run").parentNode.hidden = !several;
   option(byId("step"), "", "all");
   for (const step of [...new Set(report.problems.map((problem) => problem.step))].sort((a, b) => a - b)) option(byId("step"), step, step);
-  for (const problem of report.problems)
-    problem.all = [problem.id, problem.prompt, problem.answer, problem.strategy, ...problem.completions.map((each) => each.text)].join("\n").toLowerCase();
-  byId("filters").addEventListener("input", () => { shownCount = PAGE; list(); });
-  byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("more").addEventListener("click", () => { const first = shownCount; shownCount += PAGE; list(); byId("problems").children[first]?.querySelector("summary").focus(); });
+  for (const problem of report.problems) problem.all = searched(problem, [problem.strategy, ...problem.completions.map((each) => each.text)]);
   const sampled = report.runs.reduce((sum, run) => sum + run.sampled, 0);
   byId("rule").textContent = `${count(report.problems.length, "problem")} of ${sampled.toLocaleString("en")} in the tables of the ${several ? "runs" : "run"} ${report.problems.length === 1 ? "is" : "are"} here. ${report.rule}`;
-  list();
+  searchable("", "problems", report.problems, () => {
+    const run = byId("run").value, step = byId("step").value;
+    return report.problems.filter((problem) => (run === "" || problem.run === +run) && (step === "" || problem.step === +step) && WHICH[byId("which").value](problem))
+      .sort(ORDER[byId("order").value]);
+  }, card);
 }
 const WHICH = {
   all: () => true,
@@ -243,15 +278,6 @@ const gainOf = (problem, none) => (problem.gain === null ? none : problem.gain);
 const ORDER = {
   gain: (a, b) => gainOf(b, -9) - gainOf(a, -9), least: (a, b) => gainOf(a, 9) - gainOf(b, 9), step: (a, b) => a.step - b.step || a.run - b.run,
 };
-function list() {
-  const words = byId("search").value.toLowerCase().trim(), run = byId("run").value, step = byId("step").value;
-  const found = report.problems.filter((problem) => (run === "" || problem.run === +run) && (step === "" || problem.step === +step)
-    && WHICH[byId("which").value](problem) && problem.all.includes(words)).sort(ORDER[byId("order").value]);
-  byId("problems").replaceChildren(...found.slice(0, shownCount).map((problem) => card(problem, words)));
-  byId("found").textContent = found.length ? `${count(found.length, "problem")}${found.length > shownCount ? `, ${shownCount} shown` : ""}` : "Nothing fits: change the search or the filters.";
-  byId("more").hidden = found.length <= shownCount;
-  byId("more").textContent = `Show ${Math.min(PAGE, found.length - shownCount)} more`;
-}
 function marked(node, text, words) { // the text, with what was searched for marked
   const lower = text.toLowerCase();
   if (!words || lower.length !== text.length) { node.textContent = text; return node; }
@@ -263,38 +289,44 @@ function marked(node, text, words) { // the text, with what was searched for mar
   node.append(text.slice(from));
   return node;
 }
-function card(problem, words) {
-  const details = element("details", "problem"), summary = element("summary"), rates = element("div", "rates");
-  summary.append(marked(element("span", "head"), problem.prompt, words), rates);
-  if (several) { const tag = element("span", "tag", report.runs[problem.run].name); tag.style.borderColor = color(problem.run); rates.append(tag); }
-  if (problem.unlocked) rates.append(element("span", "tag good", "unlocked"));
-  const share = (x) => (x === null ? "–" : percent(x, 0));
-  rates.append(element("span", "", problem.guided === null ? `alone ${share(problem.auto)}` : `alone ${share(problem.auto)} → guided ${share(problem.guided)}`),
-    element("span", "muted", `after ${count(problem.step, "update")}`));
+function folded(prompt, words, rates, makeInside) {
+  const details = element("details", "problem"), summary = element("summary"), right = element("div", "rates");
+  right.append(...rates);
+  summary.append(marked(element("span", "head"), prompt, words), right);
   details.append(summary);
-  details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(inside(problem, words)); });
+  details.addEventListener("toggle", () => { if (details.open && details.children.length === 1) details.append(makeInside()); });
   return details;
 }
-function inside(problem, words) {
-  const made = element("div", "inside"), facts = element("dl"), pair = element("div", "pair");
-  for (const [name, text] of [["Answer", problem.answer], ["Strategy", problem.strategy], ["Decision", problem.reason], ["Id", problem.id]])
-    if (text) facts.append(element("dt", "", name), marked(element("dd", "text"), text, words));
-  for (const group of new Set(problem.completions.map((each) => each.group))) {
+function card(problem, words) {
+  const rates = [], share = (x) => (x === null ? "–" : percent(x, 0));
+  if (several) { const tag = element("span", "tag", report.runs[problem.run].name); tag.style.borderColor = color(problem.run); rates.push(tag); }
+  if (problem.unlocked) rates.push(element("span", "tag good", "unlocked"));
+  rates.push(element("span", "", problem.guided === null ? `alone ${share(problem.auto)}` : `alone ${share(problem.auto)} → guided ${share(problem.guided)}`),
+    element("span", "muted", `after ${count(problem.step, "update")}`));
+  const titles = { autonomous: "Autonomous", guided: "Guided by the strategy" }, groups = [...new Set(problem.completions.map((each) => each.group))];
+  const facts = [["Answer", problem.answer], ["Strategy", problem.strategy], ["Decision", problem.reason], ["Id", problem.id]];
+  return folded(problem.prompt, words, rates, () => inside(facts, words,
+    groups.map((group) => [titles[group] || group, problem.completions.filter((one) => one.group === group)])));
+}
+function inside(facts, words, columns) {
+  const made = element("div", "inside"), list = element("dl"), pair = element("div", "pair");
+  for (const [name, text] of facts) if (text) list.append(element("dt", "", name), marked(element("dd", "text"), text, words));
+  for (const [title, completions] of columns) {
     const column = element("div");
-    column.append(element("h2", "", group === "autonomous" ? "Autonomous" : group === "guided" ? "Guided by the strategy" : group));
-    for (const each of problem.completions.filter((one) => one.group === group)) {
-      const block = element("div", `completion ${each.correct ? "good" : "bad"}`), tags = element("div", "tags");
-      tags.append(element("span", `tag ${each.correct ? "good" : "bad"}`, each.correct ? "✓ correct" : "✗ wrong"));
-      if (each.target) tags.append(element("span", "tag target", each.alpha === null ? "★ target" : `★ target, α ${each.alpha.toFixed(2)}`));
-      if (each.truncated) tags.append(element("span", "tag bad", "truncated"));
-      if (each.tokens !== null) tags.append(element("span", "muted", count(each.tokens, "token")));
-      block.append(tags, marked(element("div", "text"), each.text, words));
-      column.append(block);
-    }
+    column.append(element("h2", "", title), ...completions.map((each) => completionBlock(each, words)));
     pair.append(column);
   }
-  made.append(facts, pair);
+  made.append(list, pair);
   return made;
+}
+function completionBlock(each, words) {
+  const block = element("div", `completion ${each.correct ? "good" : "bad"}`), tags = element("div", "tags");
+  tags.append(element("span", `tag ${each.correct ? "good" : "bad"}`, each.correct ? "✓ correct" : "✗ wrong"));
+  if (each.target) tags.append(element("span", "tag target", each.alpha === null ? "★ target" : `★ target, α ${each.alpha.toFixed(2)}`));
+  if (each.truncated) tags.append(element("span", "tag bad", "truncated"));
+  if (each.tokens !== null) tags.append(element("span", "muted", count(each.tokens, "token")));
+  block.append(tags, marked(element("div", "text"), each.text, words));
+  return block;
 }
 
 function pairs(rows, wide) {
@@ -324,10 +356,11 @@ byId("dynamics-section").hidden = !report.charts.length;
 runButtons();
 report.charts.forEach(drawChart);
 gains();
+answers();
 filters();
 setup();
 head();
 if (report.refresh) setInterval(() => { // not while someone reads or searches
-  if (!byId("search").value && !document.querySelector("details[open]")) location.reload();
+  if (!byId("search").value && !byId("answers-search").value && !document.querySelector("details[open]")) location.reload();
 }, 1000 * report.refresh);
 document.documentElement.dataset.ready = "";

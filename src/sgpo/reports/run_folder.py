@@ -87,13 +87,18 @@ def read_run(folder: Path, name: str) -> RunFolder:
 
 def read_runs(folders: Sequence[Path]) -> list[RunFolder]:
     """Runs under the last part of their paths that tells them apart. Raises ValueError as `read_run`."""
+    return [read_run(folder, name) for name, folder in short_names(folders).items()]
+
+
+def short_names(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders by the last part of their paths that tells them apart. Raises ValueError for one that is named twice."""
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
-        raise ValueError("a run is named twice: name each folder once")
+        raise ValueError("a folder is named twice: name each one once")
     depth = 1
     while len({each[-depth:] for each in parts}) < len(parts):
         depth += 1
-    return [read_run(folder, "/".join(each[-depth:])) for folder, each in zip(folders, parts, strict=True)]
+    return {"/".join(each[-depth:]): folder for folder, each in zip(folders, parts, strict=True)}
 
 
 def scores_of(run: RunFolder) -> list[Score]:

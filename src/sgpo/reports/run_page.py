@@ -17,7 +17,8 @@ from sgpo.reports.run_completions import (
     kept_problems,
     read_sampled,
 )
-from sgpo.reports.run_folder import RunFolder, Score, scores_of
+from sgpo.reports.run_evaluations import ANSWERS_RULE, compared_answers
+from sgpo.reports.run_folder import RunFolder, Score, scores_of, scores_of_evaluation
 
 HERE = Path(__file__)
 MOST_POINTS = 600  # of a curve; a longer one is drawn as means of equally many neighbours
@@ -72,16 +73,20 @@ FIRST_OPTIONS = (
 )
 
 
-def run_report(runs: Sequence[RunFolder], evaluations: Sequence[Score] = (), *, refresh: int = 0) -> str:
+def run_report(runs: Sequence[RunFolder], evaluations: Mapping[str, Path] | None = None, *, refresh: int = 0) -> str:
     """The page as HTML.
 
     Args:
-        evaluations: scores beside those of the runs.
+        evaluations: folders of `sgpo eval` by name, whose scores and answers stand beside; the first one is before
+            training, the last one after it.
         refresh: seconds after which the page loads itself again; 0 for never.
 
     Raises:
-        ValueError: a table of completions that cannot be read.
+        ValueError: a table of completions, or an evaluation, that cannot be read.
     """
+    evaluations = evaluations or {}
+    scores = [score for name, folder in evaluations.items() for score in scores_of_evaluation(folder, name)]
+    answers, answered = compared_answers(list(evaluations.values())) if len(evaluations) > 1 else ([], 0)
     problems: list[SampledProblem] = []
     kept: list[dict[str, Any]] = []
     for number, run in enumerate(runs):
@@ -91,10 +96,14 @@ def run_report(runs: Sequence[RunFolder], evaluations: Sequence[Score] = (), *, 
     data = {
         "runs": [_run_data(run, [each for each in problems if each.run == n]) for n, run in enumerate(runs)],
         "scores": [_score_data(score, run.name if len(runs) > 1 else "") for run in runs for score in scores_of(run)]
-        + [_score_data(score, "") for score in evaluations],
+        + [_score_data(score, "") for score in scores],
         "charts": [found for chart in _charts(runs) if (found := chart_data(chart, runs))["lines"]],
         "problems": kept,
         "rule": RULE,
+        "evaluations": [cut(name) for name in evaluations],
+        "answers": answers,
+        "answered": answered,
+        "answers_rule": ANSWERS_RULE,
         "refresh": refresh,
     }
     title = ", ".join(run.name for run in runs)
