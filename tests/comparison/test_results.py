@@ -175,6 +175,7 @@ def test_plot_draws_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for name in ("cost", "dynamics", "scores"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert "sgpo</" in (tmp_path / f"{name}.svg").read_text()
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF-")
     assert str(tmp_path / "cost.svg") in capsys.readouterr().out
     assert main(["plot", str(tmp_path / "results.jsonl"), "--methods", "luffy"]) == 2
     assert "there are no results of luffy; there are some of sft, grpo, grpo-8, sgpo" in capsys.readouterr().err

@@ -102,4 +102,4 @@ def plot(options: PlotArguments) -> None:
         output = options.output or (options.sources[0].parent if source.scored else Path("runs/plots"))
         check_folder_writable(output, "--output")
         for path in draw_all(source, output, methods=options.methods, baseline=options.baseline):
-            print(f"Written to {path} and {path.with_suffix('.svg')}")
+            print(f"Written to {path}, {path.with_suffix('.svg')} and {path.with_suffix('.pdf')}")

@@ -20,6 +20,7 @@ GREEN, PURPLE, AMBER, GREY = "#009E73", "#CC79A7", "#E69F00", "#7f7f7f"
 PALETTE = (GREEN, PURPLE, AMBER, SKY)
 OWN: Mapping[str, str] = {"sgpo": BLUE, "grpo": ORANGE, "sft": GREY, "sft-all": INK}  # in nearly every picture
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (6, 1.5, 1.2, 1.5)), (0, (2.5, 1.2)))
+FORMATS = (".png", ".svg", ".pdf")
 MANY = 5  # methods, above which bands would hide each other
 COST_AXES = {"samples": "sampled completions", "trained_tokens": "trained tokens", "seconds": "seconds of training"}
 DYNAMICS = {
@@ -48,7 +49,7 @@ def looks_of(methods: Sequence[str]) -> dict[str, Look]:
 
 
 def draw_all(source: Source, output: Path, *, methods: Sequence[str] = (), baseline: str = "grpo") -> list[Path]:
-    """Write every picture that the rows have something for, as PNG and SVG; returns the PNGs.
+    """Write every picture that the rows have something for, as PNG, SVG and PDF; returns the PNGs.
 
     Raises:
         ValueError: a method without results.
@@ -296,5 +297,5 @@ def _picture(path: Path, size: tuple[float, float], title: str, caption: str, dr
         else:
             figure.suptitle(title, x=0.012, ha="left", fontsize=15, fontweight="bold")
         figure.supxlabel(caption, x=0.012, ha="left", fontsize=10, color=MUTED)
-        write_figure(figure, path)
+        write_figure(figure, path, FORMATS)
     return path

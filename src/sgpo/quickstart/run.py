@@ -95,7 +95,7 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     with stage(console, seconds, "report", REPORT):
         training_plot({name: output / name / "metrics.jsonl" for name in ("sgpo", "grpo")}, output / "training.png")
         summary = build_summary(output / "evaluation", MODELS)
-        write_page(output)
+        write_run_page(output)
     summary |= {
         "strategies": strategies,
         "idea": idea,
@@ -114,7 +114,7 @@ def run_quickstart(output: Path, *, seed: int, fast: bool, base: Path = BASE_MOD
     print_next_steps(console, output, RECIPES)
 
 
-def write_page(output: Path) -> None:
+def write_run_page(output: Path) -> None:
     """report.html: both runs, with the scores and answers of all models."""
     evaluations = {name: output / "evaluation" / name for name in MODELS}
     write_report(output / "report.html", read_runs([output / "sgpo", output / "grpo"]), evaluations)

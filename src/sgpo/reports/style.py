@@ -43,7 +43,7 @@ def spread_labels(heights: Sequence[float], gap: float) -> list[float]:
     return placed
 
 
-def write_figure(figure: Any, output: Path) -> None:
-    """As PNG and SVG beside each other."""
-    for suffix in (".png", ".svg"):
+def write_figure(figure: Any, output: Path, suffixes: Sequence[str] = (".png", ".svg")) -> None:
+    """In several formats beside each other."""
+    for suffix in suffixes:
         figure.savefig(output.with_suffix(suffix), facecolor="white")

@@ -1,0 +1,108 @@
+"""How long `sgpo report` needs for a run of 500 updates, and a browser for its page.
+
+    python benchmarks/run_report.py [--updates 500] [--runs 5] [--browser /usr/bin/chromium] [--output report.json]
+
+The run is made up, its shapes are those of a real one: 30 metrics a line, and every 50 updates a table of 64 problems
+with 8 autonomous and 4 guided completions of about 5,400 characters each. Each run is a new window of a headless
+Chromium that opens the file from disk: *loaded* is the time until the page has drawn itself and reacts, *hover* that
+from a key on a chart to the next frame, *search* that from a typed letter to the next frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from common import write_report
+
+from sgpo.reports.run_folder import read_runs
+from sgpo.reports.run_page import CHARTS, run_report
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+NEXT_FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+PROBLEMS, GROUPS, WORDS, METRICS, EVERY = 64, {"autonomous": 8, "guided": 4}, 700, 30, 50
+
+
+def make_run(folder: Path, updates: int) -> None:
+    numbers = random.Random(0)
+    names = [name for chart in CHARTS for name in chart.lines]
+    names += [f"other/{place}" for place in range(METRICS - len(names))]
+    lines = [{"step": step, **{name: numbers.random() for name in names}} for step in range(1, updates + 1)]
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "completions").mkdir()
+    for step in range(0, updates, EVERY):
+        rows = [
+            {
+                "step": step,
+                "problem": f"{step}-{problem}",
+                "prompt": f"Compute {problem}",
+                "answer": "3",
+                "strategy": f"Problem type: type {problem % 12}\nStrategy: s\nSteps: t",
+                "group": group,
+                "completion": " ".join(f"word{numbers.randrange(1000)}" for _ in range(WORDS)),
+                "correct": numbers.random() < 0.5,
+            }
+            for problem in range(PROBLEMS)
+            for group, count in GROUPS.items()
+            for _ in range(count)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows), folder / "completions" / f"step-{step:06d}.parquet")
+
+
+def one_run(browser: Any, path: Path) -> dict[str, float]:
+    """Seconds."""
+    page = browser.new_page(viewport={"width": 1280, "height": 850})
+    start = time.perf_counter()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready]", timeout=120_000)
+    page.evaluate(NEXT_FRAME)
+    found = {"loaded": time.perf_counter() - start}
+    for name, place, key in (("hover", ".chart svg[tabindex]", "End"), ("search", "#search", "w")):
+        page.locator(place).first.focus()
+        start = time.perf_counter()
+        page.keyboard.press(key)
+        page.evaluate(NEXT_FRAME)
+        found[name] = time.perf_counter() - start
+    page.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--updates", type=int, default=500)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--browser", default="/usr/bin/chromium")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    from playwright.sync_api import sync_playwright
+
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+        make_run(Path(folder) / "run", options.updates)
+        start = time.process_time()
+        text = run_report(read_runs([Path(folder) / "run"]))
+        report: dict[str, Any] = {"updates": options.updates, "megabytes": len(text.encode()) / 1e6}
+        report["written"] = time.process_time() - start
+        path = Path(folder) / "report.html"
+        path.write_text(text, encoding="utf-8")
+        browser = driver.chromium.launch(executable_path=options.browser, args=ARGUMENTS)
+        runs = [one_run(browser, path) for _ in range(options.runs)]
+        browser.close()
+    report["runs"] = runs
+    print(f"{options.updates} updates, {report['megabytes']:.1f} MB, made in {report['written']:.1f} s of a core")
+    for name in runs[0]:
+        values = [run[name] for run in runs]
+        print(f"{name:8} {statistics.median(values):6.2f} s, {min(values):.2f} to {max(values):.2f}")
+    write_report(options.output, report)
+
+
+if __name__ == "__main__":
+    main()
