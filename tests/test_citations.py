@@ -15,7 +15,7 @@ from sgpo.methods.registry import METHODS
 
 PLACES = ("src", "docs", "benchmarks", "examples", "tests", "constraints")
 KINDS = {".py", ".md", ".yaml", ".txt"}
-WRITTEN = {"table.md", "report.md"}  # by a command
+WRITTEN = {"gpu.md", "table.md", "report.md"}  # by a command
 PAGE = re.compile(
     r"(?<![\w/])(?P<folder>docs/)?(?P<name>[\w-]+\.md)\b"
     r'(?:,? "(?P<heading>[^"\n]+)"|,? sections? (?P<section>\d[\d.]*))?'
