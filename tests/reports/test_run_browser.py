@@ -117,7 +117,7 @@ def test_search_and_filters_by_keyboard(opened: Callable[..., Any], run: Path) -
 
 
 def test_several_runs_are_overlaid(opened: Callable[..., Any], run: Path, tmp_path: Path) -> None:
-    page = opened(run, write_run(tmp_path / "second", updates=10, finished=False))
+    page = opened(run, write_run(tmp_path / "second", updates=10, finished=False, config={"method": "grpo"}))
     entropy = chart(page, "Entropy")
     assert entropy.locator(".legend").inner_text().split() == ["first", "second"]
     entropy.locator("svg[tabindex]").focus()
@@ -128,6 +128,8 @@ def test_several_runs_are_overlaid(opened: Callable[..., Any], run: Path, tmp_pa
     assert entropy.locator(".legend").inner_text().split()[0] == "first"
     assert entropy.locator(".legend li").count() == 1
     assert "not finished" in page.locator("#subtitle").inner_text()
+    rows = page.locator(".differences tr").all_inner_texts()
+    assert [row.split("\t") for row in rows] == [["Options that differ", "first", "second"], ["method", "sgpo", "grpo"]]
 
 
 def test_before_and_after(opened: Callable[..., Any], run: Path, tmp_path: Path) -> None:

@@ -334,7 +334,26 @@ function pairs(rows, wide) {
   for (const [name, ...values] of rows) { const row = element("div"); row.append(element("dt", "", name), element("dd", "", values.filter(Boolean).join(", "))); made.append(row); }
   return made;
 }
+function differences() { // of the runs' options
+  const options = report.runs.map((run) => new Map(run.config)), names = [...new Set(report.runs.flatMap((run) => run.config.map(([name]) => name)))];
+  const differing = names.filter((name) => new Set(options.map((each) => each.get(name))).size > 1);
+  if (!several || !differing.length) return;
+  const block = element("div", "card differences"), table = element("table"), titles = element("tr");
+  titles.append(element("th", "", "Options that differ"), ...report.runs.map((run) => element("th", "", run.name)));
+  table.append(titles);
+  for (const name of differing) {
+    const row = element("tr");
+    row.append(element("td", "muted", name), ...options.map((each) => element("td", "", each.has(name) ? each.get(name) : "")));
+    table.append(row);
+  }
+  block.tabIndex = 0; // it scrolls where it is narrow
+  block.setAttribute("role", "region");
+  block.setAttribute("aria-label", "Options that differ");
+  block.append(table);
+  byId("setup").append(block);
+}
 function setup() {
+  differences();
   report.runs.forEach((run, n) => {
     const block = element("div", "card setup of-run");
     if (several) { const title = element("h3", "run", run.name); title.style.setProperty("--c", color(n)); block.append(title); }
