@@ -10,15 +10,11 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.parallel import DistributedDataParallel
 
 from sgpo.errors import StopHere, UnfinishedError, first_line
 
@@ -193,75 +189,3 @@ def _report_of_another(mine: Path) -> tuple[int, str] | None:
                 return int(path.stem.rpartition("-")[2]), text.partition("\n")[0]
         time.sleep(0.1)
     return None
-
-
-# ---------------------------------------------------------------------- gradients
-
-
-def averages_gradients(model: nn.Module) -> bool:
-    """Whether the wrapper takes the mean of the gradients over the processes.
-
-    Raises:
-        ValueError: several processes, and a model that is not wrapped for them.
-    """
-    if isinstance(model, DistributedDataParallel | FSDPModule):
-        return True
-    if count() > 1:
-        raise ValueError(
-            f"there are {count()} processes, but the model is a bare {type(model).__name__}: wrap it in "
-            "DistributedDataParallel, or shard it with fully_shard"
-        )
-    return False
-
-
-def check_sharded(model: nn.Module) -> None:
-    """For those who asked for a sharded model. Raises ValueError for another one: accelerate says nothing."""
-    if not is_sharded(model):
-        raise ValueError(
-            f"fsdp was asked for, but the model is a {type(model).__name__}: accelerate shards with version 2 "
-            "(fsdp_config: {fsdp_version: 2}) and on accelerators only; set that, or leave fsdp out"
-        )
-
-
-def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
-
-
-def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-    """Around a micro-batch: the processes of a replicated model exchange gradients once, in the last one.
-
-    Those of a sharded model do it in every one, or each would have to hold the gradients of the whole model.
-    """
-    return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
-
-
-def whole_state(model: nn.Module) -> dict[str, Any]:
-    """The state of a sharded model, as that of the same model in one piece, on the CPU of the first process.
-
-    Every process has to call it; the others get an empty dict.
-    """
-    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-
-
-@contextmanager
-def gathered(model: Any) -> Iterator[None]:
-    """All parameters of a sharded model in every process, so that a forward pass waits for no other one.
-
-    Afterwards each module does with its parameters what it did before, such as to reshard them after a forward pass.
-    """
-    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    states: list[Any] = [module._get_fsdp_state() for module in shards]
-    for state in states:
-        state._lazy_init()  # in which the root, the first, decides for itself, unless it was told
-    groups = [group for state in states for group in state._fsdp_param_groups]
-    before = [group.post_forward_mesh_info for group in groups]  # torch has no public way to read it
-    for module in shards:
-        module.set_reshard_after_forward(False, recurse=False)
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in shards:
-            module.reshard()
-        for group, mesh in zip(groups, before, strict=True):
-            group.post_forward_mesh_info = mesh

@@ -111,3 +111,9 @@ def test_two_processes_with_an_engine_each(tmp_path: Path) -> None:
     said = "vLLM: the weight synchronisation failed: no room in the second engine"
     assert both[1]["failure"] == "EngineError: no room in the second engine" or said in both[1]["failure"]
     assert both[0]["failure"].startswith("ProcessError: process 1 failed, which ends the run: EngineError: ")
+
+
+def test_two_processes_with_an_engine_each_and_a_divided_model_under_an_adapter(tmp_path: Path) -> None:
+    both = succeeded(run("divided_adapter", tmp_path, []))
+    assert_trained_and_synchronised(both)
+    assert all(found["sharded"] for found in both)

@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForCausalLM
 
-from sgpo import distributed
+from sgpo import distributed, sharding
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.integrations.verl.heads import gather_head_in_forward
 from sgpo.methods.records import TrainingSequence
@@ -205,7 +205,7 @@ def gathering(folder: Path) -> None:
             for layer, after in zip(model.model.layers, (True, False), strict=True):
                 fully_shard(layer, reshard_after_forward=after)
             fully_shard(model, reshard_after_forward=root)
-            with distributed.gathered(model):
+            with sharding.gathered(model):
                 if sampled and RANK == 0:
                     TransformersSampler(model, [7], 0).sample([SampleRequest([1, 2], 1)], SamplingConfig(3), seed=0)
             accumulate_gradients(model, sequences_for(make_model_with_task("llama")), LAYOUT, THRESHOLDS)
@@ -215,7 +215,7 @@ def gathering(folder: Path) -> None:
     fully_shard(model, reshard_after_forward=False)
     (group,) = model._get_fsdp_state()._fsdp_param_groups
     group.post_forward_mesh_info = marker = object()
-    with distributed.gathered(model):
+    with sharding.gathered(model):
         assert group.post_forward_mesh_info is None
     results["smaller group"] = group.post_forward_mesh_info is marker
     torch.save(results, folder / f"{RANK}.pt")
@@ -234,7 +234,7 @@ def sharded(folder: Path) -> None:
     model = shard_as_accelerate(bare)
     layout = replace(LAYOUT, share_prefixes=True)
     found_scores = completion_scores(model, pairs if RANK else [], layout)  # the other process has none
-    with distributed.gathered(model):
+    with sharding.gathered(model):
         own = requests if RANK else requests[:1]
         found = TransformersSampler(model, [7, 8, 9], 0).sample(own, config, seed=3)
     if RANK:
@@ -272,7 +272,7 @@ def saving(folder: Path) -> None:
         step(straight, optimizer, rows)
         save_fsdp_model(plugin, accelerator, straight, saved_to)
         save_fsdp_optimizer(plugin, accelerator, optimizer, straight, saved_to)
-        state = distributed.whole_state(straight)
+        state = sharding.whole_state(straight)
         if RANK == 0:
             make_model(name).save_pretrained(whole_to, state_dict=state)
         expected = {key: value.clone() for key, value in full_parameters(straight)}

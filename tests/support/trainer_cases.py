@@ -59,9 +59,11 @@ class Recorder(TrainerCallback):
 def make(
     checkpoint: str, folder: Path, *, scripted: bool = False, reward: Any = parity, adapter: Any = None, **changes: Any
 ) -> SGPOTrainer:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
-    model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
+    """Args: scripted: completions that follow from the prompt, and the trainer loads the model."""
+    model = checkpoint if scripted else AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    if not isinstance(model, str):
+        # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
+        model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
     values: dict[str, Any] = {
         "problems_per_rollout": 10,
         "num_autonomous": 3,
@@ -74,7 +76,7 @@ def make(
         "save_strategy": "no",
         **changes,
     }
-    config = SGPOConfig(output_dir=str(folder), use_cpu=True, report_to="none", disable_tqdm=True, **values)
+    config = SGPOConfig(output_dir=str(folder), report_to="none", disable_tqdm=True, **{"use_cpu": True, **values})
     sampler = FromPrompts() if scripted else None
     return SGPOTrainer(
         model,

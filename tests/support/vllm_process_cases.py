@@ -15,10 +15,11 @@ from typing import Any
 
 import torch
 import vllm_cpu
+from cpu_accelerators import take_cpus_for_accelerators
 
 os.environ.update(vllm_cpu.ENVIRONMENT)
 
-from sgpo import SGPOConfig, SGPOTrainer, distributed
+from sgpo import SGPOConfig, SGPOTrainer, distributed, sharding
 from sgpo.errors import EngineError, UnfinishedError
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.sampling import engines
@@ -43,7 +44,7 @@ def even_length(completions: list[Any], **columns: Any) -> list[float]:
     return [float(len(str(completion)) % 2 == 0) for completion in completions]
 
 
-def make(folder: Path, mode: str, **changes: Any) -> SGPOTrainer:
+def make(folder: Path, mode: str, adapter: Any = None, **changes: Any) -> SGPOTrainer:
     values: dict[str, Any] = {
         "sampler": "vllm",
         "vllm_mode": mode,
@@ -58,11 +59,11 @@ def make(folder: Path, mode: str, **changes: Any) -> SGPOTrainer:
         "max_steps": 4,
         "importance_cap": 2.0,
         "save_strategy": "no",
+        "use_cpu": True,
         **changes,
     }
-    quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
-    config = SGPOConfig(output_dir=str(folder / "run"), **quiet, **values)
-    return SGPOTrainer(str(BASE_MODEL), config, PROBLEMS, reward_funcs=even_length)
+    config = SGPOConfig(output_dir=str(folder / "run"), report_to="none", disable_tqdm=True, **values)
+    return SGPOTrainer(str(BASE_MODEL), config, PROBLEMS, reward_funcs=even_length, peft_config=adapter)
 
 
 def with_servers(folder: Path, urls: str, **changes: Any) -> SGPOTrainer:
@@ -81,10 +82,10 @@ def said(trainer: SGPOTrainer) -> dict[str, Any]:
     }
 
 
-def learn(trainer: SGPOTrainer, prompt: list[int], answer: list[int]) -> None:
+def learn(trainer: SGPOTrainer, prompt: list[int], answer: list[int], rate: float) -> None:
     """The same steps in all processes, whose models stay equal."""
     model = trainer.model
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=rate)
     labels = torch.tensor([[-100] * len(prompt) + answer])
     for _ in range(30):
         model(torch.tensor([prompt + answer]), labels=labels).loss.backward()
@@ -92,7 +93,7 @@ def learn(trainer: SGPOTrainer, prompt: list[int], answer: list[int]) -> None:
         optimizer.zero_grad()
 
 
-def trained_and_asked(trainer: SGPOTrainer) -> dict[str, Any]:
+def trained_and_asked(trainer: SGPOTrainer, rate: float = 1e-3) -> dict[str, Any]:
     """Training, then the known answer, which comes only after the synchronisation; and old weights, which are seen."""
     trainer.train()
     found = said(trainer)
@@ -102,7 +103,7 @@ def trained_and_asked(trainer: SGPOTrainer) -> dict[str, Any]:
     with current_weights(sampler, trainer.model_wrapped):
         before = sampler.sample(own, GREEDY, seed=0)
         drawn = [sampler.sample(own, SamplingConfig(16, 1.0, 1.0), seed=seed) for seed in (RANK, RANK, RANK + 10)]
-        learn(trainer, own[0].prompt_ids, answer)
+        learn(trainer, own[0].prompt_ids, answer, rate)
         old = sampler.sample(own, GREEDY, seed=0)
     found["kept"] = old == before
     found["seeded"] = drawn[0] == drawn[1] != drawn[2]
@@ -188,11 +189,27 @@ def killed_process(folder: Path, urls: str) -> dict[str, Any]:
     raise AssertionError("nothing failed")
 
 
-def colocated(folder: Path, urls: str) -> dict[str, Any]:
-    """An engine in each process."""
+def with_engines(folder: Path, **changes: Any) -> SGPOTrainer:
     vllm_cpu.keep_weights()
     ColocatedEngine.OPTIONS = vllm_cpu.OPTIONS
-    trainer = make(folder, "colocate", vllm_max_model_length=256)
+    return make(folder, "colocate", vllm_max_model_length=256, **changes)
+
+
+def divided_adapter(folder: Path, urls: str) -> dict[str, Any]:
+    """An engine in each process gets base and adapter together, of a model that FSDP2 divides."""
+    from peft import LoraConfig
+
+    take_cpus_for_accelerators()
+    adapter = LoraConfig(r=8, target_modules="all-linear")
+    sharded = {"use_cpu": False, "fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}}
+    trainer = with_engines(folder, adapter=adapter, **sharded)
+    found = trained_and_asked(trainer, rate=1e-2)
+    return found | {"sharded": sharding.is_sharded(trainer.model)}
+
+
+def colocated(folder: Path, urls: str) -> dict[str, Any]:
+    """An engine in each process."""
+    trainer = with_engines(folder)
     found = trained_and_asked(trainer)
     engine = trainer.sampler.engine
     if RANK == 1:
@@ -205,7 +222,7 @@ def colocated(folder: Path, urls: str) -> dict[str, Any]:
     return found
 
 
-CASES = {case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated)}
+CASES = {case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter)}
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])

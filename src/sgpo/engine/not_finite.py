@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sgpo import distributed
+from sgpo import distributed, sharding
 from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import microbatch_loss
 from sgpo.errors import UnfinishedError
@@ -41,7 +41,7 @@ def offenders(
     The gradients of the model are overwritten. A sharded model is not searched: that would need all processes.
     """
     weighted = [row for row in sequences if row.contributes]
-    if distributed.is_sharded(model):
+    if sharding.is_sharded(model):
         return weighted
     bare: Any = getattr(model, "module", model)
     plain = replace(layout, share_prefixes=False)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sgpo import distributed
+from sgpo import distributed, sharding
 from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs
 from sgpo.engine.prefix_attention import prefix_attention, take
 from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_divergences, token_scores
@@ -143,14 +143,14 @@ def accumulate_gradients(
         ValueError: several processes and a model that is not wrapped for them.
     """
     # The wrapper takes the mean over the processes, where the sum is wanted: the weights are those of all problems.
-    scale = distributed.count() if distributed.averages_gradients(model) else 1
+    scale = distributed.count() if sharding.averages_gradients(model) else 1
     device, means, loss, tokens = next(model.parameters()).device, Means(), 0.0, 0
     layout = layout.for_rows(sequences)
     parts = in_step(layout.split(sequences), layout)
     with without_dropout(model), prefix_attention(model, layout.share_prefixes):
         for number, rows in enumerate(parts):
             batches = layout.collate(rows, device)
-            with distributed.gradient_sync(model, last=number == len(parts) - 1):
+            with sharding.gradient_sync(model, last=number == len(parts) - 1):
                 with context():
                     part = microbatch_loss(model, batches, thresholds, means if rows[0].contributes else Means())
                 backward(part * scale)
@@ -195,7 +195,7 @@ def completion_scores(
     layout = layout.for_rows(rows)
     parts = layout.split(rows)
     with evaluation_mode(model), prefix_attention(model, layout.share_prefixes):
-        for part in in_step(parts, layout) if distributed.is_sharded(model) else parts:
+        for part in in_step(parts, layout) if sharding.is_sharded(model) else parts:
             (batch,) = layout.collate(part, model.device)  # all rows are of one term
             scores = with_hidden(model, [batch.policy], functools.partial(_scores_of, batch.completion_ids))
             lengths = [len(row.completion_ids) for row in part]

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from sgpo.models.adapters import has_adapter
+from sgpo.sharding import whole
 
 
 @torch.no_grad()
@@ -26,12 +26,7 @@ def full_parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
     Every process of a sharded model has to go through all of them, since each is gathered from all processes.
     """
     for name, value in merged_parameters(model) if has_adapter(model) else model.named_parameters():
-        yield name.replace("_checkpoint_wrapped_module.", ""), whole(value.data)
-
-
-def whole(value: Tensor) -> Tensor:
-    """The tensor, gathered from all processes if each has a part of it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+        yield name.replace("_checkpoint_wrapped_module.", ""), whole(value).detach()
 
 
 @torch.no_grad()
@@ -55,14 +50,14 @@ def _walk(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor, Tensor]
     if isinstance(module, BaseTunerLayer):
         originals = dict(module.get_base_layer().named_parameters())
         for name, value in _merged_copy(module).named_parameters():
-            yield f"{prefix}{name}", value.data, originals[name]
+            yield f"{prefix}{name}", value, originals[name]
         return
     if isinstance(module, AuxiliaryTrainingWrapper):
         trained = getattr(module, "token_adapter", None) or module.modules_to_save[module.active_adapters[0]]
         yield from _walk(trained, prefix)
         return
     for name, parameter in module.named_parameters(recurse=False):
-        yield f"{prefix}{name}", parameter.data, parameter
+        yield f"{prefix}{name}", parameter, parameter
     for name, child in module.named_children():
         yield from _walk(child, f"{prefix}{name}.")
 
@@ -71,10 +66,11 @@ def _merged_copy(layer: Any) -> nn.Module:
     """The layer below a layer of an adapter, with the adapter in its weights."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    twin = copy.deepcopy(layer)
-    for module in twin.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(whole(parameter.data), requires_grad=False))
+    copies: dict[int, Any] = {  # in place of what deepcopy would make of a part of a parameter
+        id(parameter): nn.Parameter(whole(parameter).detach().clone(), requires_grad=False)
+        for parameter in layer.parameters()
+    }
+    twin = copy.deepcopy(layer, copies)
     twin.float()
     for module in list(twin.modules()):  # of adapters of several parameters, one lies in the other
         if isinstance(module, BaseTunerLayer):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from sgpo import distributed
+from sgpo import sharding
 from sgpo.sampling.records import Sampler
 
 
@@ -27,5 +27,5 @@ def current_weights(sampler: Sampler, model: Any, timed: AbstractContextManager[
     with ExitStack() as inside:
         with timed or nullcontext():
             current = getattr(sampler, "current", None)
-            inside.enter_context(distributed.gathered(model) if current is None else current())
+            inside.enter_context(sharding.gathered(model) if current is None else current())
         yield

@@ -10,7 +10,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from sgpo import distributed
+from sgpo import distributed, sharding
 from sgpo.configuration import save_configuration
 from sgpo.errors import StopHere
 from sgpo.models.adapters import has_adapter, identity_of, options_of
@@ -217,8 +217,8 @@ class RunTrainer(Trainer):
         Of a sharded model Trainer writes the weights only if accelerate is told FULL_STATE_DICT, which it is not by
         default; here they are always written, as an ordinary checkpoint.
         """
-        if distributed.is_sharded(self.model):
-            self._save(output_dir or self.args.output_dir, state_dict=distributed.whole_state(self.model))
+        if sharding.is_sharded(self.model):
+            self._save(output_dir or self.args.output_dir, state_dict=sharding.whole_state(self.model))
             if self.args.push_to_hub and not _internal_call:
                 self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
         else:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from sgpo import distributed
+from sgpo import distributed, sharding
 from sgpo.engine import not_finite
 from sgpo.engine.batching import BatchLayout, rows_are_packed
 from sgpo.engine.prefix_attention import can_share_prefixes
@@ -201,7 +201,7 @@ class SGPOTrainer(RunTrainer):
     def _optimise(self, model: nn.Module, update: step.Update) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
         if self.args.fsdp:
-            distributed.check_sharded(model)
+            sharding.check_sharded(model)
         found = accumulate_gradients(
             model,
             update.rows,

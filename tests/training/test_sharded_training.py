@@ -1,0 +1,79 @@
+"""`SGPOTrainer` in two processes (gloo) whose model is divided among them by FSDP2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from places import SUPPORT
+from processes import launch
+from safetensors.torch import load_file
+
+Weights = dict[str, torch.Tensor]
+SCRIPT = str(SUPPORT / "sharded_cases.py")
+LOGGED = ("loss", "grad_norm", "entropy", "learning_rate", "eval_avg_at_4")
+KIND = "fsdp2"
+pytestmark = pytest.mark.integration
+
+
+def found_by(case: str, kind: str, checkpoint: Path, folder: Path) -> list[Any]:
+    """What each process found."""
+    processes = 1 if kind == "alone" else 2
+    for status, output in launch([SCRIPT, case, kind, str(checkpoint), str(folder)], processes):
+        assert status == 0, output
+    return [torch.load(folder / f"{case}-{kind}-{rank}.pt", weights_only=False) for rank in range(processes)]
+
+
+def norm(weights: Weights) -> float:
+    return torch.cat([value.flatten() for value in weights.values()]).double().norm().item()
+
+
+def difference(one: Weights, other: Weights) -> Weights:
+    assert one.keys() == other.keys()
+    return {name: one[name] - other[name] for name in one}
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Weights, list[Any]]]:
+    return found_by("trained", "alone", checkpoint, tmp_path_factory.mktemp("alone"))[0]
+
+
+def test_two_processes_train_as_one(
+    alone: dict[int, tuple[Weights, list[Any]]], checkpoint: Path, tmp_path: Path
+) -> None:
+    before = load_file(checkpoint / "model.safetensors")
+    for of_process in found_by("trained", KIND, checkpoint, tmp_path):
+        for problems, (weights, history) in of_process.items():
+            expected, expected_history = alone[problems]
+            moved = norm(difference(expected, {name: before[name] for name in expected}))
+            assert moved > 5e-3
+            # A gradient of 0.5 moves weights of about 1 by 0.005 only, of which float32 then keeps five digits.
+            assert norm(difference(weights, expected)) <= (1e-5 if problems == 10 else 1e-4) * moved
+            for line, other in zip(history, expected_history, strict=True):
+                logged = {name: other[name] for name in LOGGED if name in other}
+                assert {name: line[name] for name in logged} == pytest.approx(logged, rel=2e-5, abs=1e-6)
+            saved = load_file(tmp_path / f"{KIND}-{problems}" / "model.safetensors")
+            assert all(torch.equal(saved[name], weights[name]) for name in weights)
+
+
+def test_stopped_and_resumed(checkpoint: Path, tmp_path: Path) -> None:
+    for found in found_by("resumed", KIND, checkpoint, tmp_path):
+        straight, resumed = found["straight"], found["resumed"]
+        assert straight.keys() == resumed.keys()
+        assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def test_an_adapter(checkpoint: Path, tmp_path: Path) -> None:
+    """The engine would get base and adapter together, and the folder the adapter."""
+    (expected,) = found_by("adapted", "alone", checkpoint, tmp_path)
+    for merged in found_by("adapted", KIND, checkpoint, tmp_path):
+        assert norm(difference(merged, expected)) <= 1e-6 * norm(expected)
+    saved, expected = (load_file(tmp_path / f"{k}-adapted" / "adapter_model.safetensors") for k in (KIND, "alone"))
+    assert norm(difference(saved, expected)) <= 1e-5 * norm(expected)
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight(checkpoint: Path, tmp_path: Path) -> None:
+    for said in found_by("not_finite", KIND, checkpoint, tmp_path):
+        assert said.startswith("the gradient of update 1 is not finite, so it was not made. The sequences behind it: ")
