@@ -5,7 +5,7 @@
 It needs torch, transformers and this package's source (PYTHONPATH=src) and no other dependency; TRL's kernels and
 Liger are compared where they can be imported (wheels without their dependencies suffice), FlashAttention and flex
 attention where they run. Each task has a process of its own, so that one that fails or runs out of memory costs no
-other. FOLDER gets results.md and results.json, rewritten after each task.
+other. FOLDER gets gpu.md and gpu.json, rewritten after each task.
 
     machine      the rates of matrix products and copies, which the floors below are computed from
     divergence   forward KL of Eq. 3 and its gradients over a large vocabulary; floor 8 T V H FLOP. Errors are against
@@ -350,9 +350,9 @@ def main() -> None:
             seconds = time.monotonic() - start
             results[name] = {"rows": rows, "problem": problem, "task_seconds": seconds}
             print(f"{name}: {len(rows)} rows in {seconds:.0f} s{f'; {problem}' if problem else ''}", flush=True)
-            (options.output / "results.md").write_text(markdown(results), encoding="utf-8")
-            write_report(options.output / "results.json", {"results": results})
-    print((options.output / "results.md").read_text(encoding="utf-8"))
+            (options.output / "gpu.md").write_text(markdown(results), encoding="utf-8")
+            write_report(options.output / "gpu.json", {"results": results})
+    print((options.output / "gpu.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ def run(folder: Path, *only: str) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert (folder / "found" / "results.md").read_text().startswith("# A trial on a CPU")
-    return json.loads((folder / "found" / "results.json").read_text())["results"]
+    assert (folder / "found" / "gpu.md").read_text().startswith("# A trial on a CPU")
+    return json.loads((folder / "found" / "gpu.json").read_text())["results"]
 
 
 def test_tasks_in_this_process(tmp_path: Path) -> None:
