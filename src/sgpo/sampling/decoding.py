@@ -30,11 +30,11 @@ FEWEST_ROWS = 16  # with less, calling oneDNN costs more than it saves
 def fast_decoding(model: nn.Module) -> Iterator[None]:
     """Around forward passes without gradients, in one thread of Python at a time.
 
-    Changes nothing for layers that are not on a CPU in float32, nor for layers of classes derived from ``nn.Linear``,
-    nor for attention other than ``sdpa``.
+    Changes nothing for layers that are not on a CPU in float32, nor under autocast, nor for layers of classes derived
+    from ``nn.Linear``, nor for attention other than ``sdpa``.
     """
     with ExitStack() as inside:
-        if torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu"):
+        if torch.backends.mkldnn.is_available():
             inside.enter_context(_linears_of_onednn(model))
         inside.enter_context(_attention_of_one_query())
         yield
@@ -80,7 +80,7 @@ def _linear_of_onednn(module: nn.Linear) -> Callable[[Tensor], Tensor]:
     weight, bias, product = module.weight, module.bias, torch.ops.mkldnn._linear_pointwise.default
 
     def forward(input: Tensor) -> Tensor:
-        if input.numel() < FEWEST_ROWS * input.shape[-1] or input.dtype != torch.float32:
+        if input.numel() < FEWEST_ROWS * input.shape[-1] or not _is_plain(input):
             return nn.functional.linear(input, weight, bias)
         return product(input, weight, bias, "none", [], "")
 
@@ -88,7 +88,9 @@ def _linear_of_onednn(module: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    """Asked inside the forward pass, since accelerate turns autocast on there."""
+    exact = tensor.device.type == "cpu" and tensor.dtype == torch.float32
+    return exact and not torch.is_autocast_enabled("cpu")
 
 
 @contextmanager
