@@ -25,7 +25,7 @@ from sgpo.errors import EngineError, StopHere
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.prompts import SYSTEM_PROMPT, encode_prompts, guided_messages, student_messages
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
-from sgpo.sampling.transformers import TransformersSampler, filtered_probs
+from sgpo.sampling.transformers import TransformersSampler, nucleus, tempered_probs
 
 pytestmark = pytest.mark.vllm_engine
 PROBLEMS = problem_sets(3, Sizes.only(rl=16))["rl"]
@@ -217,16 +217,16 @@ def test_top_p_and_temperature_draw_from_the_filtered_distribution(parts: tuple[
     (group,) = sampler.sample([SampleRequest(ids, draws)], sampling, seed=0)
     counts = Counter(rollout.completion_ids[0] for rollout in group)
     logits = model(torch.tensor([ids])).logits[:, -1].float()
-    probs, token_ids = filtered_probs(logits, sampling.temperature, sampling.top_p)
+    probs, token_ids = nucleus(tempered_probs(logits, sampling.temperature), sampling.top_p)
     assert token_ids is not None
-    nucleus = {int(t): float(p) for t, p in zip(token_ids[0], probs[0], strict=True) if p > 0}
-    assert len(nucleus) >= 4
-    assert set(counts) <= set(nucleus)
+    kept = {int(t): float(p) for t, p in zip(token_ids[0], probs[0] / probs[0].sum(), strict=True) if p > 0}
+    assert len(kept) >= 4
+    assert set(counts) <= set(kept)
     # Pearson's statistic; its mean is the number of degrees of freedom, its standard deviation sqrt(2 of it).
-    merged = {t: p for t, p in nucleus.items() if p * draws >= 5}
+    merged = {t: p for t, p in kept.items() if p * draws >= 5}
     statistic = sum((counts[t] - draws * p) ** 2 / (draws * p) for t, p in merged.items())
     freedom = len(merged) - 1
-    print(f"{len(nucleus)} tokens in the nucleus, statistic {statistic:.1f} for {freedom} degrees of freedom")
+    print(f"{len(kept)} tokens in the nucleus, statistic {statistic:.1f} for {freedom} degrees of freedom")
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5
 
 
