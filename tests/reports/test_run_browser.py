@@ -141,7 +141,9 @@ def test_before_and_after(opened: Callable[..., Any], run: Path, tmp_path: Path)
     page.select_option("#answers-which", "better")
     assert cards.count() == 1
     cards.first.locator("summary").press("Enter")
-    assert cards.first.locator(".completion .text").all_inner_texts() == ["old <b> 0", "new <b> 0"]
+    texts = cards.first.locator(".completion .text")
+    texts.first.wait_for()  # a browser says a little later that details were opened
+    assert texts.all_inner_texts() == ["old <b> 0", "new <b> 0"]
     page.fill("#answers-search", "nowhere")
     assert page.locator("#answers-found").inner_text().startswith("Nothing fits")
     assert page.locator("#problems .problem").count() == 30  # a list of its own

@@ -216,7 +216,7 @@ def test_top_p_and_temperature_draw_from_the_filtered_distribution(parts: tuple[
     ids = ids[0, : int(entropy[len(prompt) :].argmax()) + len(prompt) + 1].tolist()
     (group,) = sampler.sample([SampleRequest(ids, draws)], sampling, seed=0)
     counts = Counter(rollout.completion_ids[0] for rollout in group)
-    logits = model(torch.tensor([ids])).logits[:, -1].float()
+    logits = model(torch.tensor([ids])).logits[:, -1].detach().float()
     probs, token_ids = nucleus(tempered_probs(logits, sampling.temperature), sampling.top_p)
     assert token_ids is not None
     kept = {int(t): float(p) for t, p in zip(token_ids[0], probs[0] / probs[0].sum(), strict=True) if p > 0}
