@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -22,12 +21,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from common import write_report
+from page_times import Actions, add_options, time_page
 
 from sgpo.reports.run_folder import read_runs
 from sgpo.reports.run_page import CHARTS, run_report
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-NEXT_FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+ACTIONS: Actions = {
+    "hover": (".chart svg[tabindex]", lambda page: page.keyboard.press("End")),
+    "search": ("#search", lambda page: page.keyboard.press("w")),
+}
 PROBLEMS, GROUPS, WORDS, METRICS, EVERY = 64, {"autonomous": 8, "guided": 4}, 700, 30, 50
 
 
@@ -58,34 +60,12 @@ def make_run(folder: Path, updates: int) -> None:
         pq.write_table(pa.Table.from_pylist(rows), folder / "completions" / f"step-{step:06d}.parquet")
 
 
-def one_run(browser: Any, path: Path) -> dict[str, float]:
-    """Seconds."""
-    page = browser.new_page(viewport={"width": 1280, "height": 850})
-    start = time.perf_counter()
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-ready]", timeout=120_000)
-    page.evaluate(NEXT_FRAME)
-    found = {"loaded": time.perf_counter() - start}
-    for name, place, key in (("hover", ".chart svg[tabindex]", "End"), ("search", "#search", "w")):
-        page.locator(place).first.focus()
-        start = time.perf_counter()
-        page.keyboard.press(key)
-        page.evaluate(NEXT_FRAME)
-        found[name] = time.perf_counter() - start
-    page.close()
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=500)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--browser", default="/usr/bin/chromium")
-    parser.add_argument("--output", type=Path)
+    add_options(parser)
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder:
         make_run(Path(folder) / "run", options.updates)
         start = time.process_time()
         text = run_report(read_runs([Path(folder) / "run"]))
@@ -93,14 +73,8 @@ def main() -> None:
         report["written"] = time.process_time() - start
         path = Path(folder) / "report.html"
         path.write_text(text, encoding="utf-8")
-        browser = driver.chromium.launch(executable_path=options.browser, args=ARGUMENTS)
-        runs = [one_run(browser, path) for _ in range(options.runs)]
-        browser.close()
-    report["runs"] = runs
-    print(f"{options.updates} updates, {report['megabytes']:.1f} MB, made in {report['written']:.1f} s of a core")
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        print(f"{name:8} {statistics.median(values):6.2f} s, {min(values):.2f} to {max(values):.2f}")
+        print(f"{options.updates} updates, {report['megabytes']:.1f} MB, made in {report['written']:.1f} s of a core")
+        report["runs"] = time_page(path, ACTIONS, options, width=1280)
     write_report(options.output, report)
 
 

@@ -11,7 +11,6 @@ next frame, for a token at the other end of the answer, *colour* that of another
 from __future__ import annotations
 
 import argparse
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -19,14 +18,16 @@ from typing import Any
 
 import torch
 from common import write_report
+from page_times import Actions, add_options, time_page
 
 from sgpo.inspection.measure import TOP, Side, TokenMeasures
 from sgpo.inspection.page import InspectedAnswer, inspection_page
 
 WORDS, STEP = 5000, 20
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
-# Milliseconds until the frame after the next one: what was done by then is on the screen.
-NEXT_FRAME = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now()))))"
+ACTIONS: Actions = {
+    "select": ("#answer", lambda page: page.keyboard.press("End")),
+    "colour": ("#answer", lambda page: page.locator("#measure").select_option("sft")),
+}
 
 
 class Words:
@@ -56,51 +57,20 @@ def made_up_answer(tokens: int) -> InspectedAnswer:
     return InspectedAnswer("made up", "A problem", "A strategy", [], ids, measures, -torch.rand(tokens), 1.0)
 
 
-def one_run(browser: Any, path: Path) -> dict[str, float]:
-    """Seconds."""
-    page = browser.new_page(viewport={"width": 1300, "height": 850})
-    start = time.perf_counter()
-    page.goto(path.as_uri())
-    page.wait_for_selector("html[data-ready]", timeout=120_000)
-    page.evaluate(NEXT_FRAME)
-    found = {"loaded": time.perf_counter() - start}
-    page.locator("#answer").focus()
-    for name, action in (
-        ("select", lambda: page.keyboard.press("End")),
-        ("colour", lambda: page.locator("#measure").select_option("sft")),
-    ):
-        start = time.perf_counter()
-        action()
-        page.evaluate(NEXT_FRAME)
-        found[name] = time.perf_counter() - start
-    page.close()
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=16_384)
-    parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--browser", default="/usr/bin/chromium")
-    parser.add_argument("--output", type=Path)
+    add_options(parser)
     options = parser.parse_args()
-    from playwright.sync_api import sync_playwright
-
     start = time.process_time()
     text = inspection_page([made_up_answer(options.tokens)], Words(), subtitle="made up")
     report: dict[str, Any] = {"tokens": options.tokens, "megabytes": len(text.encode()) / 1e6}
     report["written"] = time.process_time() - start
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
+    with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "view.html"
         path.write_text(text, encoding="utf-8")
-        browser = driver.chromium.launch(executable_path=options.browser, args=ARGUMENTS)
-        runs = [one_run(browser, path) for _ in range(options.runs)]
-        browser.close()
-    report["runs"] = runs
-    print(f"{options.tokens} tokens, {report['megabytes']:.1f} MB, made in {report['written']:.1f} s of a core")
-    for name in runs[0]:
-        values = [run[name] for run in runs]
-        print(f"{name:8} {statistics.median(values):6.2f} s, {min(values):.2f} to {max(values):.2f}")
+        print(f"{options.tokens} tokens, {report['megabytes']:.1f} MB, made in {report['written']:.1f} s of a core")
+        report["runs"] = time_page(path, ACTIONS, options, width=1300)
     write_report(options.output, report)
 
 

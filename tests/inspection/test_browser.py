@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from token_view_cases import ListTokenizer, chromium, made_up
+from browser import chromium, watched_pages
+from token_view_cases import ListTokenizer, made_up
 
 from sgpo.inspection.page import InspectedAnswer, inspection_page
 from sgpo.reports.page import shown_text
@@ -29,7 +30,6 @@ IN_VIEW = """id => {
   return place.top >= -1 && place.bottom <= innerHeight + 1;
 }"""
 LONG = 16_384
-LOADED = 20_000  # milliseconds, on a busy machine; benchmarks/token_view.py measures what it takes
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +41,15 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens a page of answers; whatever the page complains about or asks for fails the test."""
-    complaints: list[str] = []
-    pages: list[Any] = []
+    with watched_pages(browser, tmp_path / "view.html") as open_text:
 
-    def open_page(answers: list[InspectedAnswer], tokenizer: ListTokenizer, **look: Any) -> Any:
-        path = tmp_path / "view.html"
-        path.write_text(inspection_page(answers, tokenizer, subtitle="a model"), encoding="utf-8")
-        page = browser.new_page(**{"viewport": {"width": 1300, "height": 850}, **look})
-        pages.append(page)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.extend([] if request.url == path.as_uri() else [request.url]))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]", timeout=LOADED)
-        return page
+        def open_page(answers: list[InspectedAnswer], tokenizer: ListTokenizer, **look: Any) -> Any:
+            return open_text(
+                inspection_page(answers, tokenizer, subtitle="a model"),
+                {"viewport": {"width": 1300, "height": 850}, **look},
+            )
 
-    yield open_page
-    for page in pages:
-        page.close()
-    assert complaints == []
+        yield open_page
 
 
 @pytest.fixture

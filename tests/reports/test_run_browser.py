@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import chromium, watched_pages
 from report_cases import HOSTILE_TEXTS, completion, write_evaluation, write_run, write_table
-from token_view_cases import chromium
 
 from sgpo.reports.page import shown_text
 from sgpo.reports.run_folder import read_runs
@@ -16,7 +16,6 @@ from sgpo.reports.run_page import run_report
 
 pytestmark = pytest.mark.browser
 HOSTILE = "".join(HOSTILE_TEXTS)
-LOADED = 20_000  # milliseconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +27,14 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def opened(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Opens a report of runs; whatever the page complains about or asks for fails the test."""
-    complaints: list[str] = []
-    pages: list[Any] = []
+    with watched_pages(browser, tmp_path / "report.html") as open_text:
 
-    def open_page(*runs: Path, evaluations: dict[str, Path] | None = None, **look: Any) -> Any:
-        path = tmp_path / "report.html"
-        path.write_text(run_report(read_runs(runs), evaluations), encoding="utf-8")
-        page = browser.new_page(**{"viewport": {"width": 1280, "height": 850}, **look})
-        pages.append(page)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: complaints.extend([] if request.url == path.as_uri() else [request.url]))
-        page.goto(path.as_uri())
-        page.wait_for_selector("html[data-ready]", timeout=LOADED)
-        return page
+        def open_page(*runs: Path, evaluations: dict[str, Path] | None = None, **look: Any) -> Any:
+            return open_text(
+                run_report(read_runs(runs), evaluations), {"viewport": {"width": 1280, "height": 850}, **look}
+            )
 
-    yield open_page
-    for page in pages:
-        page.close()
-    assert complaints == []
+        yield open_page
 
 
 @pytest.fixture

@@ -1,21 +1,14 @@
-"""Answers for the token view, with made-up numbers, and a headless Chromium."""
+"""Answers for the token view, with made-up numbers."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import pytest
 import torch
 
 from sgpo.inspection.measure import TOP, Side, TokenMeasures
 from sgpo.inspection.page import InspectedAnswer
-
-BROWSER = "SGPO_BROWSER"  # where it is set, tests with a browser fail in place of being skipped
-ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 
 
 class ListTokenizer:
@@ -50,20 +43,3 @@ def made_up(ids: Sequence[int], vocabulary: int, *, label: str = "made up", seed
     measures = TokenMeasures(divergence, side(), side())
     after = -torch.rand(count, generator=generator)
     return InspectedAnswer(label, "A problem", "A strategy", ["made up"], ids, measures, after, 1.0)
-
-
-@contextmanager
-def chromium() -> Iterator[Any]:
-    """A headless browser of playwright's; the test is skipped if there is none."""
-    named = os.environ.get(BROWSER)
-    path = named or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip(f"there is no Chromium; install one, or name it in {BROWSER}")
-    if named is None:
-        pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[browser]'")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=list(ARGUMENTS))
-        yield browser
-        browser.close()

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from sgpo.problems import Problem
+from sgpo.runs.folder import completions_in
 
-COMPLETIONS = "completions"  # the folder within that of a run
 GROUPS = ("target", "guided", "autonomous", "all")
 NEEDED = ("problem", "prompt", "answer", "strategy", "group", "completion_ids", "target")
 
@@ -83,7 +83,7 @@ def completions_file(folder: Path, step: int | None) -> Path:
     Raises:
         FileNotFoundError: the run kept none, or none of this step.
     """
-    files = {int(path.stem.removeprefix("step-")): path for path in (folder / COMPLETIONS).glob("step-*.parquet")}
+    files = completions_in(folder)
     if not files:
         raise FileNotFoundError(
             f"{folder} has no completions; train with completions_steps N, which keeps those of every N updates"
@@ -91,7 +91,7 @@ def completions_file(folder: Path, step: int | None) -> Path:
     if step is None:
         return files[max(files)]
     if step not in files:
-        raise FileNotFoundError(f"{folder} has no completions of step {step}; there are {_first(sorted(files))}")
+        raise FileNotFoundError(f"{folder} has no completions of step {step}; there are {_first(files)}")
     return files[step]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.reports.dynamics import MetricLines, read_metrics
+from sgpo.runs.folder import completions_in
 
 NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 EVAL_SCORE = re.compile(r"eval_avg_at_\d+")
@@ -81,7 +82,7 @@ def read_run(folder: Path, name: str) -> RunFolder:
         _mapping(folder / "data.json"),
         _versions(folder / "README.md"),
         [line for line in lines if isinstance(line, dict)],
-        sorted((folder / "completions").glob("step-*.parquet")),
+        list(completions_in(folder).values()),
     )
 
 

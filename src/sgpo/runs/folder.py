@@ -19,6 +19,7 @@ from sgpo.errors import NoSpaceError
 from sgpo.files import check_folder_writable, free_space, readable_size
 from sgpo.runs.checkpoints import UNFINISHED, checkpoints_of
 
+COMPLETIONS = "completions"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and Adam's two moments
 
@@ -28,10 +29,22 @@ BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and A
 
 def results_in(folder: str | Path) -> list[Path]:
     """What an earlier training run left that a new one would replace or be mixed up with."""
-    names = ("checkpoint-*", UNFINISHED, "completions", "not-finite")
+    names = ("checkpoint-*", UNFINISHED, COMPLETIONS, "not-finite")
     found = [path for name in names for path in Path(folder).glob(name) if path.is_dir()]
     files = [path for pattern in (*WEIGHTS, "metrics.jsonl") for path in Path(folder).glob(pattern)]
     return sorted([*found, *(path for path in files if path.stat().st_size)])
+
+
+def completions_path(folder: str | Path, step: int) -> Path:
+    """Example: ``completions/step-000050.parquet``, sampled after 50 updates."""
+    return Path(folder) / COMPLETIONS / f"step-{step:06d}.parquet"
+
+
+def completions_in(folder: str | Path) -> dict[int, Path]:
+    """The tables of completions by the updates after which they were sampled, in that order."""
+    paths = (Path(folder) / COMPLETIONS).glob("step-*.parquet")
+    numbered = {path.stem.removeprefix("step-"): path for path in paths}
+    return dict(sorted((int(number), path) for number, path in numbered.items() if number.isdecimal()))
 
 
 def evaluation_in(folder: str | Path) -> list[Path]:

@@ -16,10 +16,10 @@ from tqdm.auto import tqdm
 from sgpo import distributed
 from sgpo.files import replacing
 from sgpo.methods.records import Decision, ProblemRollouts
+from sgpo.runs.folder import completions_path
 from sgpo.sampling.records import decode
 from sgpo.training.step import Update
 
-FOLDER = "completions"
 SHOWN_PROBLEMS = 2
 HEAD, TAIL = 60, 100  # characters of a completion in the table
 
@@ -97,7 +97,7 @@ SCHEMA = pa.schema(
 
 def save_completions(rows: Sequence[CompletionRow], output_dir: str | Path, step: int) -> Path:
     """completions/step-000050.parquet, whole or not at all."""
-    path = Path(output_dir) / FOLDER / f"step-{step:06d}.parquet"
+    path = completions_path(output_dir, step)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         pq.write_table(table_of(rows), partial)
