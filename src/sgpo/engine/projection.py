@@ -62,6 +62,16 @@ class Head:
             )
         return cls(layer.weight, layer.bias, _logit_scale(config), getattr(config, "final_logit_softcapping", None))
 
+    def finish_(self, products: Tensor) -> Tensor:
+        """In place: from h W^T, float32 at least, to logits."""
+        if self.bias is not None:
+            products.add_(self.bias.detach())
+        if self.scale != 1.0:
+            products.mul_(self.scale)
+        if self.softcap is not None:
+            products.div_(self.softcap).tanh_().mul_(self.softcap)
+        return products
+
 
 def _is_sharded_linear(layer: Any) -> bool:
     """fully_shard makes a class of its own for each class that it shards."""
@@ -320,7 +330,6 @@ class _Projection:
     def __init__(self, head: Head, matmul_dtype: torch.dtype, dtype: torch.dtype, rows: int) -> None:
         self.head, self.dtype, self.rows = head, dtype, rows
         self.weight = head.weight.detach().to(matmul_dtype)
-        self.bias = None if head.bias is None else head.bias.detach().to(dtype)
         self.chain: Tensor | None = None  # derivative of the capped logits by those before the cap
 
     @cached_property
@@ -345,14 +354,7 @@ class _Projection:
         return self._logits(hidden, self.second)
 
     def _logits(self, hidden: Tensor, buffer: Tensor) -> Tensor:
-        logits = self._matmul(hidden.to(self.weight.dtype), self.weight.t(), buffer[: len(hidden)])
-        if self.bias is not None:
-            logits.add_(self.bias)
-        if self.head.scale != 1.0:
-            logits.mul_(self.head.scale)
-        if self.head.softcap is not None:
-            logits.div_(self.head.softcap).tanh_().mul_(self.head.softcap)
-        return logits
+        return self.head.finish_(self._matmul(hidden.to(self.weight.dtype), self.weight.t(), buffer[: len(hidden)]))
 
     def backward(self, found: _Slice, hidden: Tensor, rows: slice, gradients: list[Tensor | None]) -> None:
         """Add the slice's part to the gradients of hidden states, weight and bias."""

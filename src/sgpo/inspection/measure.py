@@ -97,12 +97,8 @@ def _slices(length: int, head: Head, slice_bytes: int) -> list[slice]:
 
 def _logits(hidden: Tensor, head: Head) -> Tensor:
     """[n, H] -> [n, V], float32 at least"""
-    logits = hidden.to(head.weight.dtype) @ head.weight.t()
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if head.bias is not None:
-        logits = logits + head.bias
-    logits = logits * head.scale
-    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+    products = hidden.to(head.weight.dtype) @ head.weight.t()
+    return head.finish_(products.to(torch.promote_types(products.dtype, torch.float32)))
 
 
 def _side(logits: Tensor, ids: Tensor) -> Side:
