@@ -21,6 +21,7 @@ import numpy as np
 from common import write_report
 from transformers import AutoTokenizer
 
+from sgpo.engine.update import add_head_task
 from sgpo.evaluation.evaluate import Evaluation, evaluate
 from sgpo.inspection.measure import answer_logprobs, measure_tokens
 from sgpo.inspection.texts import steps_of, token_texts
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     tokenizer, model = AutoTokenizer.from_pretrained(options.model), load_weights(options.model).eval()
+    add_head_task(model)
     problems = problem_sets(options.seed, Sizes.only(dev=options.problems))["dev"]
     sampler = TransformersSampler.of(model, tokenizer)
     answers = correct_answers(

@@ -86,7 +86,7 @@ def test_pointer_and_choice(opened: Callable[..., Any], words: tuple[list[Inspec
     assert [
         int(each) for each in page.locator("#answer .masked").evaluate_all("all => all.map(x => x.dataset.i)")
     ] == masked
-    page.select_option("#answers", "1")
+    page.select_option("#chosen", "1")
     assert selected(page) == int(answers[1].measures.divergence.argmax())
     assert page.locator("#next").is_disabled()
 

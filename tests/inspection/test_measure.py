@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sgpo.engine.projection import Head, token_divergences
+from sgpo.engine.update import add_head_task
 from sgpo.inspection.measure import TOP, answer_logprobs, measure_tokens
 from sgpo.models.weights import load_weights
 
@@ -17,7 +18,9 @@ BARE, GUIDED, IDS = [5, 9, 40], [5, 60, 61, 62, 9, 40], [17, 30, 8, 52, 99, 41, 
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Path) -> Any:
-    return load_weights(str(checkpoint))
+    model = load_weights(str(checkpoint))
+    add_head_task(model)
+    return model
 
 
 @torch.no_grad()

@@ -154,6 +154,27 @@ def token_divergences(hidden: Tensor, teacher_hidden: Tensor, head: Head, *, sli
     ).score
 
 
+@torch.no_grad()
+def sliced_logits(hidden: Tensor, head: Head, slice_bytes: int = SLICE_BYTES) -> Iterator[tuple[slice, Tensor]]:
+    """Logits of one slice of tokens after the other, as the losses have them: which tokens, and [n, V].
+
+    The next slice takes the place of the one before. [T, H]
+    """
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    step = _slice_length(len(hidden), head, dtype, slice_bytes)
+    projection = _Projection(head, _matmul_dtype(hidden), dtype, step)
+    for start in range(0, len(hidden), step):
+        rows = slice(start, start + step)
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = projection.of_teacher(hidden[rows])
+        yield rows, logits
+
+
+def _slice_length(tokens: int, head: Head, dtype: torch.dtype, slice_bytes: int) -> int:
+    """Of at least one token, even of none."""
+    return max(1, min(tokens, slice_bytes // (head.weight.shape[0] * dtype.itemsize)))
+
+
 # A `_Score` turns the logits of a slice into its scores, and in place into the gradient of the scores by the logits:
 # two buffers of logits are all that is ever held. The work on them goes block by block of columns, in the cache.
 
@@ -296,10 +317,10 @@ class _SlicedProjection(torch.autograd.Function):
             for tensor, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         per_token = hidden.new_zeros(4, len(hidden), dtype=dtype)
-        step = min(len(hidden), max(1, slice_bytes // (weight.shape[0] * dtype.itemsize)))
+        step = _slice_length(len(hidden), head, dtype, slice_bytes)
         with torch.autocast(hidden.device.type, enabled=False):
             projection = _Projection(head, _matmul_dtype(hidden), dtype, step)
-            for start in range(0, len(hidden), max(1, step)):
+            for start in range(0, len(hidden), step):
                 rows = slice(start, start + step)
                 found = score(projection.of_policy(hidden[rows]), rows, projection.of_teacher)
                 per_token[:, rows] = torch.stack([found.loss, found.score, found.entropy, found.slope])

@@ -8,15 +8,14 @@ are made, so an answer of 16K tokens and a vocabulary of 150K need no more memor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sgpo.engine.projection import SLICE_BYTES, Head
-from sgpo.engine.update import add_head_task
+from sgpo.engine.projection import SLICE_BYTES, Head, sliced_logits
 from sgpo.methods.terms import entropy, token_divergence, token_logprobs
 from sgpo.models.modes import evaluation_mode
 
@@ -49,56 +48,55 @@ def measure_tokens(
     """Measure each token of an answer, given those before it, at temperature 1.
 
     Args:
-        model: a causal language model of transformers, which gets ``add_head_task``.
+        model: a causal language model of transformers with ``add_head_task``. Of a sharded one all processes have to
+            call this.
         bare, guided: the prompts without and with the strategy.
         ids: the answer, T tokens.
         slice_bytes: size of one buffer of logits.
 
     Raises:
-        ValueError: an empty answer, or a head that is not an ordinary linear layer.
+        ValueError: an empty answer.
     """
-    (hidden, head), (guided_hidden, _) = (_hidden(model, prompt, ids) for prompt in (bare, guided))
-    targets, parts = torch.tensor(list(ids), device=hidden.device), []
-    for rows in _slices(len(ids), head, slice_bytes):
-        logits, guided_logits = _logits(hidden[rows], head), _logits(guided_hidden[rows], head)
-        divergence = token_divergence(guided_logits, logits)
-        parts.append((divergence.cpu(), _side(logits, targets[rows]), _side(guided_logits, targets[rows])))
-    divergences, sides, guided_sides = zip(*parts, strict=True)
-    return TokenMeasures(torch.cat(divergences), _joined(sides), _joined(guided_sides))
+
+    def measure(hidden: Tensor, head: Head) -> TokenMeasures:
+        targets, parts = torch.tensor(list(ids), device=hidden.device), []
+        sides = (sliced_logits(each, head, slice_bytes) for each in (hidden, guided_hidden))
+        for (rows, logits), (_, guided_logits) in zip(*sides, strict=True):
+            divergence = token_divergence(guided_logits, logits)
+            parts.append((divergence.cpu(), _side(logits, targets[rows]), _side(guided_logits, targets[rows])))
+        divergences, bare_sides, guided_sides = zip(*parts, strict=True)
+        return TokenMeasures(torch.cat(divergences), _joined(bare_sides), _joined(guided_sides))
+
+    guided_hidden = _with_hidden(model, guided, ids, lambda hidden, _: hidden)
+    return _with_hidden(model, bare, ids, measure)
 
 
 @torch.no_grad()
 def answer_logprobs(model: Any, prompt: Sequence[int], ids: Sequence[int], *, slice_bytes: int = SLICE_BYTES) -> Tensor:
-    """Log-probability of each token of an answer, nats. [T] on the CPU; raises as `measure_tokens`."""
-    hidden, head = _hidden(model, prompt, ids)
-    targets = torch.tensor(list(ids), device=hidden.device)
-    slices = _slices(len(ids), head, slice_bytes)
-    return torch.cat([token_logprobs(_logits(hidden[rows], head), targets[rows]).cpu() for rows in slices])
+    """Log-probability of each token of an answer, nats. [T] on the CPU; model and errors as of `measure_tokens`."""
+
+    def logprobs(hidden: Tensor, head: Head) -> Tensor:
+        targets = torch.tensor(list(ids), device=hidden.device)
+        slices = sliced_logits(hidden, head, slice_bytes)
+        return torch.cat([token_logprobs(logits, targets[rows]).cpu() for rows, logits in slices])
+
+    return _with_hidden(model, prompt, ids, logprobs)
 
 
-def _hidden(model: Any, prompt: Sequence[int], ids: Sequence[int]) -> tuple[Tensor, Head]:
-    """The hidden states that predict the answer's tokens [T, H], and what makes logits of them."""
+def _with_hidden(model: Any, prompt: Sequence[int], ids: Sequence[int], task: Callable[[Tensor, Head], Any]) -> Any:
+    """``task(hidden states that predict the answer's tokens [T, H], head)``, inside the forward pass.
+
+    There a sharded model has its weights in one piece.
+    """
     if not ids:
         raise ValueError("the answer has no token; give one that is not empty")
-    add_head_task(model)
     inputs = torch.tensor([[*prompt, *ids]], device=model.device)
     with evaluation_mode(model):
         return model(
             input_ids=inputs,
             attention_mask=torch.ones_like(inputs),
-            head_task=lambda hidden, head: (hidden[0, len(prompt) - 1 : -1], head),
+            head_task=lambda hidden, head: task(hidden[0, len(prompt) - 1 : -1], head),
         )
-
-
-def _slices(length: int, head: Head, slice_bytes: int) -> list[slice]:
-    step = max(1, slice_bytes // (head.weight.shape[0] * torch.float32.itemsize))
-    return [slice(start, start + step) for start in range(0, length, step)]
-
-
-def _logits(hidden: Tensor, head: Head) -> Tensor:
-    """[n, H] -> [n, V], float32 at least"""
-    products = hidden.to(head.weight.dtype) @ head.weight.t()
-    return head.finish_(products.to(torch.promote_types(products.dtype, torch.float32)))
 
 
 def _side(logits: Tensor, ids: Tensor) -> Side:

@@ -14,14 +14,10 @@ from sgpo.inspection.measure import Side, TokenMeasures
 from sgpo.inspection.texts import TokenNames, TokenText, steps_of, token_texts
 from sgpo.methods.terms import divergence_mask
 from sgpo.reports.page import page, shown_text
+from sgpo.reports.token_view import EXPLAINED, PLACE, token_view
 
-ASSETS = Path(__file__).parent
+HERE = Path(__file__)
 DIGITS = 4  # significant ones of a number in the page
-FOOTER = (
-    "dₜ = KL( with strategy ‖ without ) of the next-token distributions, in nats, over the full vocabulary at "
-    "temperature 1 (Eq. 3). Tokens above δ are left out of the distillation (Eq. 5) and underlined with a wave. "
-    "SFT loss = −log p of the token without the strategy. Bars of all steps have one scale."
-)
 
 
 @dataclass(frozen=True)
@@ -55,16 +51,21 @@ def inspection_page(
         "index": {
             "answers": [shown_text(each.label) for each in answers],
             "subtitle": shown_text(subtitle),
-            "footer": FOOTER,
+            "explained": EXPLAINED,
             "other_label": shown_text(other_label),
         }
     }
     special = frozenset(tokenizer.all_special_ids)
     for number, each in enumerate(answers):
         data[f"answer-{number}"] = answer_data(each, token_texts(tokenizer, each.ids), names, special)
-    view = {kind: (ASSETS / f"view.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
-    title = f"Token divergence: {answers[0].label}" if len(answers) == 1 else "Token divergence"
-    return page(title, view["html"], style=view["css"], script=view["js"], data=data)
+    own = {kind: HERE.with_name(f"inspect.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
+    return page(
+        f"Token divergence: {answers[0].label}" if len(answers) == 1 else "Token divergence",
+        own["html"].replace(PLACE, token_view("html")),
+        style=token_view("css") + own["css"],
+        script=token_view("js") + own["js"],
+        data=data,
+    )
 
 
 def answer_data(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sgpo.engine.update import add_head_task
 from sgpo.evaluation.evaluate import conversations_of, evaluation_of, sample_completions
 from sgpo.inspection.answers import ChosenAnswer
 from sgpo.inspection.measure import answer_logprobs, measure_tokens
@@ -34,12 +35,13 @@ class InspectedModel:
 
     @classmethod
     def load(cls, name: str, dtype: str | None = None) -> InspectedModel:
-        """On the GPU if there is one. Raises ValueError for a model that cannot be read."""
+        """On the GPU if there is one. Raises ValueError for a model that cannot be read, or whose head is unusual."""
         config, tokenizer = open_checkpoint(name)
         dtype = dtype or floating_type(config)
         check_tokenizer(tokenizer)
         say_loading(name, config, dtype)
         model = load_weights(name, dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+        add_head_task(model)
         return cls(name, model.eval(), tokenizer)
 
     def prompts(self, problem: Problem, system_prompt: str | None) -> tuple[list[int], list[int]]:

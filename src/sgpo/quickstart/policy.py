@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from sgpo.engine.update import add_head_task
 from sgpo.evaluation.evaluate import conversations_of, evaluation_of, sample_completions
 from sgpo.inspection.measure import TokenMeasures, answer_logprobs, measure_tokens
 from sgpo.models.checkpoint import open_checkpoint
@@ -33,6 +34,7 @@ class LoadedPolicy:
     def __init__(self, folder: str | Path) -> None:
         _, self.tokenizer = open_checkpoint(str(folder))
         self.model = load_weights(str(folder))
+        add_head_task(self.model)
 
     def answers(self, problems: Sequence[Problem], max_new_tokens: int, *, guided: bool = False) -> list[GreedyAnswer]:
         """Greedy ones, judged by the verifier."""

@@ -20,7 +20,7 @@ from typing import Any
 
 from sgpo.reports.style import BLUE, ORANGE
 
-BASE_STYLE = Path(__file__).with_name("page.css")
+BASE_STYLE, BASE_SCRIPT = Path(__file__).with_name("page.css"), Path(__file__).with_name("page.js")
 LEVELS = 8  # of a colour scale; the first one is the page itself
 # C0 and C1 control characters but tab and line feed, what changes the direction of other text, what has no width, and
 # surrogates, which no file can hold.
@@ -55,9 +55,10 @@ def page(title: str, body: str, *, style: str, script: str, data: Mapping[str, A
     Args:
         title: any text.
         body: HTML of ours, with no text of models or data.
-        style, script: CSS and JavaScript, after the common style.
+        style, script: CSS and JavaScript, after those of all pages (page.css, page.js).
         data: by the id of the script element from which the page's script reads it as JSON.
     """
+    script = BASE_SCRIPT.read_text(encoding="utf-8") + script
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
     elements = "\n".join(

@@ -1,18 +1,9 @@
-"use strict";
-// Texts of models and data are put in by textContent alone.
-const report = JSON.parse(document.getElementById("report").textContent);
+const report = read("report");
 const several = report.runs.length > 1, COLORS = 6, DASHES = ["", "6 4", "2 4", "9 3 2 3"], PAGE = 30;
 const WIDTH = 400, HEIGHT = 180, LEFT = 40, RIGHT = 8, TOP = 8, BOTTOM = 22;
-const byId = (id) => document.getElementById(id);
 const hidden = new Set(), redraw = [];
 const color = (number) => `var(--c${number % COLORS})`;
 
-function element(tag, name, text) {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 function svg(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [key, value] of Object.entries(attributes || {})) made.setAttribute(key, value);

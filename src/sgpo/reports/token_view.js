@@ -1,5 +1,6 @@
-"use strict";
-// Data of models are put in by textContent and attributes alone. Numbers of tokens lie in arrays, one listener serves all.
+// tokenView(index, answerOf) draws the answers that index.answers names into the page's token view; answerOf(n) has the data of one.
+// Numbers of tokens lie in arrays, one listener serves all.
+const tokenView = (() => {
 const THRESHOLDS = [0.01, 0.03, 0.1, 0.3, 1, 3, 10], NUMBERED = 4; // levels of colour; from this one on a number stands there
 const LONGEST_NUMBERED = 24; // characters of a token beside which a number stands, on the same line
 const MEASURES = {
@@ -7,17 +8,8 @@ const MEASURES = {
   sft: { name: "SFT loss", scale: "blue" },
   entropy: { name: "entropy", scale: "green" },
 };
-const byId = (id) => document.getElementById(id);
-const read = (id) => JSON.parse(byId(id).textContent);
-const index = read("index");
-let answer = null, spans = [], stepOf = [], selected = -1, ranks = [], measure = "divergence";
+let index = null, answerOf = null, answer = null, spans = [], stepOf = [], selected = -1, ranks = [], measure = "divergence";
 
-function element(tag, name, text) {
-  const made = document.createElement(tag);
-  if (name) made.className = name;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
 const nats = (x) => (x >= 100 ? x.toFixed(0) : x >= 0.995 ? x.toFixed(2) : x >= 0.0005 ? x.toFixed(3) : x > 0 ? "<0.001" : "0");
 const short = (x) => (x >= 10 ? x.toFixed(0) : x.toFixed(1));
 const percent = (p) => (p >= 0.9995 ? "100 %" : p >= 0.0995 ? `${(100 * p).toFixed(0)} %` : p >= 0.0005 ? `${(100 * p).toFixed(1)} %` : "<0.1 %");
@@ -25,8 +17,8 @@ const visible = (text) => text.replace(/\n/g, "↵").replace(/\t/g, "⇥").repla
 const levelOf = (x) => { let level = 0; while (level < THRESHOLDS.length && x >= THRESHOLDS[level]) level++; return level; };
 
 function show(number) {
-  answer = read(`answer-${number}`);
-  byId("answers").value = String(number);
+  answer = answerOf(number);
+  byId("chosen").value = String(number);
   byId("previous").disabled = number === 0;
   byId("next").disabled = number === index.answers.length - 1;
   byId("problem").textContent = answer.problem;
@@ -109,7 +101,7 @@ function bars(step, most) {
 
 function colour() {
   const values = answer[measure], { name, scale } = MEASURES[measure];
-  for (const place of [byId("answer"), byId("legend")]) place.dataset.scale = scale;
+  for (const place of [byId("answer"), byId("shades")]) place.dataset.scale = scale;
   const masked = new Set(answer.masked), special = new Set(answer.special);
   spans.forEach((span, i) => {
     const level = levelOf(values[i]);
@@ -117,9 +109,9 @@ function colour() {
     if (level >= NUMBERED && answer.texts[i].length <= LONGEST_NUMBERED) span.dataset.n = short(values[i]);
     else delete span.dataset.n;
   });
-  const legend = byId("legend");
-  legend.setAttribute("aria-label", `Colours of ${name} in nats, from 0 to ${THRESHOLDS.at(-1)} and more`);
-  legend.replaceChildren(...["0", ...THRESHOLDS].map((from, level) => element("span", `l${level}`, level === THRESHOLDS.length ? `≥${from}` : from)));
+  const shades = byId("shades");
+  shades.setAttribute("aria-label", `Colours of ${name} in nats, from 0 to ${THRESHOLDS.at(-1)} and more`);
+  shades.replaceChildren(...["0", ...THRESHOLDS].map((from, level) => element("span", `l${level}`, level === THRESHOLDS.length ? `≥${from}` : from)));
 }
 
 function drawLargest() {
@@ -225,7 +217,7 @@ function drawDetail(i) {
   if (part) place.push(`part ${part[0]} of ${part[1]} of a character`);
   const value = element("div", "value");
   value.append(element("b", "number", nats(answer.divergence[i])), element("span", "muted", "nats, dₜ"));
-  if (answer.masked.includes(i)) value.append(element("span", "tag", `masked: above δ = ${answer.delta}`));
+  if (answer.masked.includes(i)) value.append(element("span", "above", `masked: above δ = ${answer.delta}`));
   const ways = [["without strategy", answer.p[i], "bare"], ["with strategy", answer.guided_p[i], "guided"]];
   if (answer.after_p) ways.push([`without, ${index.other_label}`, answer.after_p[i], "after"]);
   const probabilities = element("div", "rows");
@@ -252,7 +244,7 @@ function drawDetail(i) {
     cell.lastChild.style.color = "var(--ink)";
     three.append(cell);
   }
-  detail.replaceChildren(close, element("div", "token", visible(whole)), element("p", "place muted", place.join(" · ")), value,
+  detail.replaceChildren(close, element("div", "token", visible(whole)), element("p", "where muted", place.join(" · ")), value,
     element("h3", "", "probability of this token"), probabilities, three, two);
 }
 
@@ -279,16 +271,8 @@ const KEYS = {
   p: () => select(ranks[Math.max(0, ranks.indexOf(selected) - 1)]),
 };
 
-function start() {
-  byId("subtitle").textContent = index.subtitle;
-  byId("footer").textContent = index.footer;
-  byId("chooser").hidden = index.answers.length < 2;
-  index.answers.forEach((label, i) => byId("answers").append(new Option(label, String(i))));
-  for (const [key, { name }] of Object.entries(MEASURES)) byId("measure").append(new Option(name, key));
-  byId("answer").classList.add("numbered");
-  byId("answers").addEventListener("change", (event) => show(Number(event.target.value)));
-  byId("previous").addEventListener("click", () => show(Number(byId("answers").value) - 1));
-  byId("next").addEventListener("click", () => show(Number(byId("answers").value) + 1));
+// Listeners of an answer that is drawn; `show` may draw another one at any time.
+function listen() {
   byId("measure").addEventListener("change", (event) => { measure = event.target.value; colour(); });
   byId("numbers").addEventListener("change", (event) => byId("answer").classList.toggle("numbered", event.target.checked));
   const tokenAt = (event) => { const span = event.target.closest("[data-i]"); return span ? Number(span.dataset.i) : -1; };
@@ -316,7 +300,19 @@ function start() {
   });
   new ResizeObserver(() => drawMap()).observe(byId("map"));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawMap());
-  show(0);
-  document.documentElement.dataset.ready = "true";
 }
-start();
+
+return (givenIndex, givenAnswerOf) => {
+  [index, answerOf] = [givenIndex, givenAnswerOf];
+  byId("explained").textContent = index.explained;
+  byId("chooser").hidden = index.answers.length < 2;
+  index.answers.forEach((label, i) => byId("chosen").append(new Option(label, String(i))));
+  for (const [key, { name }] of Object.entries(MEASURES)) byId("measure").append(new Option(name, key));
+  byId("answer").classList.add("numbered");
+  byId("chosen").addEventListener("change", (event) => show(Number(event.target.value)));
+  byId("previous").addEventListener("click", () => show(Number(byId("chosen").value) - 1));
+  byId("next").addEventListener("click", () => show(Number(byId("chosen").value) + 1));
+  listen();
+  show(0);
+};
+})();
