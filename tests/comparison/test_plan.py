@@ -61,6 +61,23 @@ def test_base_seeds_are_pretrained_first(write_recipe: Write, tmp_path: Path) ->
     assert command.arguments == ["miniworld", "pretrain", "--seed", "7", "--strength", "base", "--output", own]
 
 
+def test_a_recipe_of_sft_learns_every_response(write_recipe: Write, tmp_path: Path) -> None:
+    """As sft-all: from the base model, without an RL budget, under its own loss."""
+    path = write_recipe(methods=["sft-dft", "grpo"])
+    (path.parent / "sft-dft.yaml").write_text("extends: sft-all.yaml\nloss: dft\n")
+    plan = make_plan(read_recipe(str(path)), tmp_path / "out", [1], [101, 7])
+    assert list(plan.budgets) == ["grpo"]
+    jobs = all_jobs(plan, plan.cells, lambda row: None, keep_models=False)
+    assert jobs["base-7/seed-1/sft-dft"].after == ("base-7",)
+    command = next(jobs["base-101/seed-1/sft-dft"].commands)
+    assert (command.name, command.options["problems"]) == ("sft", plan.data.sft_all)
+    (cell,) = [each for each in plan.cells if each.name == "base-101/seed-1/sft-dft"]
+    assert plan.configuration(cell)["sft_all"]["loss"] == "dft"
+    (path.parent / "sft-dft.yaml").write_text("extends: sft-all.yaml\nloss: ppo\n")
+    with pytest.raises(ValueError, match=r"sft-dft.*loss is 'ppo'"):
+        make_plan(read_recipe(str(path)), tmp_path / "out", [1], [101])
+
+
 def test_base_models_of_another_strength_have_its_name(write_recipe: Write, tmp_path: Path) -> None:
     recipe = read_recipe(str(write_recipe(world={"strength": "large"}, methods=["grpo"])))
     (base,) = find_bases(recipe, tmp_path, [7])

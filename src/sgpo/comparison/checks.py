@@ -110,8 +110,8 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
 
     opened = Opened(*open_checkpoint(model))
     with _unchanged_environment(), said_once(main=False):
-        for path, problems in zip(_warmups(recipe), (warmup, together), strict=False):
-            data, args = _parse_sft(path, problems)
+        for number, path in enumerate(_warmups(recipe)):
+            data, args = _parse_sft(path, together if number else warmup)
             with _named(path.stem, path):
                 warmup_problems(args, opened, read_problems(data))
                 count_parameters(opened.config, adapter_from(data))  # refuses an adapter that does not fit
@@ -129,11 +129,13 @@ def check_training_data(recipe: Recipe, model: str, warmup: str, training: str, 
 
 
 def _warmups(recipe: Recipe) -> list[Path]:
-    return [recipe.sft, *([recipe.sft_all] if recipe.sft_all else [])]
+    """That of the methods, then what learns all responses."""
+    others = [method.path for method in recipe.methods if method.command == "sft" and method.path]
+    return [recipe.sft, *([recipe.sft_all] if recipe.sft_all else []), *others]
 
 
 def _methods(recipe: Recipe) -> list[tuple[ComparedMethod, Path]]:
-    return [(method, method.path) for method in recipe.methods if method.path is not None]
+    return [(method, method.path) for method in recipe.methods if method.command == "train" and method.path]
 
 
 def _parse_sft(path: Path, problems: str = "problems") -> Any:

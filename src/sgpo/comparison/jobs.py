@@ -18,7 +18,7 @@ from typing import Any
 from sgpo.command_runner import Command, Job
 from sgpo.comparison.collecting import evaluation_result, training_result, versions_of_comparison
 from sgpo.comparison.plan import SFT_SEED, WARM_UP, Base, Cell, ComparisonPlan, changes, is_pretrained
-from sgpo.comparison.recipe import SFT, SFT_ALL
+from sgpo.comparison.recipe import SFT
 from sgpo.comparison.results import CellResult
 from sgpo.errors import UsageError
 from sgpo.evaluation.output import JOURNAL, SUMMARY
@@ -35,7 +35,7 @@ def all_jobs(
 ) -> dict[str, Job]:
     """Base models and warm-ups as far as they are missing and needed, then the cells."""
     bases = {cell.base.name: cell.base for cell in todo}
-    needing_warmup = {cell.base.name for cell in todo if cell.method.name != SFT_ALL}
+    needing_warmup = {cell.base.name for cell in todo if plan.recipe.sft_of(cell.method) is None}
     jobs: dict[str, Job] = {}
     for name, base in bases.items():
         if base.pretraining_seed is not None and not is_pretrained(base.model):
@@ -43,7 +43,7 @@ def all_jobs(
         if name in needing_warmup:
             jobs[f"{name}/warm-up"] = Job(_warmup(plan, base), after=(name,) if name in jobs else ())
     for cell in todo:
-        needed = cell.base.name if cell.method.name == SFT_ALL else f"{cell.base.name}/warm-up"
+        needed = cell.base.name if plan.recipe.sft_of(cell.method) else f"{cell.base.name}/warm-up"
         run = CellRun(plan, cell, finished, keep_models)
         jobs[cell.name] = Job(run.commands(), after=(needed,) if needed in jobs else ())
     return jobs
@@ -143,8 +143,8 @@ class CellRun:
     def _training(self, folder: Path, *, same: bool) -> Command:
         plan, cell = self.plan, self.cell
         common: dict[str, Any] = {"seed": cell.seed, **ALWAYS, "output_dir": folder, **_way_on(folder, same=same)}
-        if cell.method.name == SFT_ALL:
-            data = {"config": plan.recipe.sft_all, "model": cell.base.model, "problems": plan.data.sft_all}
+        if (of_sft := plan.recipe.sft_of(cell.method)) is not None:
+            data = {"config": of_sft, "model": cell.base.model, "problems": plan.data.sft_all}
             return Command("sft", {**data, **common})
         data = {"config": cell.method.path, "model": warmup_folder(plan, cell.base), "problems": plan.data.rl}
         if plan.data.dev is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sgpo.command_runner import Command
 from sgpo.comparison.checks import check_methods, check_training_data
-from sgpo.comparison.recipe import SFT, SFT_ALL, ComparedMethod, Recipe
+from sgpo.comparison.recipe import SFT, ComparedMethod, Recipe
 from sgpo.configuration import parse, read_config
 from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.output import flat
@@ -94,9 +94,8 @@ class ComparisonPlan:
         recipe, found, of_sets = self.recipe, self.data.fingerprints, self.data.fingerprints_of_sets
         warmup = _deciding(read_config(recipe.sft), keeps_best=True)
         values: dict[str, Any] = {"sft": {**warmup, "problems": found["sft"]}}
-        if cell.method.name == SFT_ALL:
-            assert recipe.sft_all is not None
-            all_responses = _deciding(read_config(recipe.sft_all), keeps_best=True)
+        if (of_sft := recipe.sft_of(cell.method)) is not None:
+            all_responses = _deciding(read_config(of_sft), keeps_best=True)
             values = {"sft_all": {**all_responses, "problems": found["sft_all"]}}
         elif cell.method.path is not None:
             values["method"] = _deciding({**read_config(cell.method.path), **recipe.options})

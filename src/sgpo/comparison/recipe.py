@@ -34,6 +34,7 @@ class ComparedMethod:
 
     name: str
     path: Path | None = None
+    command: str = "train"  # that takes the file: of one called sft-something it is "sft"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,12 @@ class Recipe:
     sft_all: Path | None = None
     evaluation: dict[str, Any] = field(default_factory=dict)  # options of sgpo eval
     options: dict[str, Any] = field(default_factory=dict)  # options of sgpo train
+
+    def sft_of(self, method: ComparedMethod) -> Path | None:
+        """The file of a method that is SFT of the base model on all responses; None of another."""
+        if method.name == SFT_ALL:
+            return self.sft_all
+        return method.path if method.command == "sft" else None
 
 
 def read_recipe(
@@ -172,7 +179,8 @@ def _method(name: str, recipe: Path) -> ComparedMethod:
         if path.is_file():
             if path.stem in (SFT, SFT_ALL):
                 raise ValueError(f"{path}: {path.stem} is the name of a method without a file; call the file otherwise")
-            return ComparedMethod(path.stem, path)
+            of_sft = path.stem.startswith(f"{SFT}-") and "method" not in read_config(path)
+            return ComparedMethod(path.stem, path, "sft" if of_sft else "train")
     known = [SFT, SFT_ALL, *(path.stem for path in sorted(recipe.parent.glob("*.yaml")))]
     known = [each for each in dict.fromkeys(known) if each != recipe.stem and not each.startswith("compare")]
     raise ValueError(

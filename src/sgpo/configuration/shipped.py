@@ -14,7 +14,7 @@ SUFFIXES = (".yaml", ".sh")
 COMMANDS_OF = (  # what the name of a file begins or ends with, and its command
     (r"prepare", "sgpo data prepare --config"),
     (r"strategies", "sgpo strategies extract --config"),
-    (r"(\w+-)?sft(-all)?", "sgpo sft --config"),
+    (r"(\w+-)?sft(-\w+)?", "sgpo sft --config"),
     (r"eval", "sgpo eval --config"),
     (r"compare(-\w+)?", "sgpo compare --recipe"),
     (r".*", "sgpo train --config"),

@@ -41,6 +41,7 @@ from sgpo.training.arguments import (
     UpdateArguments,
     WarmupArguments,
 )
+from sgpo.training.sft_losses import SFTLossArguments
 
 Values = Mapping[str, Sequence[str]]  # of each key, as texts
 FileCheck = Callable[[], Any]
@@ -246,6 +247,7 @@ SFT = Options(
     "sft",
     {
         "model and problems": (DataArguments,),
+        "loss": (SFTLossArguments,),
         "warm-up": (WarmupArguments,),
         "adapter": (AdapterArguments,),
         "run": (RunArguments, ResumeArguments, ScreenArguments),

@@ -1,15 +1,17 @@
 """The supervised warm-up on strong-model responses: TRL's SFTTrainer with the paper's defaults (Appendix E).
 
 The prompt is the student's unguided one, the target the response; only the response is learnt. The checkpoint of lowest
-loss on a random tenth of the problems is kept.
+loss on a random tenth of the problems is kept. The loss is one of `sgpo.training.sft_losses`; validation measures the
+negative log-likelihood whatever it is, since that of DFT falls where the policy forgets, too.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, ClassVar
 
 import torch
@@ -18,8 +20,10 @@ from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
+from sgpo.distributed import refusals_of_parallelism
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import Opened, say_loading
+from sgpo.models.modes import evaluation_mode
 from sgpo.models.precision import refusals_of_precision, weight_rows
 from sgpo.models.weights import load_policy
 from sgpo.problems import Problem
@@ -31,6 +35,7 @@ from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_mo
 from sgpo.training.push import check_push
 from sgpo.training.run import RunTrainer
 from sgpo.training.seen import seen_by
+from sgpo.training.sft_losses import LOSSES, SFTLossArguments
 from sgpo.training.trackers import check_trackers
 
 CHOICES = {
@@ -40,8 +45,13 @@ CHOICES = {
 }
 
 
+REFERENCE, OLD = "reference", "old"
+OTHER_LOGPROBS = "other_logprobs"  # of a batch: log-probabilities that its loss compares with
+NLL = LOSSES["nll"]
+
+
 @dataclass
-class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
+class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
     """TRL's SFTConfig with the paper's defaults; ``validation_share`` of the problems choose the checkpoint."""
 
     def __post_init__(self) -> None:
@@ -61,15 +71,93 @@ class WarmupConfig(WarmupArguments, RunArguments, SFTConfig):
             refusals.add([f"validation_share is {self.validation_share}; it must be between 0 and 1"])
         refusals.add(refusals_of_precision(self))
         refusals.add(refusals_of_choices(self, CHOICES))
+        refusals.add(self.refusals_of_loss())
+        refusals.add(self._refusals_beside_loss())
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
 
+    def _refusals_beside_loss(self) -> Iterator[str]:
+        """What does not go together with the loss."""
+        if self.loss_type not in ("nll", "chunked_nll"):
+            yield f"loss_type is {self.loss_type!r}; choose the loss by its one name here: loss: {self.loss_type}"
+        found = LOSSES.get(self.loss, NLL)
+        if found is NLL:
+            return
+        yield from refusals_of_parallelism(self)
+        if self.label_smoothing_factor:
+            yield f"label_smoothing_factor is of loss nll alone; with loss {self.loss} leave it out"
+        if found.compares_with == REFERENCE:
+            if self.fsdp or self.deepspeed:
+                yield f"loss {self.loss} keeps a copy of the model of before, which is not sharded: leave fsdp out"
+            if self.packing or self.padding_free:
+                yield f"loss {self.loss} weighs whole responses: leave packing and padding_free out"
+        if found.compares_with == OLD:
+            every = {"steps": ("save_steps", self.save_steps), "best": ("eval_steps", self.eval_steps)}
+            name, steps = every.get(SaveStrategy(self.save_strategy).value, ("", 0))
+            if steps is None or steps % max(1, self.psft_updates):
+                yield (
+                    f"{name} ({steps}) must be a multiple of psft_updates ({self.psft_updates}): a checkpoint stands "
+                    "where the old policy is the present one"
+                )
+
 
 class WarmupTrainer(RunTrainer, SFTTrainer):
-    """TRL's trainer, with the folder, the data's fingerprint and Ctrl-C of every training run here."""
+    """TRL's trainer, with the folder, the data's fingerprint and Ctrl-C of every training run here, and more losses."""
 
     shown: ClassVar = {"loss": "loss", "mean_token_accuracy": "accuracy"}
+    reference: Any = None  # the model before training, of a loss that compares with it
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """TRL's: the mean over the tokens of all batches and processes of an update."""
+        other = inputs.pop(OTHER_LOGPROBS, None)
+        loss = LOSSES[self.args.loss]
+        if loss is NLL or not self.model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
+        if loss.compares_with == REFERENCE:
+            other = self._logprobs(self.reference, inputs)
+
+        def with_loss(**given: Any) -> Any:
+            """What TRL calls the negative log-probability of a token is what it adds to the loss."""
+            found = model(**given)
+            tokens = found.label_mask
+            losses, measures = loss.of_tokens(found.log_probs, other, tokens, self.args)
+            for name, values in measures.items():
+                self._metrics["train"][name].append(values[tokens].mean().item() if tokens.any() else 0.0)
+            found.log_probs = -losses.where(tokens, 0.0)
+            return found
+
+        return super().compute_loss(with_loss, inputs, *args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Trainer's; a batch of a loss that compares with the old policy brings that policy's log-probabilities."""
+        if LOSSES[self.args.loss].compares_with == OLD:
+            if self._of_epoch is None or self._of_epoch[0] is not epoch_iterator:
+                self._of_epoch = epoch_iterator, self._scored(epoch_iterator)
+            epoch_iterator = self._of_epoch[1]
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    _of_epoch: tuple[Any, Iterator[Any]] | None = None
+
+    def _scored(self, batches: Iterator[Any]) -> Iterator[dict[str, Any]]:
+        """The batches of ``psft_updates`` updates together get the log-probabilities of the policy before them.
+
+        A new old policy begins with an epoch and at each multiple of the updates: a run that is resumed there has the
+        same ones.
+        """
+        args = self.args
+        while True:
+            updates = args.psft_updates - self.state.global_step % args.psft_updates
+            some = [*islice(batches, updates * args.gradient_accumulation_steps)]
+            if not some:
+                return
+            yield from [{**each, OTHER_LOGPROBS: self._logprobs(self.model_wrapped, each)} for each in some]
+
+    @torch.no_grad()
+    def _logprobs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """Of each token [N, L], 0 outside of responses; without dropout."""
+        with self.compute_loss_context_manager(), evaluation_mode(model):
+            return model(**{**self._prepare_inputs(inputs), "use_cache": False}, fused_lm_head=True).log_probs
 
 
 def warmup_rows(problems: Sequence[Problem], system_prompt: str) -> Dataset:
@@ -123,7 +211,10 @@ def build_warmup_trainer(
         eval_dataset=split["test"],
         processing_class=tokenizer,
     )
-    trainer.begin_run(data, model, adapter)
+    compares_with = LOSSES[args.loss].compares_with
+    trainer.begin_run(data, model, adapter, args.psft_updates if compares_with == OLD else 1)
+    if compares_with == REFERENCE:  # now that the policy has the types that it is trained in
+        trainer.reference = copy.deepcopy(trainer.model).requires_grad_(False)
     trainer.seen = seen_by(model) | {text_key(problem.prompt) for problem in found}
     if trainer.is_world_process_zero():
         for name, text in weight_rows(trainer.model, args):
