@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from browser import chromium, watched_pages
 from report_cases import HOSTILE_TEXTS, completion, write_evaluation, write_run, write_table
+from token_view_cases import ListTokenizer, made_up
+from view_cases import write_views
 
 from sgpo.reports.page import shown_text
 from sgpo.reports.run_folder import read_runs
@@ -137,6 +140,33 @@ def test_before_and_after(opened: Callable[..., Any], run: Path, tmp_path: Path)
     assert page.locator("#problems .problem").count() == 30  # a list of its own
 
 
+WORDS = [" We", " first", " add", " 12", "+", "4", "=", "16", ".\n", " So", " 16"]
+
+
+def write_word_views(run: Path, step: int, *labels: str) -> None:
+    ids = [*range(2, 2 + len(WORDS)), 0]
+    answers = [made_up(ids, len(WORDS), label=label, seed=step + n) for n, label in enumerate(labels)]
+    write_views(run, step, answers, ListTokenizer(WORDS))
+
+
+def test_targets_token_by_token(opened: Callable[..., Any], run: Path) -> None:
+    for step in (0, 50):
+        write_word_views(run, step, f"p{step}")
+    page = opened(run)
+    assert "Targets, token by token" in page.locator("#sections").inner_text()
+    assert page.locator("#chosen option").all_inner_texts()[0].startswith("after 0 updates: p0, mean dₜ ")
+    answer = page.locator("#answer")
+    assert "".join(answer.locator(".words").all_text_contents()).replace("\n", "").startswith("We first add 12+4=16.")
+    answer.locator("#t3").click()
+    assert page.locator("#detail .token").inner_text() == "␣12"
+    answer.focus()
+    page.keyboard.press("End")
+    assert answer.locator(".selected").get_attribute("data-i") == str(len(WORDS))
+    page.locator("#next").click()
+    assert page.locator("#chosen").input_value() == "1"
+    assert page.locator("#facts").inner_text() == "made up"
+
+
 def test_hostile_texts(opened: Callable[..., Any], tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", config={"model": HOSTILE, HOSTILE: HOSTILE})
     long = "line " * 200_000  # 1 MB
@@ -144,8 +174,22 @@ def test_hostile_texts(opened: Callable[..., Any], tmp_path: Path) -> None:
     write_table(
         run, 0, [completion(HOSTILE, group, True, HOSTILE + long, **texts) for group in ("autonomous", "guided")]
     )
+    views = [
+        dataclasses.replace(made_up([2, 3, 4], 3), problem=HOSTILE + long, strategy=HOSTILE, facts=[HOSTILE]),
+        made_up([4, 3, 2], 3, label=HOSTILE),
+    ]
+    write_views(run, 0, views, ListTokenizer([HOSTILE, " <b>", "a" * 100_000]))
     page = opened(run)
     page.locator(".problem summary").click()
+    page.select_option("#chosen", "1")
+    page.locator("#answer").focus()
+    for key in ("Home", "End"):
+        page.keyboard.press(key)
+        assert page.locator("#detail .two .rows > div").count() == 10
+    page.select_option("#chosen", "0")
+    assert page.locator("#strategy").evaluate("node => node.textContent") == shown_text(HOSTILE)
+    assert "characters left out" in page.locator("#problem").inner_text()
+    assert page.locator("#answer img, #answer b, #detail b b").count() == 0
     assert page.evaluate("window.hacked") is None
     assert page.locator("script:not([type])").count() == 1
     assert page.locator("img").count() == 0
@@ -161,8 +205,10 @@ def test_hostile_texts(opened: Callable[..., Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [390, 1280])
 def test_widths_and_colours(opened: Callable[..., Any], run: Path, tmp_path: Path, scheme: str, width: int) -> None:
     name = "a-very-long-name-of-a-run-without-a-single-space-in-it-" * 3
+    write_word_views(run, 0, name)
     page = opened(run, write_run(tmp_path / name), color_scheme=scheme, viewport={"width": width, "height": 844})
     page.locator(".problem summary").first.click()
+    page.click("#t3")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     red, *_ = page.evaluate("getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)")
     assert (red < 60) == (scheme == "dark")

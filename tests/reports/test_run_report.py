@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import re
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from report_cases import HOSTILE_TEXTS, completion, write_evaluation, write_run, write_table
 from rich.console import Console
+from token_view_cases import ListTokenizer, made_up
+from view_cases import write_views
 
 from sgpo.cli import main
 from sgpo.reports.page import script_json
@@ -21,6 +24,7 @@ from sgpo.reports.run_evaluations import compared_answers
 from sgpo.reports.run_folder import read_run, read_runs, scores_of
 from sgpo.reports.run_page import MOST_POINTS, run_report, thinned
 from sgpo.reports.run_text import print_runs, sparkline
+from sgpo.reports.run_views import MOST_VIEWS, kept_views
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -63,6 +67,8 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
         ("config.yaml", "a: [\n", "cannot be read"),
         ("completions/step-000000.parquet", "no parquet", "no table of completions"),
         ("summary.json", "{}", "no summary of sgpo eval"),
+        ("completions/step-000000.views.json", "{", "no token views of sgpo train"),
+        ("completions/step-000000.views.json", '[{"step": 1}]', "no token views of sgpo train"),
     ],
 )
 def test_broken_files_are_one_clear_error(
@@ -137,6 +143,29 @@ def test_answers_before_and_after(tmp_path: Path) -> None:
         compared_answers([before, after])
 
 
+def test_which_token_views_are_kept(tmp_path: Path) -> None:
+    tokenizer = ListTokenizer(["x", "y"])
+    runs = [write_run(tmp_path / name) for name in ("one", "two")]
+    for step in (0, 50, 100):
+        write_views(runs[0], step, [made_up([2, 3] * 9, 4, label=f"{step}-{n}", seed=n) for n in range(4)], tokenizer)
+    write_views(runs[1], 0, [made_up([2, 3] * 9, 4, label="other")], tokenizer)
+    means = {n: float(made_up([2, 3] * 9, 4, seed=n).measures.divergence.mean()) for n in range(4)}
+    first, second, *_ = sorted(means, key=lambda n: -means[n])
+
+    def ids(kept: list[tuple[str, dict[str, Any]]]) -> list[str]:
+        return [label.partition(": ")[2].partition(",")[0] for label, _ in kept]
+
+    one, two = read_runs(runs)
+    assert ids(kept_views([one], most=2)) == [f"0-{first}", f"100-{first}"]  # of the first and of the last table
+    assert ids(kept_views([one], most=4)) == [f"0-{first}", f"0-{second}", f"50-{first}", f"100-{first}"]
+    assert ids(kept_views([one, two], most=2)) == [f"0-{first}", "other"]
+    assert kept_views([one, two])[-1][0].startswith("two, after 0 updates: other, mean dₜ ")
+    size = len(script_json(kept_views([one], most=1)[0][1]))
+    assert len(kept_views([one], budget=int(2.5 * size))) == 2
+    assert len(kept_views([one])) == MOST_VIEWS
+    assert kept_views([read_run(write_run(tmp_path / "none"), "none")]) == []
+
+
 def test_long_texts_lose_their_middle() -> None:
     shown = cut("a" * HEAD + "b" * 1_000_000 + "c" * (LONGEST - HEAD))
     assert shown.startswith("a" * HEAD + "\n[… 1,000,000 characters left out …]\n" + "c")
@@ -154,9 +183,14 @@ def test_a_long_run_stays_small(tmp_path: Path) -> None:
             for _ in range(4)
         ]
         write_table(run, step, rows)
-    page = run_report([read_run(run, "run")])
-    assert 1_000_000 < len(page.encode()) < 5_000_000
+        ids = [2 + n % 300 for n in range(1_000)]
+        write_views(run, step, [made_up(ids, 300, seed=n) for n in range(4)], ListTokenizer([f" word{n}" for n in ids]))
+    answers = {f"p{n}": [n % 2 == 0] for n in range(400)}
+    evaluations = {name: write_evaluation(tmp_path / name, answers, "é" * 3_000) for name in ("before", "after")}
+    page = run_report([read_run(run, "run")], evaluations)
+    assert 4_000_000 < len(page.encode()) < 5_000_000
     assert data_of(page)["runs"][0]["sampled"] == 640
+    assert 1 < len(data_of(page)["targets"]["answers"]) < MOST_VIEWS
     write_run(tmp_path / "longer", updates=5000)
     page = run_report([read_run(tmp_path / "longer", "longer")])
     assert max(len(line["x"]) for chart in data_of(page)["charts"] for line in chart["lines"]) <= MOST_POINTS
@@ -173,9 +207,11 @@ def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     hostile = "".join(HOSTILE_TEXTS)
     run = write_run(tmp_path / "run", config={"model": hostile})
     write_table(run, 0, [completion(hostile, "autonomous", True, hostile, prompt=hostile, strategy=hostile)])
+    answer = dataclasses.replace(made_up([2, 3], 2), problem=hostile, strategy=hostile, facts=[hostile], label=hostile)
+    write_views(run, 0, [answer], ListTokenizer([hostile, "x"]))
     page = run_report([read_run(run, hostile)])
-    assert page.count("<script") == 2
-    assert page.count("</script>") == 2
+    assert page.count("<script") == 3  # the report, the view, the page's own
+    assert page.count("</script>") == 3
     assert "<img" not in page
     assert not re.search(r"[\x00\x1b\u202e\u2028]", page)
     assert not re.search(r"(src|href)=[\"']?https?:", page)

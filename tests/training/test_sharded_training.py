@@ -10,6 +10,7 @@ import torch
 from places import SUPPORT
 from processes import launch
 from safetensors.torch import load_file
+from view_cases import assert_same_views
 
 Weights = dict[str, torch.Tensor]
 SCRIPT = str(SUPPORT / "sharded_cases.py")
@@ -36,12 +37,17 @@ def difference(one: Weights, other: Weights) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def alone(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple[Weights, list[Any]]]:
-    return found_by("trained", "alone", checkpoint, tmp_path_factory.mktemp("alone"))[0]
+def folder_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path, folder_alone: Path) -> dict[int, tuple[Weights, list[Any]]]:
+    return found_by("trained", "alone", checkpoint, folder_alone)[0]
 
 
 def test_two_processes_train_as_one(
-    alone: dict[int, tuple[Weights, list[Any]]], checkpoint: Path, tmp_path: Path
+    alone: dict[int, tuple[Weights, list[Any]]], folder_alone: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     before = load_file(checkpoint / "model.safetensors")
     for of_process in found_by("trained", KIND, checkpoint, tmp_path):
@@ -56,6 +62,7 @@ def test_two_processes_train_as_one(
                 assert {name: line[name] for name in logged} == pytest.approx(logged, rel=2e-5, abs=1e-6)
             saved = load_file(tmp_path / f"{KIND}-{problems}" / "model.safetensors")
             assert all(torch.equal(saved[name], weights[name]) for name in weights)
+    assert_same_views(tmp_path / f"{KIND}-10", folder_alone / "alone-10")
 
 
 def test_stopped_and_resumed(checkpoint: Path, tmp_path: Path) -> None:

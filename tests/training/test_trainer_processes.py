@@ -11,6 +11,7 @@ import pytest
 import torch
 from places import SUPPORT
 from processes import launch
+from view_cases import assert_same_views
 
 SCRIPT = str(SUPPORT / "trainer_cases.py")
 
@@ -40,6 +41,7 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
             for line, expected in zip(history, expected_history, strict=True):
                 assert timeless(line) == pytest.approx(timeless(expected), rel=1e-4, abs=1e-6)
             assert evaluated == pytest.approx(expected_evaluation)
+    assert_same_views(tmp_path / "run-10-2", tmp_path / "run-10-1")
     rows = (tmp_path / "run-10-2" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2, 2]  # updates, evaluation, totals, evaluation
     names = sorted(path.name for path in (tmp_path / "run-10-2").iterdir())

@@ -254,7 +254,7 @@ def test_completions_of_a_run(make_trainer: Train, capsys: pytest.CaptureFixture
     trainer = make_trainer(completions_steps=4, max_steps=6)
     trainer.train()
     folder = Path(trainer.args.output_dir) / "completions"
-    assert sorted(path.name for path in folder.iterdir()) == ["step-000000.parquet", "step-000004.parquet"]
+    assert sorted(path.name for path in folder.glob("*.parquet")) == ["step-000000.parquet", "step-000004.parquet"]
     lines = lines_of(trainer)
     for step in (0, 4):
         rows = pq.read_table(folder / f"step-{step:06d}.parquet").to_pylist()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,11 @@ def read_completions(
     if not rows:
         of = f" of {', '.join(ids)}" if ids else ""
         raise ValueError(f"{path} has no completion of group {group}{of} with a strategy; choose another --group")
-    return [_of_run(row, number) for number, row in enumerate(rows[:limit])]
+    return [answer_of_row(row, f" {number}") for number, row in enumerate(rows[:limit], start=1)]
 
 
-def _of_run(row: dict[str, Any], number: int) -> ChosenAnswer:
+def answer_of_row(row: Mapping[str, Any], number: str = "") -> ChosenAnswer:
+    """A row of a table of completions, as `sgpo.training.completions_table` makes it."""
     problem = Problem(row["problem"], row["prompt"], row["answer"], strategy=row["strategy"])
     facts = [f"{row['group']} completion after {row['step']} updates"]
     if row["target"]:
@@ -132,4 +133,4 @@ def _of_run(row: dict[str, Any], number: int) -> ChosenAnswer:
     facts += ["correct" if row["correct"] else "wrong", f"reward {row['reward']:g}", f"reference {row['answer']}"]
     if row["truncated"]:
         facts.append("cut at the length limit")
-    return ChosenAnswer(problem, list(row["completion_ids"]), f"{row['problem']}: {row['group']} {number + 1}", facts)
+    return ChosenAnswer(problem, list(row["completion_ids"]), f"{row['problem']}: {row['group']}{number}", facts)

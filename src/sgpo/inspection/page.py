@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def answer_data(
         "problem": shown_text(answer.problem),
         "strategy": shown_text(answer.strategy),
         "facts": [shown_text(fact) for fact in answer.facts],
-        "delta": answer.delta,
+        "delta": answer.delta if math.isfinite(answer.delta) else None,
         "texts": [shown_text(text) for text in plain],
         "parts": {number: (each.part, each.parts) for number, each in enumerate(texts) if each.parts > 1},
         "steps": [(step.start, step.stop) for step in steps_of(plain)],

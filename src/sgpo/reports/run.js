@@ -224,6 +224,13 @@ function searchable(prefix, place, problems, chosen, makeCard) {
 function option(select, value, text) { const made = element("option", "", text); made.value = value; select.append(made); }
 const searched = (problem, texts) => [problem.id, problem.prompt, problem.answer, ...texts].join("\n").toLowerCase();
 
+function targets() {
+  byId("targets-section").hidden = !report.targets.answers.length;
+  if (!report.targets.answers.length) return;
+  byId("targets-rule").textContent = report.targets.rule;
+  tokenView(report.targets, (n) => read(`view-${n}`));
+}
+
 const change = (problem) => problem.answers[problem.answers.length - 1].share - problem.answers[0].share;
 const CHANGES = {
   all: () => true, better: (problem) => change(problem) > 0, worse: (problem) => change(problem) < 0,
@@ -366,6 +373,7 @@ byId("dynamics-section").hidden = !report.charts.length;
 runButtons();
 report.charts.forEach(drawChart);
 gains();
+targets();
 answers();
 filters();
 setup();

@@ -19,6 +19,8 @@ from sgpo.reports.run_completions import (
 )
 from sgpo.reports.run_evaluations import ANSWERS_RULE, compared_answers
 from sgpo.reports.run_folder import RunFolder, Score, scores_of, scores_of_evaluation
+from sgpo.reports.run_views import VIEWS_RULE, kept_views
+from sgpo.reports.token_view import EXPLAINED, PLACE, token_view
 
 HERE = Path(__file__)
 MOST_POINTS = 600  # of a curve; a longer one is drawn as means of equally many neighbours
@@ -82,9 +84,10 @@ def run_report(runs: Sequence[RunFolder], evaluations: Mapping[str, Path] | None
         refresh: seconds after which the page loads itself again; 0 for never.
 
     Raises:
-        ValueError: a table of completions, or an evaluation, that cannot be read.
+        ValueError: a table of completions, token views, or an evaluation, that cannot be read.
     """
     evaluations = evaluations or {}
+    views = kept_views(runs)
     scores = [score for name, folder in evaluations.items() for score in scores_of_evaluation(folder, name)]
     answers, answered = compared_answers(list(evaluations.values())) if len(evaluations) > 1 else ([], 0)
     problems: list[SampledProblem] = []
@@ -100,19 +103,21 @@ def run_report(runs: Sequence[RunFolder], evaluations: Mapping[str, Path] | None
         "charts": [found for chart in _charts(runs) if (found := chart_data(chart, runs))["lines"]],
         "problems": kept,
         "rule": RULE,
+        "targets": {"answers": [label for label, _ in views], "explained": EXPLAINED, "rule": VIEWS_RULE},
         "evaluations": [cut(name) for name in evaluations],
         "answers": answers,
         "answered": answered,
         "answers_rule": ANSWERS_RULE,
         "refresh": refresh,
     }
+    own = {kind: HERE.with_name(f"run.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
     title = ", ".join(run.name for run in runs)
     return page(
         f"{title} · training report",
-        HERE.with_name("run.html").read_text(encoding="utf-8"),
-        style=HERE.with_name("run.css").read_text(encoding="utf-8"),
-        script=HERE.with_name("run.js").read_text(encoding="utf-8"),
-        data={"report": data},
+        own["html"].replace(PLACE, token_view("html")),
+        style=token_view("css") + own["css"],
+        script=token_view("js") + own["js"],
+        data={"report": data} | {f"view-{number}": answer for number, (_, answer) in enumerate(views)},
     )
 
 

@@ -24,6 +24,7 @@ function show(number) {
   byId("problem").textContent = answer.problem;
   byId("strategy").textContent = answer.strategy;
   byId("facts").textContent = answer.facts.join(" · ");
+  byId("wave").hidden = answer.delta === null; // nothing is masked
   byId("wave").textContent = `masked, dₜ > ${answer.delta}`;
   byId("warning").hidden = !answer.warning;
   byId("warning").textContent = answer.warning || "";
@@ -115,7 +116,8 @@ function colour() {
 }
 
 function drawLargest() {
-  byId("largest").replaceChildren(...ranks.slice(0, 8).map((i) => {
+  const coloured = ranks.filter((i, rank) => !rank || answer.divergence[i] >= THRESHOLDS[0]);
+  byId("largest").replaceChildren(...coloured.slice(0, 8).map((i) => {
     const button = element("button");
     button.append(element("b", "", visible(answer.texts[i])), ` ${nats(answer.divergence[i])}`);
     button.addEventListener("click", () => { select(i); byId("answer").focus({ preventScroll: true }); });

@@ -19,7 +19,7 @@ from sgpo.errors import NoSpaceError
 from sgpo.files import check_folder_writable, free_space, readable_size
 from sgpo.runs.checkpoints import UNFINISHED, checkpoints_of
 
-COMPLETIONS = "completions"
+COMPLETIONS, VIEWS = "completions", ".views.json"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and Adam's two moments
 
@@ -42,9 +42,23 @@ def completions_path(folder: str | Path, step: int) -> Path:
 
 def completions_in(folder: str | Path) -> dict[int, Path]:
     """The tables of completions by the updates after which they were sampled, in that order."""
-    paths = (Path(folder) / COMPLETIONS).glob("step-*.parquet")
-    numbered = {path.stem.removeprefix("step-"): path for path in paths}
+    return _by_step(folder, ".parquet")
+
+
+def views_in(folder: str | Path) -> dict[int, Path]:
+    """The files of `views_path`, as `completions_in`."""
+    return _by_step(folder, VIEWS)
+
+
+def _by_step(folder: str | Path, suffix: str) -> dict[int, Path]:
+    paths = (Path(folder) / COMPLETIONS).glob(f"step-*{suffix}")
+    numbered = {path.name.removeprefix("step-").removesuffix(suffix): path for path in paths}
     return dict(sorted((int(number), path) for number, path in numbered.items() if number.isdecimal()))
+
+
+def views_path(folder: str | Path, step: int) -> Path:
+    """Example: ``completions/step-000050.views.json``, some targets token by token, see `sgpo.training.token_views`."""
+    return completions_path(folder, step).with_suffix(VIEWS)
 
 
 def evaluation_in(folder: str | Path) -> list[Path]:

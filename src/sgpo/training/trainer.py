@@ -47,6 +47,7 @@ from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
 from sgpo.training.seen import seen_by
 from sgpo.training.start_table import print_start
+from sgpo.training.token_views import keep_views
 
 
 class SGPOTrainer(RunTrainer):
@@ -196,7 +197,12 @@ class SGPOTrainer(RunTrainer):
         number = self.state.global_step
         if completions_table.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
             completions_table.keep(updates, self.processing_class, self.args.output_dir, number)
+            self._keep_views(updates, number)
         return updates
+
+    def _keep_views(self, updates: Sequence[step.Update], number: int) -> None:
+        with self.compute_loss_context_manager():
+            keep_views(updates, self.model, self.processing_class, self.args.output_dir, number, self.thresholds.delta)
 
     def _optimise(self, model: nn.Module, update: step.Update) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
