@@ -128,7 +128,10 @@ def test_missing_files_are_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["--method", "ppo"], "choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD"),
+        (
+            ["--method", "ppo"],
+            "choose one of grpo, hpt, luffy, opsd, sgpo, srft, or name your own: ",
+        ),
         (["--columns", "answer"], "columns takes field=name, for example answer=solution, not 'answer'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),
         (["--reward_weights", "1", "0.5"], "1 reward functions need as many reward_weights, not 2"),

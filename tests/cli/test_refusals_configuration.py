@@ -64,7 +64,8 @@ from sgpo.configuration import recipes
         ),
         (
             ["--method", "ppo"],
-            "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD",
+            "method is 'ppo'; choose one of grpo, hpt, luffy, opsd, sgpo, srft, or name your own: "
+            "path/to/file.py:METHOD",
         ),
         (
             ["--sampler", "vllm"],

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from sgpo import SGPOConfig, SGPOTrainer
 from sgpo.cli import main
 from sgpo.errors import Refusals, RefusalsError
+from sgpo.methods.registry import METHODS
 from sgpo.problems import Problem, save_problems
 
 PROBLEMS = [
@@ -85,7 +86,7 @@ def test_all_values_of_a_configuration_are_refused_together(tmp_path: Path) -> N
         )
     assert str(caught.value).splitlines() == [
         "7 things cannot work:",
-        "  1. method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD",
+        f"  1. method is 'ppo'; choose one of {', '.join(sorted(METHODS))}, or name your own: path/to/file.py:METHOD",
         "  2. bad_rows is 'keep'; choose one of refuse, drop",
         "  3. sampler is 'sglang'; choose one of transformers, vllm",
         "  4. temperature is 0; it must be positive: without chance all completions of a group are equal, and nothing "

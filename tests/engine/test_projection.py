@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM, PreTrainedModel
 from trl.kernels import chunked_divergence
 
-from sgpo.engine.projection import BLOCK_BYTES_CPU, Head, Projected, divergence_loss, logprob_loss, token_scores
+from sgpo.engine.projection import (
+    BLOCK_BYTES_CPU,
+    Head,
+    Projected,
+    divergence_loss,
+    jensen_shannon_loss,
+    logprob_loss,
+    token_scores,
+)
 from sgpo.engine.update import add_head_task
 from sgpo.methods.terms import distillation_loss, entropy, surrogate_loss, token_divergence, token_logprobs
 
@@ -64,6 +72,21 @@ class Case:
         teacher = self.logits(self.teacher_hidden).log_softmax(-1).detach()
         return (policy.exp() * (policy - teacher).masked_fill(policy == -torch.inf, 0.0)).sum(-1)
 
+    def jensen_shannon(self) -> Tensor:
+        policy, teacher = (self.logits(h).log_softmax(-1) for h in (self.hidden, self.teacher_hidden))
+        teacher = teacher.detach()
+        mean = ((policy.exp() + teacher.exp()) / 2).masked_fill(policy == -torch.inf, 1.0).log()
+        sides = ((side, (side - mean).masked_fill(side == -torch.inf, 0.0)) for side in (policy, teacher))
+        return sum((side.exp() * gaps).sum(-1) for side, gaps in sides) / 2
+
+    def jensen_shannon_distillation(self, divergence: Tensor, rows: slice = slice(None)) -> Tensor:
+        return distillation_loss(divergence, self.weights[rows].abs(), delta=0.25)
+
+
+def sliced_jensen_shannon(case: Case) -> Projected:
+    inputs = case.hidden, case.teacher_hidden, case.head, case.jensen_shannon_distillation
+    return jensen_shannon_loss(*inputs, slice_bytes=case.slice_bytes)
+
 
 def sliced_surrogate(case: Case) -> Projected:
     return logprob_loss(case.hidden, case.head, case.ids, case.surrogate, slice_bytes=case.slice_bytes)
@@ -107,6 +130,10 @@ TERMS: dict[str, tuple[Callable[[Case], Projected], Callable[[Case], Tensor]]] =
     "surrogate": (sliced_surrogate, full_surrogate),
     "surrogate with bonus": (sliced_with_bonus, full_with_bonus),
     "distillation": (sliced_distillation, full_distillation),
+    "Jensen-Shannon divergence": (
+        sliced_jensen_shannon,
+        lambda case: case.jensen_shannon_distillation(case.jensen_shannon()).sum(),
+    ),
     "reverse distillation": (
         lambda case: sliced_distillation(case, reverse=True),
         lambda case: case.distillation(case.reverse_divergence()).sum(),
@@ -140,7 +167,7 @@ def test_loss_and_gradients_equal_full_logits(term: str, head: str, dtype: torch
         assert_close(actual, reference, tolerance)
 
 
-@pytest.mark.parametrize("term", ["surrogate with bonus", "distillation"])
+@pytest.mark.parametrize("term", ["surrogate with bonus", "distillation", "Jensen-Shannon divergence"])
 def test_a_very_large_vocabulary(term: str) -> None:
     """That of Gemma 3: tokens in slices, and in each slice columns in blocks."""
     sliced, full = TERMS[term]
@@ -164,6 +191,7 @@ def test_scores_and_entropy(term: str) -> None:
         "surrogate with bonus": token_logprobs(logits, case.ids),
         "distillation": token_divergence(case.logits(case.teacher_hidden), logits),
         "reverse distillation": case.reverse_divergence(),
+        "Jensen-Shannon divergence": case.jensen_shannon(),
     }[term]
     assert_close(found.score, expected.detach(), 1e-13)
     assert_close(found.entropy, entropy(logits).detach(), 1e-13)
@@ -229,15 +257,28 @@ def test_tokens_that_one_side_excludes(
         torch.testing.assert_close(actual.double(), reference, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("policy", "teacher"), [(INFINITE, ROUNDED), (INFINITE, FINITE), (FINITE, INFINITE)])
+def test_the_jensen_shannon_divergence_is_finite(policy: float, teacher: float) -> None:
+    """Whatever one side excludes: against float64, in which the same logits are finite."""
+    weight = torch.tensor([[0.5, 0.0], [1.0, 0.0], [-0.25, -1e38]], requires_grad=True)
+    hidden, teacher_hidden = torch.tensor([[1.0, policy]], requires_grad=True), torch.tensor([[2.0, teacher]])
+    found = jensen_shannon_loss(hidden, teacher_hidden, Head(weight), lambda d, _: 2 * d)
+    sides = [(h.detach().double() @ weight.detach().double().T).log_softmax(-1) for h in (hidden, teacher_hidden)]
+    mean = torch.logaddexp(*sides) - torch.tensor(2.0).log()
+    assert found.loss.item() == pytest.approx(sum((s.exp() * (s - mean)).sum() for s in sides).item(), rel=1e-5)
+    for gradient in torch.autograd.grad(found.loss, [hidden, weight]):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("broken", ["hidden", "teacher_hidden"])
 def test_what_is_not_a_number_is_seen_in_the_divergence(broken: str, reverse: bool) -> None:
     case = Case()
     with torch.no_grad():
         getattr(case, broken)[1, 0] = torch.nan
-    found = sliced_distillation(case, reverse)
-    assert found.score.isnan().tolist() == [token == 1 for token in range(TOKENS)]
-    assert found.loss.isnan()
+    for found in (sliced_distillation(case, reverse), sliced_jensen_shannon(case)):
+        assert found.score.isnan().tolist() == [token == 1 for token in range(TOKENS)]
+        assert found.loss.isnan()
 
 
 def test_scores_without_gradients() -> None:

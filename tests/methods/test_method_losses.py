@@ -2,57 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
-from engine_cases import LAYOUT, distance, make_model
+from engine_cases import LAYOUT, distance
 from group_cases import LONGEST, rollout_groups
+from loss_cases import F64, Written, expected, ours, policies
 from method_cases import decided
 from torch import Tensor
 
-from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
-from sgpo.methods.records import ProblemRollouts, TokenScores, TrainingSequence
+from sgpo.engine.update import accumulate_gradients, add_head_task
+from sgpo.methods.records import ProblemRollouts
 from sgpo.methods.registry import METHODS
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
 from sgpo.sampling.records import Rollout
 
-F64 = torch.float64
 DELTA = 0.4
 
 
-class Reference:
-    """The formulas, with nothing of the package but its records."""
-
-    def __init__(self, policy: Any, old: Any, config: Any) -> None:
-        self.policy, self.old, self.config = policy, old, config
-        self.entropies: list[Tensor] = []
-        self.seen: dict[str, list[float]] = {"divergence": [], "ratio": []}
-
-    @staticmethod
-    def distributions(model: Any, prompt: list[int], rollout: Rollout) -> Tensor:
-        logits = model(torch.tensor([prompt + rollout.completion_ids])).logits[0]
-        return logits[len(prompt) - 1 : -1].log_softmax(-1)
-
-    def chosen(self, model: Any, prompt: list[int], rollout: Rollout) -> Tensor:
-        return self.distributions(model, prompt, rollout)[range(len(rollout.completion_ids)), rollout.completion_ids]
-
-    def ratio(self, group: ProblemRollouts, rollout: Rollout) -> Tensor:
-        old = self.chosen(self.old, group.prompt_ids, rollout).detach()
-        rho = (self.chosen(self.policy, group.prompt_ids, rollout) - old).exp()
-        self.seen["ratio"] += rho.tolist()
-        return rho
-
-    @staticmethod
-    def advantages(rewards: Sequence[float], std: bool) -> list[float]:
-        mean = sum(rewards) / len(rewards)
-        spread = math.sqrt(sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) + 1e-6 if std else 1.0
-        return [(r - mean) / spread for r in rewards]
+class Reference(Written):
+    """The formulas of docs/method.md."""
 
     # SGPO and its ablations
 
@@ -154,43 +127,6 @@ class Reference:
         return self.config.entropy_coefficient * entropy
 
 
-def policies() -> tuple[Any, Any]:
-    """The policy of a second update, and the one that sampled: ratios on both sides of both bounds."""
-    old, policy = make_model(), make_model()
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in policy.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    return policy, old
-
-
-def ours(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float, list[Tensor]]:
-    policy, old = policies()
-    for model in (policy, old):
-        add_head_task(model)
-
-    def scorer(pairs: Any) -> list[TokenScores]:
-        return completion_scores(old, pairs, LAYOUT)
-
-    def with_old(row: TrainingSequence) -> TrainingSequence:
-        if not row.lacks_old_logprobs:
-            return row
-        return replace(row, old_logprobs=scorer([(row.prompt_ids, row.completion_ids)])[0].logprobs)
-
-    rows = [with_old(row) for row in decided(METHODS[method], groups, config, scorer).sequences]
-    found = accumulate_gradients(policy, rows, LAYOUT, Thresholds.of(config))
-    return found.loss, [p.grad for p in policy.parameters() if p.grad is not None]
-
-
-def expected(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float, list[Tensor], Reference]:
-    policy, old = (copy.deepcopy(model).double() for model in policies())
-    reference = Reference(policy, old, config)
-    loss: Callable[[list[ProblemRollouts]], Tensor] = getattr(reference, method)
-    total = loss(groups)
-    total.backward()
-    return total.item(), [p.grad for p in policy.parameters() if p.grad is not None], reference
-
-
 SGPO_VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
     "no clipping": {"delta": math.inf},
@@ -211,7 +147,7 @@ SGPO_VARIANTS: dict[str, dict[str, Any]] = {
 def test_sgpo_and_its_ablations(variant: str) -> None:
     config = SGPOOptions(num_autonomous=4, num_guided=3, **{"delta": DELTA, **SGPO_VARIANTS[variant]})
     loss, gradients = ours("sgpo", rollout_groups(), config)
-    expected_loss, expected_gradients, reference = expected("sgpo", rollout_groups(), config)
+    expected_loss, expected_gradients, reference = expected(Reference, "sgpo", rollout_groups(), config)
     assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
     assert distance(gradients, expected_gradients) < 3e-6
     # Guards: both sides of every bound occur.
@@ -249,7 +185,7 @@ def test_luffy_and_hpt(method: str, options: dict[str, Any], normalization: str,
     )
     groups = rollout_groups(experts)
     loss, gradients = ours(method, groups, config)
-    expected_loss, expected_gradients, _ = expected(method, groups, config)
+    expected_loss, expected_gradients, _ = expected(Reference, method, groups, config)
     assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
     assert distance(gradients, expected_gradients) < 3e-6
 

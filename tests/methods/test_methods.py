@@ -55,16 +55,18 @@ Config = Callable[..., SGPOConfig]
 
 
 def test_the_methods() -> None:
-    assert sorted(METHODS) == ["grpo", "hpt", "luffy", "sgpo"]
+    assert sorted(METHODS) == ["grpo", "hpt", "luffy", "opsd", "sgpo", "srft"]
 
 
 OPTIONS_OF = {
     "sgpo": "delta alpha_scale alpha_smoothing alpha_max alpha_rule alpha_fixed target_selection distillation "
     "train_autonomous without_strategy",
     "grpo sgpo": "eps_low eps_high",
-    "hpt luffy": "normalization entropy_coefficient",
+    "hpt luffy srft": "normalization entropy_coefficient",
+    "opsd": "opsd_divergence",
+    "srft": "srft_sft_coefficient srft_rl_coefficient",
     "hpt": "hpt_gate hpt_sft_coefficient",
-    "grpo hpt luffy sgpo": "num_autonomous num_guided max_completion_length importance_cap",
+    "grpo hpt luffy opsd sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
 }
 OWNERS = {option: owners.split() for owners, options in OPTIONS_OF.items() for option in options.split()}
 OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
@@ -74,10 +76,14 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
     "train_autonomous": False,
     "without_strategy": "drop",
     "normalization": "grpo",
+    "opsd_divergence": "reverse_kl",
     "num_autonomous": 5,
     "num_guided": 6,
     "max_completion_length": 20,
 }
+
+
+WITHOUT_RATIOS = {"srft", "opsd"}
 
 
 def test_every_option_has_its_methods() -> None:
@@ -88,12 +94,15 @@ def test_every_option_has_its_methods() -> None:
 @pytest.mark.parametrize("option", OWNERS)
 def test_options_that_a_method_does_not_know_are_refused(make_config: Config, method: str, option: str) -> None:
     value, owners = OTHERS.get(option, 0.25), OWNERS[option]
-    if method in owners:
+    if option == "importance_cap" and method in WITHOUT_RATIOS:
+        with pytest.raises(ValueError, match=r"importance_cap corrects ratios, and this method has none"):
+            make_config(method=method, **{option: value})
+    elif method in owners:
         assert getattr(make_config(method=method, **{option: value}), option) == value
-        return
-    named = f"method {owners[0]}" if len(owners) == 1 else f"methods {' and '.join(owners)}"
-    with pytest.raises(ValueError, match=f"^{option} belongs to {named}; {method} does not use it: leave it out$"):
-        make_config(method=method, **{option: value})
+    else:
+        named = f"method {owners[0]}" if len(owners) == 1 else f"methods {' and '.join(owners)}"
+        with pytest.raises(ValueError, match=f"^{option} belongs to {named}; {method} does not use it: leave it out$"):
+            make_config(method=method, **{option: value})
 
 
 def test_the_default_of_an_option_is_no_option(make_config: Config) -> None:
@@ -141,6 +150,9 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
         ("grpo", BARE, {"autonomous": 12}),
         ("luffy", WITH_BOTH, {"autonomous": 11}),  # and the expert's response
         ("luffy", BARE, {"autonomous": 12}),
+        ("srft", WITH_BOTH, {"autonomous": 11}),
+        ("srft", BARE, {"autonomous": 12}),
+        ("opsd", WITH_BOTH, {"autonomous": 12}),
         ("hpt", WITH_BOTH, {"autonomous": 12}),
         ("hpt", BARE, {"autonomous": 12}),
     ],

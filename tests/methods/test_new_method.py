@@ -197,7 +197,10 @@ def test_it_trains_from_the_command_line(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ppo", "method is 'ppo'; choose one of grpo, hpt, luffy, sgpo, or name your own: path/to/file.py:METHOD"),
+        (
+            "ppo",
+            "method is 'ppo'; choose one of grpo, hpt, luffy, opsd, sgpo, srft, or name your own: ",
+        ),
         ("nowhere.py:METHOD", "there is no file nowhere.py to take a method METHOD from"),
         ("math:METHOD", "method 'math:METHOD': math has no METHOD 'METHOD'"),
         ("math:pi", "method 'math:pi' is a float, not a sgpo.methods.method.Method"),

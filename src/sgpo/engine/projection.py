@@ -10,6 +10,7 @@ known before the update, so its loss and gradient can be finished while its logi
          + b pi (log pi + H)                    entropy bonus, -b H in the loss
          c (pi - pi_teacher)                    forward KL( teacher || policy ), Eq. 3
          c pi (log pi - log pi_teacher - d)     reverse KL( policy || teacher )
+         c/2 pi (log pi - log m - KL(pi || m))  Jensen-Shannon divergence, m = (pi + pi_teacher) / 2
     dh = dz W,  dW += dz^T h,  db += sum dz
 
 and the slice is forgotten. Nothing is projected twice, and a token with c = 0 (clipped, masked, of weight 0) costs no
@@ -19,6 +20,7 @@ backward projection. The result is exact over the full vocabulary; logits and su
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -140,6 +142,13 @@ def divergence_loss(
     return _project(hidden, head, _DivergenceScore(teacher_hidden.detach(), loss, reverse), slice_bytes)
 
 
+def jensen_shannon_loss(
+    hidden: Tensor, teacher_hidden: Tensor, head: Head, loss: SliceLoss, *, slice_bytes: int = SLICE_BYTES
+) -> Projected:
+    """As `divergence_loss`, of the divergence (KL(policy || m) + KL(teacher || m)) / 2, m the mean of both."""
+    return _project(hidden, head, _JensenShannonScore(teacher_hidden.detach(), loss), slice_bytes)
+
+
 @torch.no_grad()
 def token_scores(hidden: Tensor, head: Head, ids: Tensor, *, slice_bytes: int = SLICE_BYTES) -> Projected:
     """Log-probabilities and entropies of tokens, without gradients."""
@@ -257,6 +266,36 @@ class _DivergenceScore:
             return logits.addcmul_(teacher_logits, score.unsqueeze(-1), value=-1) if self.reverse else logits
 
         return _Slice(loss, score, entropy, slope, slope, gradient)
+
+
+@dataclass(frozen=True)
+class _JensenShannonScore:
+    teacher_hidden: Tensor
+    loss: SliceLoss
+
+    def __call__(self, logits: Tensor, rows: slice, project: Callable[[Tensor], Tensor]) -> _Slice:
+        teacher_logits = project(self.teacher_hidden[rows])
+        log_z, teacher_log_z = _log_normalizer(logits), _log_normalizer(teacher_logits)
+        entropy, of_policy, of_teacher = (torch.zeros_like(logits[:, 0]) for _ in range(3))
+        for block, teacher_block in _blocks(logits, teacher_logits):
+            logprobs, teacher_logprobs = block.sub_(log_z), teacher_block.sub_(teacher_log_z)
+            mixture = torch.logaddexp(logprobs, teacher_logprobs).sub_(math.log(2))
+            probs, teacher_probs = logprobs.exp(), teacher_logprobs.exp()
+            # What a side excludes adds nothing of that side; computed, it would be 0 times infinity.
+            gaps = logprobs.sub(mixture).masked_fill_(probs == 0, 0.0)
+            of_teacher += (
+                teacher_logprobs.sub(mixture).masked_fill_(teacher_probs == 0, 0.0).mul_(teacher_probs).sum(-1)
+            )
+            entropy -= _finite(logprobs).mul_(probs).sum(-1)
+            of_policy += torch.mul(gaps, probs, out=block).sum(-1)
+            teacher_block.copy_(probs)
+        score = (of_policy + of_teacher) / 2
+        loss, slope = _loss_and_slope(self.loss, score, rows)
+
+        def gradient() -> Tensor:
+            return logits.addcmul_(teacher_logits, of_policy.unsqueeze(-1), value=-1)
+
+        return _Slice(loss, score, entropy, slope, slope / 2, gradient)
 
 
 def _finite(logprobs: Tensor) -> Tensor:

@@ -19,13 +19,26 @@ from torch import Tensor, nn
 from sgpo import distributed, sharding
 from sgpo.engine.batching import BatchLayout, MicroBatch, ModelInputs
 from sgpo.engine.prefix_attention import prefix_attention, take
-from sgpo.engine.projection import Head, Projected, divergence_loss, logprob_loss, token_divergences, token_scores
+from sgpo.engine.projection import (
+    Head,
+    Projected,
+    divergence_loss,
+    jensen_shannon_loss,
+    logprob_loss,
+    token_divergences,
+    token_scores,
+)
 from sgpo.means import Means
 from sgpo.methods.records import TokenScores, TrainingSequence
 from sgpo.methods.terms import TERMS, Thresholds, Tokens
 from sgpo.models.modes import evaluation_mode, without_dropout
 
 HeadTask = Callable[[Tensor, Head], Any]
+DIVERGENCES: dict[str, Callable[..., Projected]] = {  # by the score of a term
+    "divergence": divergence_loss,
+    "reverse_divergence": functools.partial(divergence_loss, reverse=True),
+    "jensen_shannon": jensen_shannon_loss,
+}
 
 
 def add_head_task(model: Any) -> None:
@@ -86,10 +99,10 @@ def _loss_of(
     if teacher is None or term.masked:
         found = logprob_loss(hidden, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus)
     else:
-        found = divergence_loss(hidden, teacher, head, loss, reverse=term.score == "reverse_divergence")
+        found = DIVERGENCES[term.score](hidden, teacher, head, loss)
     for name, parts in measured.items():  # not within the slices: a number of a device is waited for
         means.add(name, torch.cat(parts))
-    if term.has_ratio:
+    if term.has_ratio or term.of_sampled:
         means.add("entropy", found.entropy)
     return found.loss
 

@@ -68,6 +68,12 @@ def negative(options: Any, *names: str) -> Iterator[str]:
             yield f"{name} is {getattr(options, name)}; it must be 0 or positive"
 
 
+def without_ratios(options: MethodOptions) -> Iterator[str]:
+    """A refusal for a method in whose loss no sampled completion has a ratio."""
+    if options.importance_cap is not None:
+        yield "importance_cap corrects ratios, and this method has none: leave it out"
+
+
 def not_among(options: Any, choices: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """A refusal for each option whose value is none of its choices."""
     for name, allowed in choices.items():

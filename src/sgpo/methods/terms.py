@@ -145,11 +145,12 @@ class Term:
     Example: ``Term("divergence", distillation, options=("delta",))``
     """
 
-    score: str  # "logprob": log pi of the token; "divergence": d_t of Eq. 3; "reverse_divergence"
+    score: str  # "logprob": log pi of the token; "divergence": d_t of Eq. 3; "reverse_divergence"; "jensen_shannon"
     loss: TermLoss
     options: tuple[str, ...] = ()  # the thresholds that it reads
     masked: bool = False  # computes with the divergence d_t too, though the score is another
     has_ratio: bool = False  # computes with log pi_old, whoever wrote the completion
+    of_sampled: bool = False  # without a ratio, though of completions that the policy sampled: their entropy is logged
 
     @property
     def has_teacher(self) -> bool:
@@ -170,6 +171,11 @@ def surrogate(tokens: Tokens, thresholds: Thresholds) -> tuple[Tensor, Measures]
 def unclipped(tokens: Tokens, _: Thresholds) -> tuple[Tensor, Measures]:
     """The policy gradient with a ratio, without a bound."""
     return -tokens.weights * tokens.ratio, {}
+
+
+def policy_gradient(tokens: Tokens, _: Thresholds) -> tuple[Tensor, Measures]:
+    """The policy gradient without a ratio."""
+    return -tokens.weights * tokens.score, {}
 
 
 def shaped(tokens: Tokens, _: Thresholds) -> tuple[Tensor, Measures]:
@@ -204,10 +210,12 @@ def _of_divergence(divergence: Tensor, thresholds: Thresholds) -> Measures:
 TERMS: dict[str, Term] = {
     "surrogate": Term("logprob", surrogate, options=("eps_low", "eps_high"), has_ratio=True),
     "ratio": Term("logprob", unclipped, has_ratio=True),
+    "policy_gradient": Term("logprob", policy_gradient, of_sampled=True),
     "shaped": Term("logprob", shaped),
     "likelihood": Term("logprob", likelihood),
     "distillation": Term("divergence", distillation, options=("delta",)),
     "reverse_distillation": Term("reverse_divergence", distillation, options=("delta",)),
+    "jensen_shannon_distillation": Term("jensen_shannon", distillation, options=("delta",)),
     "target_likelihood": Term("logprob", target_likelihood, options=("delta",), masked=True),
 }
 

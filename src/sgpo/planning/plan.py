@@ -179,7 +179,7 @@ def _rl(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> Sta
     updates, rollouts = work.updates_of(problems or 0, values)
     visits = rollouts * values["problems_per_rollout"]
     autonomous, guided = group_sizes(given)
-    samples = autonomous + guided - (1 if values["method"] == "luffy" else 0)
+    samples = autonomous + guided - (1 if values["method"] in ("luffy", "srft") else 0)
     mean = min(assumed.completion_tokens, values["max_completion_length"])
     tokens = work.rl_tokens(values["method"], visits, (autonomous, guided), values["updates_per_rollout"], assumed)
     asked = _sampling_of(given, visits * samples, rollouts, mean)

@@ -124,7 +124,8 @@ class MethodArguments:
     """Which method; the options of each are in the method's own file, `sgpo.methods`."""
 
     method: str = field(
-        default="sgpo", metadata={"help": "What enters the loss: sgpo, grpo, luffy, hpt, or path/to/file.py:METHOD."}
+        default="sgpo",
+        metadata={"help": "sgpo, grpo, luffy, hpt, srft, opsd, or a method of your own: path/to/file.py:METHOD."},
     )
 
 

@@ -16,8 +16,10 @@ from sgpo.distributed import refusals_of_parallelism
 from sgpo.errors import Refusals
 from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
+from sgpo.methods.opsd import OPSDOptions
 from sgpo.methods.registry import DEFAULTS, check_method_options, find_method, names_of
 from sgpo.methods.sgpo import SGPOOptions
+from sgpo.methods.srft import SRFTOptions
 from sgpo.models.precision import refusals_of_precision
 from sgpo.sampling.engines import EngineArguments
 from sgpo.training.arguments import (
@@ -45,6 +47,8 @@ class SGPOConfig(
     SGPOOptions,
     LUFFYOptions,
     HPTOptions,
+    SRFTOptions,
+    OPSDOptions,
     SeenArguments,
     SamplingArguments,
     EngineArguments,

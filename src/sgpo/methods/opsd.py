@@ -1,0 +1,77 @@
+"""OPSD (arXiv:2601.18734): on its own completions the policy is drawn to itself with a solution in the prompt.
+
+    L = mean over all tokens o_t of the autonomous completions of an update of
+        D( pi(. | q, o_<t),  sg pi(. | q, e, o_<t) )
+
+e is the expert's response, D the Jensen-Shannon divergence (beta = 0.5), or one of the two KL. Rewards take no part.
+Completions are the student's own, where SGPO distils a guided one; all tokens count, where SGPO leaves out large d_t.
+
+Source: opsd_trainer.py and data_collator.py of siyan-zhao/OPSD at 590ec26, with the teacher that is the present policy
+(their default; the runs that they report fix it to the policy before training, by --fixed_teacher with LoRA). There the
+temperature of sampling, 1.1, divides the logits of the loss too; here probabilities are those of temperature 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from sgpo.methods.expert import count_tokens
+from sgpo.methods.grpo import outcome
+from sgpo.methods.method import Method, all_autonomous
+from sgpo.methods.options import MethodOptions, not_among, without_ratios
+from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
+from sgpo.problems import Problem
+from sgpo.prompts import Messages, student_messages
+
+INFORMED = "informed"  # the prompt with the response
+TEMPLATE = (
+    "Problem:\n{problem}\n\nA reference solution:\n{response}\n\nSolve the problem step by step, in your own words."
+)
+TERM_OF_OPSD = {
+    "jensen_shannon": "jensen_shannon_distillation",
+    "reverse_kl": "reverse_distillation",
+    "forward_kl": "distillation",
+}
+
+
+@dataclass
+class OPSDOptions(MethodOptions):
+    """Those of every method, and the divergence."""
+
+    opsd_divergence: str = field(
+        default="jensen_shannon",
+        metadata={"help": "'jensen_shannon', 'reverse_kl' KL(policy || teacher), or 'forward_kl'."},
+    )
+
+    delta = math.inf  # no option: all tokens count
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        yield from not_among(self, {"opsd_divergence": list(TERM_OF_OPSD)})
+        yield from without_ratios(self)
+
+
+def informed_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
+    """The teacher's prompt: the problem and its first response."""
+    if not problem.responses:
+        return None
+    return student_messages(TEMPLATE.format(problem=problem.prompt, response=problem.responses[0]), system_prompt)
+
+
+def decide(groups: Sequence[ProblemRollouts], options: OPSDOptions, update: UpdateContext) -> list[Decision]:
+    """Every completion of each problem that has a response."""
+    learnt = [group.autonomous if INFORMED in group.prompts else [] for group in groups]
+    weight = 1 / max(1, update.total(count_tokens(learnt)))
+    term = TERM_OF_OPSD[options.opsd_divergence]
+    return [
+        Decision(
+            [group.row(term, rollout, weight, teacher=INFORMED) for rollout in rollouts],
+            f"{outcome(group)}; {'all are distilled' if rollouts else 'no response'}",
+        )
+        for group, rollouts in zip(groups, learnt, strict=True)
+    ]
+
+
+METHOD = Method(OPSDOptions, all_autonomous, decide, uses=("response",), prompts={INFORMED: informed_prompt})

@@ -1,0 +1,128 @@
+"""Methods of other papers: loss and gradient against docs/methods.md in float64, and limits that must hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from engine_cases import distance
+from group_cases import LONGEST, rollout_groups
+from loss_cases import F64, Written, expected, ours
+from method_cases import decided, scores, weights_of
+from torch import Tensor
+
+from sgpo.methods.records import ProblemRollouts
+from sgpo.methods.registry import METHODS
+from sgpo.problems import Problem
+
+SIZES: dict[str, Any] = {"num_autonomous": 4, "num_guided": 1, "max_completion_length": LONGEST}
+
+
+class Reference(Written):
+    """The formulas of docs/methods.md."""
+
+    def entropies_of(self, model: Any, group: ProblemRollouts, rollout: Any) -> Tensor:
+        logprobs = self.distributions(model, group.prompt_ids, rollout)
+        return -(logprobs.exp() * logprobs).sum(-1)
+
+    def srft(self, groups: list[ProblemRollouts]) -> Tensor:
+        """Its SFT is a mean over the expert tokens of the update, the rest a sum over tokens divided by L."""
+        authors = self.config.normalization == "authors"
+        total, of_experts, bonuses = torch.zeros((), dtype=F64), [], []
+        for group in groups:
+            mixed = [*group.autonomous, *group.experts]
+            rewards = [o.reward for o in mixed]
+            for o in mixed:
+                logp = self.chosen(self.policy, group.prompt_ids, o)
+                share = 1 / LONGEST if authors else 1 / (len(groups) * len(mixed) * len(logp))
+                of_tokens = self.entropies_of(self.policy, group, o)
+                bonuses.append(of_tokens if authors else of_tokens.sum() * share)
+                entropy = self.entropies_of(self.old, group, o).mean().detach()
+                if o in group.experts:
+                    advantage = self.advantages(rewards, std=not authors)[-1]
+                    total = total - advantage * (logp.exp() / (logp.exp() + 0.1)).sum() * share
+                    weighted = -0.5 * (-entropy).exp() * logp
+                    of_experts.append(weighted if authors else weighted.mean() / len(groups))
+                else:
+                    weight = 0.1 * entropy.exp() if o.correct else -1.0
+                    total = total - weight * logp.sum() * share
+        if of_experts:
+            total = total + (torch.cat(of_experts).mean() if authors else sum(of_experts))
+        entropy = torch.cat(bonuses).mean() if authors else torch.stack(bonuses).sum()
+        return total - self.config.entropy_coefficient * entropy
+
+    def opsd(self, groups: list[ProblemRollouts]) -> Tensor:
+        of_tokens = []
+        for group in groups:
+            for o in group.autonomous if "informed" in group.prompts else []:
+                teacher = self.distributions(self.policy, group.prompts["informed"], o).detach()
+                student = self.distributions(self.policy, group.prompt_ids, o)
+                mean = ((teacher.exp() + student.exp()) / 2).log()
+                kinds = {
+                    "forward_kl": teacher.exp() * (teacher - student),
+                    "reverse_kl": student.exp() * (student - teacher),
+                    "jensen_shannon": (teacher.exp() * (teacher - mean) + student.exp() * (student - mean)) / 2,
+                }
+                of_tokens.append(kinds[self.config.opsd_divergence].sum(-1))
+        return torch.cat(of_tokens).mean()
+
+
+@pytest.mark.parametrize("normalization", ["authors", "grpo"])
+@pytest.mark.parametrize("experts", [True, False])
+def test_srft(normalization: str, experts: bool) -> None:
+    config = METHODS["srft"].options(**SIZES, normalization=normalization, entropy_coefficient=0.2)
+    loss, gradients = ours("srft", rollout_groups(experts), config)
+    expected_loss, expected_gradients, _ = expected(Reference, "srft", rollout_groups(experts), config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+
+
+def test_srft_treats_the_expert_as_luffy_and_hpt_do() -> None:
+    """Its shaped row is that of LUFFY; its likelihood row, where entropy is 0, half of that of HPT."""
+    groups = rollout_groups()
+
+    def rows(method: str, term: str, **options: Any) -> list[list[float]]:
+        found = decided(METHODS[method], groups, METHODS[method].options(**SIZES, **options), certain)
+        return [weights_of(row) for row in found.sequences if row.term == term]
+
+    def certain(pairs: Any) -> Any:
+        return [scores([0.0] * len(ids)) for _, ids in pairs]
+
+    assert rows("srft", "shaped") == [pytest.approx(row) for row in rows("luffy", "shaped")]
+    groups = [group for group in groups if not all(o.correct for o in group.autonomous)]
+    halves = [[weight / 2 for weight in row] for row in rows("hpt", "likelihood", hpt_gate=0.9)]
+    assert rows("srft", "likelihood") == [pytest.approx(row) for row in halves]
+
+
+def informed(groups: list[ProblemRollouts]) -> list[ProblemRollouts]:
+    """All but the last with a prompt that holds a response."""
+    found = [replace(group, prompts={**group.prompts, "informed": [7, *group.prompts["guided"]]}) for group in groups]
+    return [*found[:-1], groups[-1]]
+
+
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "reverse_kl", "forward_kl"])
+def test_opsd(divergence: str) -> None:
+    config = METHODS["opsd"].options(**SIZES, opsd_divergence=divergence)
+    loss, gradients = ours("opsd", informed(rollout_groups()), config)
+    expected_loss, expected_gradients, _ = expected(Reference, "opsd", informed(rollout_groups()), config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+
+
+def test_opsd_learns_nothing_from_a_prompt_that_says_nothing() -> None:
+    groups = [replace(group, prompts={**group.prompts, "informed": group.prompt_ids}) for group in rollout_groups()]
+    loss, gradients = ours("opsd", groups, METHODS["opsd"].options(**SIZES))
+    assert loss == pytest.approx(0.0, abs=1e-7)
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-7
+
+
+def test_the_prompt_of_opsd_holds_the_first_response() -> None:
+    prompt = METHODS["opsd"].all_prompts["informed"]
+    found = prompt(Problem("1", "What is 2+2?", "4", response="Four.", more_responses=("4",)), None)
+    assert found is not None
+    assert found[0]["content"] == (
+        "Problem:\nWhat is 2+2?\n\nA reference solution:\nFour.\n\nSolve the problem step by step, in your own words."
+    )
+    assert prompt(Problem("1", "What is 2+2?", "4"), None) is None
