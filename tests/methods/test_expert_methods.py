@@ -58,7 +58,7 @@ def test_the_experts_tokens_are_those_that_sft_learns(tokenizer: Any) -> None:
     assert ids[-1] == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("method", ["luffy", "hpt", "srft"])
+@pytest.mark.parametrize("method", ["luffy", "hpt", "srft", "ampo"])
 def test_groups_and_metrics(make_trainer: Callable[..., Any], method: str) -> None:
     """Three of four problems have a response, and that of p1 is wrong."""
     trainer = make_trainer(method=method)

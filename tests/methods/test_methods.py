@@ -55,18 +55,19 @@ Config = Callable[..., SGPOConfig]
 
 
 def test_the_methods() -> None:
-    assert sorted(METHODS) == ["grpo", "hpt", "luffy", "opsd", "sgpo", "srft"]
+    assert sorted(METHODS) == ["ampo", "grpo", "hpt", "luffy", "opsd", "sgpo", "srft"]
 
 
 OPTIONS_OF = {
     "sgpo": "delta alpha_scale alpha_smoothing alpha_max alpha_rule alpha_fixed target_selection distillation "
     "train_autonomous without_strategy",
-    "grpo sgpo": "eps_low eps_high",
-    "hpt luffy srft": "normalization entropy_coefficient",
+    "ampo grpo sgpo": "eps_low eps_high",
+    "ampo": "ampo_replaced",
+    "ampo hpt luffy srft": "normalization entropy_coefficient",
     "opsd": "opsd_divergence",
     "srft": "srft_sft_coefficient srft_rl_coefficient",
     "hpt": "hpt_gate hpt_sft_coefficient",
-    "grpo hpt luffy opsd sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
+    "ampo grpo hpt luffy opsd sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
 }
 OWNERS = {option: owners.split() for owners, options in OPTIONS_OF.items() for option in options.split()}
 OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
@@ -78,6 +79,7 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
     "normalization": "grpo",
     "opsd_divergence": "reverse_kl",
     "num_autonomous": 5,
+    "ampo_replaced": 3,
     "num_guided": 6,
     "max_completion_length": 20,
 }
@@ -153,6 +155,7 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
         ("srft", WITH_BOTH, {"autonomous": 11}),
         ("srft", BARE, {"autonomous": 12}),
         ("opsd", WITH_BOTH, {"autonomous": 12}),
+        ("ampo", WITH_BOTH, {"autonomous": 12}),
         ("hpt", WITH_BOTH, {"autonomous": 12}),
         ("hpt", BARE, {"autonomous": 12}),
     ],

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from engine_cases import distance
+from engine_cases import VOCABULARY, distance
 from group_cases import LONGEST, rollout_groups
 from loss_cases import F64, Written, expected, ours
 from method_cases import decided, scores, weights_of
 from torch import Tensor
 
+from sgpo.methods.ampo import before_answer
 from sgpo.methods.records import ProblemRollouts
 from sgpo.methods.registry import METHODS
 from sgpo.problems import Problem
+from sgpo.sampling.records import Rollout
 
 SIZES: dict[str, Any] = {"num_autonomous": 4, "num_guided": 1, "max_completion_length": LONGEST}
 
@@ -50,6 +52,31 @@ class Reference(Written):
                     total = total - weight * logp.sum() * share
         if of_experts:
             total = total + (torch.cat(of_experts).mean() if authors else sum(of_experts))
+        entropy = torch.cat(bonuses).mean() if authors else torch.stack(bonuses).sum()
+        return total - self.config.entropy_coefficient * entropy
+
+    def ampo(self, groups: list[ProblemRollouts]) -> Tensor:
+        """Of `failing_groups`: responses 1 and 3 of the second problem take the place of its last two completions."""
+        authors = self.config.normalization == "authors"
+        total, bonuses = torch.zeros((), dtype=F64), []
+        for number, group in enumerate(groups):
+            experts = [group.experts[1], group.experts[3]] if number == 1 and len(group.experts) > 2 else []
+            experts = group.experts if number == 1 and len(group.experts) <= 2 else experts
+            own = group.autonomous[: len(group.autonomous) - len(experts)]
+            rewards = [o.reward for o in own] + [max(o.reward, 1.0) for o in experts]
+            advantages = self.advantages(rewards, std=not authors)
+            for advantage, o in zip(advantages, [*own, *experts], strict=True):
+                count = len(o.completion_ids)
+                share = 1 / LONGEST if authors else 1 / (len(groups) * len(rewards) * count)
+                p = self.chosen(self.policy, group.prompt_ids, o).exp()
+                if any(o is each for each in experts):
+                    values = advantage * p / (p + 0.1)
+                else:
+                    rho = self.ratio(group, o)
+                    values = torch.minimum(rho * advantage, rho.clamp(0.8, 1.2) * advantage)
+                total = total - values.sum() * share
+                entropy = self.entropies_of(self.policy, group, o)
+                bonuses.append(entropy if authors else entropy.sum() * share)
         entropy = torch.cat(bonuses).mean() if authors else torch.stack(bonuses).sum()
         return total - self.config.entropy_coefficient * entropy
 
@@ -126,3 +153,75 @@ def test_the_prompt_of_opsd_holds_the_first_response() -> None:
         "Problem:\nWhat is 2+2?\n\nA reference solution:\nFour.\n\nSolve the problem step by step, in your own words."
     )
     assert prompt(Problem("1", "What is 2+2?", "4"), None) is None
+
+
+class Letters:
+    """A tokenizer of single characters."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1 + ord(letter) % (VOCABULARY - 1) for letter in text]}
+
+
+def failing_groups(experts: int) -> list[ProblemRollouts]:
+    """`rollout_groups`, whose second problem is never solved, with several responses."""
+    source = torch.Generator().manual_seed(3)
+    found = []
+    for number, group in enumerate(rollout_groups()):
+        texts = [f"{'so ' * n}\\boxed{{{'7' if n % 2 else '1'}}}" for n in range(experts)]
+        rollouts = [
+            Rollout(
+                torch.randint(1, VOCABULARY, (n + 2,), generator=source).tolist(), None, False, reward=0.5 * (n == 3)
+            )
+            for n in range(experts)
+        ]
+        problem = Problem(str(number), "?", "12", response=texts[0] if texts else None, more_responses=tuple(texts[1:]))
+        found.append(replace(group, problem=problem, experts=rollouts))
+    return found
+
+
+@pytest.mark.parametrize("normalization", ["authors", "grpo"])
+@pytest.mark.parametrize("experts", [4, 1, 0])
+def test_ampo(normalization: str, experts: int) -> None:
+    sizes = {**SIZES, "normalization": normalization, "entropy_coefficient": 0.2, "eps_high": 0.2}
+    config = METHODS["ampo"].options(**sizes)
+    groups = failing_groups(experts)
+    ranking: dict[int, float] = {0: -2.0, 1: -0.5, 2: -1.0, 3: -0.25}
+    asked = []
+
+    def choosing(pairs: Any) -> Any:
+        asked.append(pairs)
+        return [scores([ranking[number], -9.0]) for number, _ in enumerate(pairs)]
+
+    loss, gradients = ours("ampo", groups, config, deciding={"scorer": choosing, "tokenizer": Letters()})
+    expected_loss, expected_gradients, _ = expected(Reference, "ampo", groups, config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+    assert [len(pairs) for pairs in asked] == [experts if experts > 2 else 0]
+    encode = Letters()
+    for pair, n in zip(asked[0], range(experts), strict=False):
+        before = encode(f"{'so ' * n}\\boxed{{")["input_ids"]
+        assert pair == ([*groups[1].prompt_ids, *before], encode("12")["input_ids"])
+
+
+def test_ampo_without_a_failing_group_is_grpo() -> None:
+    solved = [group for group in failing_groups(4) if any(o.correct for o in group.autonomous)]
+    config = METHODS["ampo"].options(**SIZES, normalization="grpo", entropy_coefficient=0.0)
+    of_grpo = METHODS["grpo"].options(**SIZES)
+    rows = [
+        decided(METHODS[name], solved, options, lambda _: []).sequences
+        for name, options in (("ampo", config), ("grpo", of_grpo))
+    ]
+    assert [(row.term, row.completion_ids) for row in rows[0]] == [(row.term, row.completion_ids) for row in rows[1]]
+    assert [weights_of(row) for row in rows[0]] == [pytest.approx(weights_of(row)) for row in rows[1]]
+
+
+@pytest.mark.parametrize(
+    ("response", "before"),
+    [
+        ("so \\boxed{4}", "so \\boxed{"),
+        ("\\boxed{1} and \\boxed{\\frac{1}{2}}.", "\\boxed{1} and \\boxed{"),
+        ("four", "four\n\\boxed{"),
+    ],
+)
+def test_where_the_answer_of_a_response_begins(response: str, before: str) -> None:
+    assert before_answer(response) == before

@@ -61,7 +61,10 @@ def policies() -> tuple[Any, Any]:
     return policy, old
 
 
-def ours(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float, list[Tensor]]:
+def ours(
+    method: str, groups: list[ProblemRollouts], config: Any, deciding: dict[str, Any] | None = None
+) -> tuple[float, list[Tensor]]:
+    """Args: deciding: what of the context the method decides with is not the model that sampled."""
     policy, old = policies()
     for model in (policy, old):
         add_head_task(model)
@@ -74,7 +77,10 @@ def ours(method: str, groups: list[ProblemRollouts], config: Any) -> tuple[float
             return row
         return replace(row, old_logprobs=scorer([(row.prompt_ids, row.completion_ids)])[0].logprobs)
 
-    rows = [with_old(row) for row in decided(METHODS[method], groups, config, scorer).sequences]
+    rows = [
+        with_old(row)
+        for row in decided(METHODS[method], groups, config, **{"scorer": scorer, **(deciding or {})}).sequences
+    ]
     found = accumulate_gradients(policy, rows, LAYOUT, Thresholds.of(config))
     return found.loss, [p.grad for p in policy.parameters() if p.grad is not None]
 

@@ -54,6 +54,7 @@ def decided(
     scorer: Scorer | None = None,
     *,
     num_problems: int | None = None,
+    tokenizer: Any = None,
 ) -> Decided:
     """As the trainer asks a method.
 
@@ -61,7 +62,8 @@ def decided(
         options: of the method, or the configuration of a run.
     """
     values = options_from(method, options) if hasattr(options, "method_options") else options
-    context = UpdateContext(num_problems or len(groups), **({} if scorer is None else {"policy": scorer}))
+    given = {} if scorer is None else {"policy": scorer}
+    context = UpdateContext(num_problems or len(groups), tokenizer=tokenizer, **given)
     return Decided(method.decide(groups, values, context))
 
 

@@ -68,7 +68,9 @@ OTHER_NAMES: Mapping[str, Here] = {
     "use_kl_loss": NO_REFERENCE,
     "kl_loss_coef": NO_REFERENCE,
     "kl_coef": NO_REFERENCE,
-    "entropy_coeff": Here(("entropy_coefficient",), "of luffy, hpt and srft; the other methods have no entropy bonus"),
+    "entropy_coeff": Here(
+        ("entropy_coefficient",), "of luffy, hpt, srft and ampo; the other methods have no entropy bonus"
+    ),
     "lr": Here(("learning_rate",)),
     "total_epochs": Here(("num_train_epochs",)),
     "test_freq": Here(("eval_steps",)),

@@ -1,4 +1,4 @@
-"""What LUFFY and HPT share: a group without clipping, an expert's response as a row, and an entropy bonus.
+"""What LUFFY, HPT, SRFT and AMPO share: a group, an expert's response as a row of it, and an entropy bonus.
 
 Their authors' code weighs tokens in a way of its own (docs/method.md), which is the default; ``normalization: grpo``
 weighs them as GRPO does here. With B problems, G rows of a problem and a row of |o| tokens:
@@ -57,18 +57,25 @@ def count_tokens(learnt: Sequence[Sequence[Rollout]]) -> int:
 
 
 def group_rows(
-    group: ProblemRollouts, rollouts: Sequence[Rollout], options: ExpertOptions, num_problems: int, bonus: float
+    group: ProblemRollouts,
+    rollouts: Sequence[Rollout],
+    options: ExpertOptions,
+    num_problems: int,
+    bonus: float,
+    *,
+    term: str = "ratio",
 ) -> list[TrainingSequence]:
-    """One row for each rollout of the group; that of an expert is shaped, the others have an unclipped ratio.
+    """One row for each rollout of the group; that of an expert is shaped.
 
     Args:
         bonus: of `bonus_per_token`.
+        term: of the others: "ratio", which is not clipped, or "surrogate".
     """
     advantages = group_advantages(rewards_of(rollouts), std=not options.like_authors)
     shares = share_of_token(lengths_of(rollouts), completions=len(rollouts), num_problems=num_problems)
     weights = advantages / options.max_completion_length if options.like_authors else advantages * shares
     bonuses = shares.new_full(shares.shape, bonus) if options.like_authors else options.entropy_coefficient * shares
     return [
-        group.row("shaped" if any(o is e for e in group.experts) else "ratio", o, weight, entropy_bonus=of_entropy)
+        group.row("shaped" if any(o is e for e in group.experts) else term, o, weight, entropy_bonus=of_entropy)
         for o, weight, of_entropy in zip(rollouts, weights.tolist(), bonuses.tolist(), strict=True)
     ]

@@ -159,6 +159,7 @@ class UpdateContext:
     # keeps that of the first, so what goes into it is to be `total`, or otherwise alike in all.
     state: dict[str, Any] = field(default_factory=dict)
     total: Callable[[int], int] = int  # the sum of a number over all processes, each of which has to ask
+    tokenizer: Any = None  # for a method that asks about texts of its own
 
 
 def expert_rollouts(responses: Sequence[str], tokenizer: Any) -> list[Rollout]:

@@ -56,7 +56,7 @@ def rl_tokens(
     """Rows that are learnt, and rows that only go forward, of all visits to problems.
 
     learnt      sgpo: G1 and one target; luffy: G1 + G2 - 1 and the response; srft also the response again; grpo,
-                hpt, opsd: G1 + G2. Groups without a difference in reward cost nothing, which is not counted on.
+                hpt, ampo, opsd: G1 + G2. Groups without a difference in reward cost nothing, which is not counted on.
     forward     old log-probabilities in all updates of a rollout batch but the first; sgpo also the choice among at
                 most G2 targets, and the teacher's side of the one; srft the entropies of all rows, and nothing
                 else; opsd the teacher's side of all, and nothing else

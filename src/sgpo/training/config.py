@@ -14,6 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 
 from sgpo.distributed import refusals_of_parallelism
 from sgpo.errors import Refusals
+from sgpo.methods.ampo import AMPOOptions
 from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
 from sgpo.methods.opsd import OPSDOptions
@@ -48,6 +49,7 @@ class SGPOConfig(
     LUFFYOptions,
     HPTOptions,
     SRFTOptions,
+    AMPOOptions,
     OPSDOptions,
     SeenArguments,
     SamplingArguments,

@@ -189,6 +189,7 @@ class SGPOTrainer(RunTrainer):
             policy=partial(self._scores, self.model),
             state=self.method_state,
             total=distributed.total,
+            tokenizer=self.processing_class,
             **({} if self.reference is None else {"reference": partial(self._scores, self.reference)}),
         )
         updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
