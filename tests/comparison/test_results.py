@@ -11,6 +11,8 @@ import pytest
 import yaml
 from comparison_cases import BUDGET, ROWS, result, updates
 from limits import largest_file
+from token_view_cases import ListTokenizer, made_up
+from view_cases import views_of, write_views
 
 from sgpo.cli import main
 from sgpo.comparison.collecting import counters, curves, dev_curve, short, training_result
@@ -222,5 +224,22 @@ def test_plot_draws_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     text = (tmp_path / "plots" / "dynamics.svg").read_text()
     assert "mine</" in text
     assert ">Lines: single runs, moving means over steps.</" in text
+    words = [f" w{n}" if n % 3 else "\n$5_" for n in range(3 * 40)]
+    for step, seed in ((0, 1), (50, 2)):
+        answers = [made_up(range(2, 2 + len(words)), len(words), label=f"p{step}", seed=seed)]
+        write_views(run, step, answers, ListTokenizer(words))
+    source = read_source([run])
+    assert source.target is not None
+    assert [path.name for path in draw_all(source, tmp_path / "plots")] == ["cost.png", "dynamics.png", "steps.png"]
+    answer = views_of(run, source.target.updates)[source.target.problem]["answer"]
+    assert sum(answer["divergence"]) >= max(sum(views_of(run, n)[f"p{n}"]["answer"]["divergence"]) for n in (0, 50))
+    (start, end), step = answer["steps"][1], source.target.steps[1]
+    assert step.text == "".join(answer["texts"][start:end]).strip()
+    assert step.divergence == pytest.approx(sum(answer["divergence"][start:end]) / (end - start))
+    assert step.sft_loss == pytest.approx(sum(answer["sft"][start:end]) / (end - start))
+    text = (tmp_path / "plots" / "steps.svg").read_text()
+    assert "$5_ w4 w5</" in text
+    assert "The first 16 of 40 steps." in text
+    assert (tmp_path / "plots" / "steps.pdf").read_bytes().startswith(b"%PDF")
     assert main(["plot", str(tmp_path)]) == 2
     assert "is no folder of a training run: it has no metrics.jsonl" in capsys.readouterr().err

@@ -92,6 +92,9 @@ def make_trainer(checkpoint: Path) -> Train:
     return make
 
 
+FILES = ("completions", "config.yaml", "data.json", "metrics.jsonl", "report.html")
+
+
 def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -125,7 +128,7 @@ def test_a_stopped_and_resumed_run_is_the_straight_one(
         str(caught.value) == f"stopped by Ctrl-C after {step} of 8 updates; the checkpoint is {run}/checkpoint-{step}"
     )
     assert caught.value.checkpoint == run / f"checkpoint-{step}"
-    assert names_in(run) == {"completions", "config.yaml", "data.json", "metrics.jsonl", f"checkpoint-{step}"}
+    assert names_in(run) == {*FILES, f"checkpoint-{step}"}
     assert len(updates(run)) == step
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resumed = make_trainer(tmp_path / "run", CtrlC())
@@ -187,7 +190,7 @@ def test_the_second_ctrl_c_stops_at_once(make_trainer: Train, tmp_path: Path) ->
         make_trainer(tmp_path / "run", CtrlC(optimise=[3, 4])).train()
     assert type(caught.value) is KeyboardInterrupt
     assert str(caught.value) == "stopped at once by a second Ctrl-C"
-    assert names_in(tmp_path / "run") == {"completions", "config.yaml", "data.json", "metrics.jsonl"}
+    assert names_in(tmp_path / "run") == {*FILES}
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

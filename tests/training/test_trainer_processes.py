@@ -45,7 +45,7 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
     rows = (tmp_path / "run-10-2" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2, 2]  # updates, evaluation, totals, evaluation
     names = sorted(path.name for path in (tmp_path / "run-10-2").iterdir())
-    assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl"]
+    assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl", "report.html"]
 
 
 def test_two_processes_train_an_adapter_as_one(checkpoint: Path, tmp_path: Path) -> None:

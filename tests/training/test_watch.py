@@ -342,6 +342,7 @@ def test_the_table_at_the_start(make_config: Callable[..., SGPOConfig]) -> None:
         "evaluation": "after each epoch",
         "completions": "not kept",
         "metrics": "metrics.jsonl",
+        "report": "report.html, kept current",
     }
 
 

@@ -1,6 +1,7 @@
 """`sgpo plot`: what a method reaches for which cost, how training goes, and scores with every seed's point.
 
-Figures 3, 4 and 6 of arXiv:2606.24064 show entropy, reward, length and mean alpha over steps.
+Figures 3, 4 and 6 of arXiv:2606.24064 show entropy, reward, length and mean alpha over steps; Figure 5 mean KL and SFT
+loss by step of a solution.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sgpo.comparison.results import CellResult, methods_of
+from sgpo.comparison.step_picture import MOST_STEPS, MeasuredTarget, draw_steps, steps_caption
 from sgpo.comparison.summary import MethodSummary, SetSummary, summarise
 from sgpo.comparison.trajectories import Source, band
 from sgpo.reports.style import BLUE, INK, MUTED, ORANGE, SKY, STYLE, write_figure
@@ -68,6 +70,8 @@ def draw_all(source: Source, output: Path, *, methods: Sequence[str] = (), basel
             cost_picture(rows, looks, output / "cost.png"),
             dynamics_picture(rows, looks, output / "dynamics.png"),
         ]
+    if source.target is not None:
+        drawn.append(steps_picture(source.target, output / "steps.png"))
     if source.scored:
         base = baseline if baseline in names else names[0]
         summaries = summarise(source.rows, base, names)
@@ -187,6 +191,16 @@ def repetitions(cells_of_methods: Iterable[Iterable[tuple[str, int | None]]]) ->
     bases = any(len({base for base, _ in cells}) > 1 for cells in methods)
     seeds = any(len(cells) > len({base for base, _ in cells}) for cells in methods)
     return [name for name, several in (("base models", bases), ("seeds", seeds)) if several]
+
+
+def steps_picture(target: MeasuredTarget, path: Path) -> Path:
+    """Mean KL and SFT loss by step of one target."""
+    height = 0.62 * min(len(target.steps), MOST_STEPS) + 1.9
+
+    def draw(figure: Any) -> list[Any]:
+        return draw_steps(figure.subplots(), target)
+
+    return _picture(path, (12, height), "Where guidance changes the policy", steps_caption(target), draw)
 
 
 # ---------------------------------------------------------------------- scores

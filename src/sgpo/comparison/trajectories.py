@@ -12,6 +12,7 @@ import yaml
 
 from sgpo.comparison.collecting import samples_of, training_result
 from sgpo.comparison.results import CellResult, read_results
+from sgpo.comparison.step_picture import MeasuredTarget, largest_target
 from sgpo.reports.style import smoothed
 
 Columns = Mapping[str, Sequence[float | None]]
@@ -33,10 +34,11 @@ class Band:
 
 @dataclass(frozen=True)
 class Source:
-    """Rows with curves. Those of run folders have no scores."""
+    """Rows with curves. Those of run folders have no scores, but may have a target token by token."""
 
     rows: list[CellResult]
     scored: bool
+    target: MeasuredTarget | None = None  # of run folders, if they keep any
 
 
 def read_source(paths: Sequence[Path]) -> Source:
@@ -53,7 +55,7 @@ def read_source(paths: Sequence[Path]) -> Source:
         if not rows:
             raise ValueError(f"{files[0]} holds no results yet")
         return Source(rows, scored=True)
-    return Source([_row_of_run(path) for path in paths], scored=False)
+    return Source([_row_of_run(path) for path in paths], scored=False, target=largest_target(paths))
 
 
 def _row_of_run(folder: Path) -> CellResult:

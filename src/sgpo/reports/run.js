@@ -19,7 +19,7 @@ const count = (n, one, many) => `${n.toLocaleString("en")} ${n === 1 ? one : man
 function head() {
   byId("title").textContent = report.runs.map((run) => run.name).join(" · ");
   byId("subtitle").textContent = report.runs.map((run) => `${several ? run.name + ": " : ""}${run.method.toUpperCase()}, ${count(run.updates, "update")}` +
-    `${run.finished ? "" : ", not finished"}${run.seconds ? `, ${duration(run.seconds)}` : ""}`).join(" · ");
+    `${run.finished ? "" : `, not finished as of ${new Date(1000 * report.written).toLocaleString([], { dateStyle: "medium", timeStyle: "short" })}`}${run.seconds ? `, ${duration(run.seconds)}` : ""}`).join(" · ");
   for (const section of document.querySelectorAll("main > section[aria-labelledby]")) {
     if (section.hidden) continue;
     const link = element("a", "", section.querySelector("h2").textContent);
@@ -367,6 +367,32 @@ function setup() {
   });
 }
 
+// The page of a run that goes on loads itself again, and stays as the reader left it.
+function remember() {
+  const fields = [...document.querySelectorAll("input[type=search], select")];
+  history.replaceState({
+    fields: fields.map((field) => [field.id, field.selectedOptions ? field.selectedOptions[0]?.text : field.value]),
+    hidden: [...hidden],
+    at: window.scrollY,
+  }, "");
+}
+function recall() {
+  if (!history.state) return;
+  for (const [id, text] of history.state.fields) {
+    const field = byId(id), chosen = field?.options && [...field.options].find((each) => each.text === text);
+    if (!field || (field.options && !chosen)) continue;
+    field.value = chosen ? chosen.value : text;
+    for (const name of ["input", "change"]) field.dispatchEvent(new Event(name, { bubbles: true }));
+  }
+  for (const n of history.state.hidden) byId("runs").children[n]?.click();
+  window.scrollTo({ top: history.state.at, behavior: "instant" });
+}
+function keepCurrent() { // more rarely where nobody has written the page for long: its run was killed
+  const age = Date.now() / 1000 - report.written;
+  const isRead = () => document.querySelector("details[open]") || document.activeElement?.closest("input, select, svg, #answer");
+  if (report.refresh) setInterval(() => { if (!isRead()) { remember(); location.reload(); } }, 1000 * Math.max(report.refresh, age / 10));
+}
+
 scores();
 tiles();
 byId("dynamics-section").hidden = !report.charts.length;
@@ -378,7 +404,6 @@ answers();
 filters();
 setup();
 head();
-if (report.refresh) setInterval(() => { // not while someone reads or searches
-  if (!byId("search").value && !byId("answers-search").value && !document.querySelector("details[open]")) location.reload();
-}, 1000 * report.refresh);
+recall();
+keepCurrent();
 document.documentElement.dataset.ready = "";

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,7 @@ def run_report(runs: Sequence[RunFolder], evaluations: Mapping[str, Path] | None
         "answered": answered,
         "answers_rule": ANSWERS_RULE,
         "refresh": refresh,
+        "written": time.time(),
     }
     own = {kind: HERE.with_name(f"run.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")}
     title = ", ".join(run.name for run in runs)

@@ -3,6 +3,7 @@
 config.yaml   the resolved configuration           metrics.jsonl   a line for each update or evaluation
 data.json     number and fingerprint of the data   checkpoint-N/   weights, optimizer and state after N updates
 completions/  what was sampled, as Parquet         not-finite/     the sequences that made a loss infinite or NaN
+report.html   the run at a glance
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from sgpo.files import check_folder_writable, free_space, readable_size
 from sgpo.runs.checkpoints import UNFINISHED, checkpoints_of
 
 COMPLETIONS, VIEWS = "completions", ".views.json"
+REPORT = "report.html"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 BYTES_OF_WEIGHT, BYTES_OF_OPTIMIZER = 4, 8  # for each parameter: float32, and Adam's two moments
 

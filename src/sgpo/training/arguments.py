@@ -231,6 +231,10 @@ class EvaluationArguments:
     completions_steps: int = field(
         default=50, metadata={"help": "Updates between two tables of completions, also kept as Parquet; 0: none."}
     )
+    live_report: bool = field(
+        default=True,
+        metadata={"help": "Keep report.html in output_dir current, which shows the run at a glance."},
+    )
     logging_steps: float = field(default=1, metadata={"help": "Updates between two lines of metrics."})
 
 

@@ -12,6 +12,7 @@ from transformers.trainer_utils import IntervalStrategy
 from sgpo.methods.registry import find_method, options_from
 from sgpo.models.precision import weight_rows
 from sgpo.problems import Problem
+from sgpo.runs.folder import REPORT
 from sgpo.training.config import SGPOConfig
 
 
@@ -75,6 +76,7 @@ def start_rows(
         ("evaluation", _evaluation(args, evaluated)),
         ("completions", f"every {args.completions_steps} updates" if args.completions_steps else "not kept"),
         ("metrics", ", ".join(["metrics.jsonl", *(name for name in args.report_to if name != "none")])),
+        ("report", f"{REPORT}, kept current" if args.live_report else "not written"),
     ]
 
 

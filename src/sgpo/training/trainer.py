@@ -41,6 +41,7 @@ from sgpo.tokenizers import pad_token_id
 from sgpo.training import completions_table, step
 from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
+from sgpo.training.live_report import LiveReport
 from sgpo.training.metrics import Logbook, append_line, group_metrics, sampler_mismatch
 from sgpo.training.preflight import METHOD_STATE, batch_sampler, check_kept_state, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
@@ -117,6 +118,9 @@ class SGPOTrainer(RunTrainer):
         self.add_callback(Alarms(args.max_completion_length, args.delta))
         if args.eval_at_end and args.eval_strategy == "no" and found.eval_problems is not None:
             self.add_callback(EvaluateAtEnd())
+        self.live_report = LiveReport(args.output_dir) if args.live_report and self.is_world_process_zero() else None
+        if self.live_report is not None:
+            self.add_callback(self.live_report)
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)
         self.layout = BatchLayout(
@@ -318,6 +322,14 @@ class SGPOTrainer(RunTrainer):
         super().log(logs, start_time)
         if self.is_world_process_zero():
             append_line(self.args.output_dir, self.state.log_history[-1])
+        if self.live_report is not None:
+            self.live_report.after_line()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's; then the model card is there, whose versions the report shows."""
+        super().save_model(output_dir, _internal_call)
+        if not _internal_call and self.live_report is not None:
+            self.live_report.write()
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
