@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,36 +60,43 @@ def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_)
 """
 
 
+def sums() -> list[Problem]:
+    """16 problems, every fourth without a strategy."""
+    strategy = "Problem type: sums\nStrategy: add\nSteps: (a) add the digits"
+    return [
+        Problem(str(n), f"Compute {n}+{n + 3}", str(2 * n + 3), strategy=strategy if n % 4 else None)
+        for n in range(16)
+    ]
+
+
 @dataclass
 class Run:
     """One run in a folder. Example: ``Run(tmp_path, processes=2).start("trainer.total_training_steps=1").wait()``"""
 
     folder: Path
     processes: int = 1
-    reward: str = "pass"  # a line before the score
+    reward: str | None = "pass"  # a line before the score of these tests; None: the verifier
+    problems: Sequence[Problem] = field(default_factory=sums)
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def __post_init__(self) -> None:
         self.folder.mkdir(exist_ok=True)
-        strategy = "Problem type: sums\nStrategy: add\nSteps: (a) add the digits"
-        problems = [
-            Problem(str(n), f"Compute {n}+{n + 3}", str(2 * n + 3), strategy=strategy if n % 4 else None)
-            for n in range(16)
-        ]
-        write_parquet(problems, self.folder / "problems.parquet")
-        (self.folder / "reward.py").write_text(REWARD.format(body=self.reward))
+        write_parquet(self.problems, self.folder / "problems.parquet")
+        if self.reward is not None:
+            (self.folder / "reward.py").write_text(REWARD.format(body=self.reward))
 
     def start(self, *overrides: str) -> Run:
         own = [
             f"data.train_files={self.folder}/problems.parquet",
             f"data.val_files={self.folder}/problems.parquet",
-            f"reward.custom_reward_function.path={self.folder}/reward.py",
             f"trainer.n_gpus_per_node={self.processes}",
             f"+ray_kwargs.ray_init.num_gpus={self.processes}",
             f"trainer.default_local_dir={self.folder}/checkpoints",
             f"sgpo.rows_dir={self.folder}/rows",
             f"hydra.run.dir={self.folder}/hydra",
         ]
+        if self.reward is not None:
+            own.append(f"reward.custom_reward_function.path={self.folder}/reward.py")
         command = [sys.executable, "-m", "sgpo.integrations.verl", *OVERRIDES, *own, *overrides]
         self.sockets = tempfile.mkdtemp(prefix="r", dir="/tmp")  # by Ray, of names that have to be short
         environment = {
@@ -103,7 +111,7 @@ class Run:
             self.process = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
         return self
 
-    def wait(self, minutes: float = 8) -> int:
+    def wait(self, minutes: float = 12) -> int:
         """The exit status; a run that takes longer is an error, and whatever the run started is ended."""
         try:
             return self.process.wait(60 * minutes)
