@@ -105,7 +105,8 @@ def picture(output: Path, path: Path) -> None:
     figure, axes = plt.subplots(1, len(CURVES), figsize=(11, 3.2), sharex=True, layout="constrained")
     for kind, color in {"sgpo": "C0", "verl": "C1"}.items():
         runs = [
-            [json.loads(line) for line in file.read_text().splitlines()] for file in sorted(output.glob(f"{kind}-*.jsonl"))
+            [json.loads(line) for line in file.read_text().splitlines()]
+            for file in sorted(output.glob(f"{kind}-*.jsonl"))
         ]
         for axis, name in zip(axes, CURVES, strict=True):
             label = f"{'sgpo train' if kind == 'sgpo' else 'veRL'}, {len(runs)} seeds"

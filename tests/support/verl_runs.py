@@ -64,8 +64,7 @@ def sums() -> list[Problem]:
     """16 problems, every fourth without a strategy."""
     strategy = "Problem type: sums\nStrategy: add\nSteps: (a) add the digits"
     return [
-        Problem(str(n), f"Compute {n}+{n + 3}", str(2 * n + 3), strategy=strategy if n % 4 else None)
-        for n in range(16)
+        Problem(str(n), f"Compute {n}+{n + 3}", str(2 * n + 3), strategy=strategy if n % 4 else None) for n in range(16)
     ]
 
 

@@ -52,6 +52,9 @@ def test_a_recipe_composes_and_means_the_papers_settings(name: str) -> None:
     }
     assert found == {key: ours[key] for key in found}
     assert rollout.n == 12
+    assert config.data.train_files == ours["problems"].replace(".jsonl", ".parquet")
+    assert config.data.val_files == config.data.train_files
+    assert not config.trainer.val_before_train
     assert config.trainer.nnodes * config.trainer.n_gpus_per_node == 32
     model = yaml.safe_load((PAPER.parent / name / "sgpo.yaml").read_text())["model"]
     assert config.actor_rollout_ref.model.path == model

@@ -55,7 +55,20 @@ def test_a_failing_reward_function_ends_the_run_with_its_error(tmp_path: Path) -
     assert "RuntimeError: the reward broke" in run.said
 
 
-@pytest.mark.parametrize("name", ["VLLM::EngineCore", "ray::WorkerDict"])
+def test_grpo_samples_without_strategies_and_distils_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    own = ["sgpo.method=grpo", "sgpo.num_guided=4", "sgpo.delta=1.0"]  # of SGPO's options, so at their defaults
+    assert run.start(*own, "trainer.total_training_steps=1").wait() == 0, run.said[-3000:]
+    rows = torch.load(run.folder / "rows" / "1.pt", weights_only=False)
+    assert len(rows) == 4 * 4
+    assert not any(row.guided_prompt_ids for row in rows)
+    logged = run.metrics()[1]
+    assert "sgpo/divergence" not in logged
+    assert "sgpo/alpha" not in logged
+    assert logged["actor/grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", ["VLLM::EngineCore", "ray::WorkerDict", "ray::SGPOAgentLoopWorker"])
 def test_a_process_that_is_killed_ends_the_run(tmp_path: Path, name: str) -> None:
     run = Run(tmp_path / "run", reward="import time; time.sleep(1)")
     run.start("trainer.total_training_steps=50", "sgpo.stall_minutes=3")
