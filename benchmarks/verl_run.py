@@ -1,7 +1,7 @@
 """The same training on veRL and by `sgpo train`: does the reward rise alike?
 
     python benchmarks/verl_run.py sgpo QUICKSTART OUTPUT --seeds 1 2 3 4 5
-    python benchmarks/verl_run.py verl QUICKSTART OUTPUT --seeds 1 2       # in veRL's environment (constraints/verl.txt)
+    python benchmarks/verl_run.py verl QUICKSTART OUTPUT --seeds 1 2    # in veRL's environment (constraints/verl.txt)
     python benchmarks/verl_run.py picture OUTPUT docs/images/verl-run.png
 
 QUICKSTART is the output of `sgpo quickstart`: both start from its warm-up, on its problems with their strategies. 30
