@@ -60,7 +60,7 @@ def test_grpo_samples_without_strategies_and_distils_nothing(tmp_path: Path) -> 
     own = ["sgpo.method=grpo", "sgpo.num_guided=4", "sgpo.delta=1.0"]  # of SGPO's options, so at their defaults
     assert run.start(*own, "trainer.total_training_steps=1").wait() == 0, run.said[-3000:]
     rows = torch.load(run.folder / "rows" / "1.pt", weights_only=False)
-    assert len(rows) == 4 * 4
+    assert len(rows) == 4 * (4 + 4)  # as many as SGPO samples in all
     assert not any(row.guided_prompt_ids for row in rows)
     logged = run.metrics()[1]
     assert "sgpo/divergence" not in logged
