@@ -64,7 +64,7 @@ from sgpo.configuration import recipes
         ),
         (
             ["--method", "ppo"],
-            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, sgpo, srft, or name your own: "
+            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft, or name your own: "
             "path/to/file.py:METHOD",
         ),
         (

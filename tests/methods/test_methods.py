@@ -55,7 +55,7 @@ Config = Callable[..., SGPOConfig]
 
 
 def test_the_methods() -> None:
-    assert sorted(METHODS) == ["ampo", "grpo", "hpt", "luffy", "opsd", "sgpo", "srft"]
+    assert sorted(METHODS) == ["ampo", "grpo", "hpt", "luffy", "opsd", "sdpo", "sgpo", "srft"]
 
 
 OPTIONS_OF = {
@@ -65,9 +65,10 @@ OPTIONS_OF = {
     "ampo": "ampo_replaced",
     "ampo hpt luffy srft": "normalization entropy_coefficient",
     "opsd": "opsd_divergence",
+    "sdpo": "sdpo_divergence sdpo_prompt_length",
     "srft": "srft_sft_coefficient srft_rl_coefficient",
     "hpt": "hpt_gate hpt_sft_coefficient",
-    "ampo grpo hpt luffy opsd sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
+    "ampo grpo hpt luffy opsd sdpo sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
 }
 OWNERS = {option: owners.split() for owners, options in OPTIONS_OF.items() for option in options.split()}
 OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
@@ -78,6 +79,8 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
     "without_strategy": "drop",
     "normalization": "grpo",
     "opsd_divergence": "reverse_kl",
+    "sdpo_divergence": "reverse_kl",
+    "sdpo_prompt_length": 100,
     "num_autonomous": 5,
     "ampo_replaced": 3,
     "num_guided": 6,
@@ -85,7 +88,7 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
 }
 
 
-WITHOUT_RATIOS = {"srft", "opsd"}
+WITHOUT_RATIOS = {"srft", "opsd", "sdpo"}
 
 
 def test_every_option_has_its_methods() -> None:
@@ -155,6 +158,7 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
         ("srft", WITH_BOTH, {"autonomous": 11}),
         ("srft", BARE, {"autonomous": 12}),
         ("opsd", WITH_BOTH, {"autonomous": 12}),
+        ("sdpo", BARE, {"autonomous": 12}),
         ("ampo", WITH_BOTH, {"autonomous": 12}),
         ("hpt", WITH_BOTH, {"autonomous": 12}),
         ("hpt", BARE, {"autonomous": 12}),

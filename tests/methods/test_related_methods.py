@@ -86,13 +86,31 @@ class Reference(Written):
             for o in group.autonomous if "informed" in group.prompts else []:
                 teacher = self.distributions(self.policy, group.prompts["informed"], o).detach()
                 student = self.distributions(self.policy, group.prompt_ids, o)
-                mean = ((teacher.exp() + student.exp()) / 2).log()
-                kinds = {
-                    "forward_kl": teacher.exp() * (teacher - student),
-                    "reverse_kl": student.exp() * (student - teacher),
-                    "jensen_shannon": (teacher.exp() * (teacher - mean) + student.exp() * (student - mean)) / 2,
-                }
-                of_tokens.append(kinds[self.config.opsd_divergence].sum(-1))
+                of_tokens.append(self.between(teacher, student, self.config.opsd_divergence))
+        return torch.cat(of_tokens).mean()
+
+    @staticmethod
+    def between(teacher: Tensor, student: Tensor, kind: str) -> Tensor:
+        mean = ((teacher.exp() + student.exp()) / 2).log()
+        kinds = {
+            "forward_kl": teacher.exp() * (teacher - student),
+            "reverse_kl": student.exp() * (student - teacher),
+            "jensen_shannon": (teacher.exp() * (teacher - mean) + student.exp() * (student - mean)) / 2,
+        }
+        return kinds[kind].sum(-1)
+
+    def sdpo(self, groups: list[ProblemRollouts]) -> Tensor:
+        """A completion learns from the first correct one that is another."""
+        letters, of_tokens = Letters(), []
+        for group in groups:
+            for o in group.autonomous:
+                others = [other for other in group.autonomous if other.correct and other is not o]
+                if others:
+                    solution = "".join(chr(97 + i) for i in others[0].completion_ids)
+                    text = f"S|?\n\nA correct solution:\n\n{solution}\n\nNow solve the problem correctly.|"
+                    teacher = self.distributions(self.policy, letters(text)["input_ids"], o).detach()
+                    student = self.distributions(self.policy, group.prompt_ids, o)
+                    of_tokens.append(self.between(teacher, student, self.config.sdpo_divergence))
         return torch.cat(of_tokens).mean()
 
 
@@ -156,10 +174,18 @@ def test_the_prompt_of_opsd_holds_the_first_response() -> None:
 
 
 class Letters:
-    """A tokenizer of single characters."""
+    """A tokenizer of single characters, whose turns end with a bar."""
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(self, text: Any, add_special_tokens: bool = True) -> dict[str, Any]:
+        if not isinstance(text, str):
+            return {"input_ids": [self(each)["input_ids"] for each in text]}
         return {"input_ids": [1 + ord(letter) % (VOCABULARY - 1) for letter in text]}
+
+    def apply_chat_template(self, conversations: Any, **options: Any) -> list[str]:
+        return ["".join(f"{turn['content']}|" for turn in turns) for turns in conversations]
+
+    def batch_decode(self, many: list[list[int]], **options: Any) -> list[str]:
+        return ["".join(chr(97 + i) for i in ids) for ids in many]
 
 
 def failing_groups(experts: int) -> list[ProblemRollouts]:
@@ -225,3 +251,22 @@ def test_ampo_without_a_failing_group_is_grpo() -> None:
 )
 def test_where_the_answer_of_a_response_begins(response: str, before: str) -> None:
     assert before_answer(response) == before
+
+
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "reverse_kl", "forward_kl"])
+def test_sdpo(divergence: str) -> None:
+    config = METHODS["sdpo"].options(**SIZES, sdpo_divergence=divergence)
+    deciding = {"tokenizer": Letters(), "system_prompt": "S"}
+    loss, gradients = ours("sdpo", rollout_groups(), config, deciding)
+    expected_loss, expected_gradients, _ = expected(Reference, "sdpo", rollout_groups(), config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+
+
+def test_who_is_taught_by_sdpo() -> None:
+    """Beside one correct completion the others alone; without one, or with too long a prompt, nobody."""
+    found = decided(METHODS["sdpo"], rollout_groups(), METHODS["sdpo"].options(**SIZES), tokenizer=Letters())
+    assert found.metric("taught_share") == [0.75, 0.0, 1.0, 0.75, 1.0]
+    assert len({weight for row in found.sequences for weight in weights_of(row)}) == 1
+    short = METHODS["sdpo"].options(**SIZES, sdpo_prompt_length=20)
+    assert decided(METHODS["sdpo"], rollout_groups(), short, tokenizer=Letters()).sequences == []

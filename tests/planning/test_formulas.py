@@ -157,7 +157,7 @@ def test_tokens_of_the_stages() -> None:
     assert work.sft_tokens(90, 10, ASSUMED) == work.TrainingTokens(90 * 10 * 4200, 0, 4200)
     found = {
         name: work.rl_tokens(name, 10, (8, 4), 2, ASSUMED)
-        for name in ("sgpo", "grpo", "luffy", "hpt", "srft", "opsd", "ampo")
+        for name in ("sgpo", "grpo", "luffy", "hpt", "srft", "opsd", "sdpo", "ampo")
     }
     assert {name: (each.learnt / 22_480, each.only_forward / 22_480) for name, each in found.items()} == {
         "sgpo": (9, 9),
@@ -166,6 +166,7 @@ def test_tokens_of_the_stages() -> None:
         "hpt": (12, 6),
         "srft": (13, 12),
         "opsd": (12, 12),
+        "sdpo": (12, 12),
         "ampo": (12, 6),
     }
     paper = {"problems_per_rollout": 128, "updates_per_rollout": 2, "num_train_epochs": 10}

@@ -55,6 +55,7 @@ def decided(
     *,
     num_problems: int | None = None,
     tokenizer: Any = None,
+    system_prompt: str | None = None,
 ) -> Decided:
     """As the trainer asks a method.
 
@@ -63,7 +64,7 @@ def decided(
     """
     values = options_from(method, options) if hasattr(options, "method_options") else options
     given = {} if scorer is None else {"policy": scorer}
-    context = UpdateContext(num_problems or len(groups), tokenizer=tokenizer, **given)
+    context = UpdateContext(num_problems or len(groups), tokenizer=tokenizer, system_prompt=system_prompt, **given)
     return Decided(method.decide(groups, values, context))
 
 

@@ -160,6 +160,7 @@ class UpdateContext:
     state: dict[str, Any] = field(default_factory=dict)
     total: Callable[[int], int] = int  # the sum of a number over all processes, each of which has to ask
     tokenizer: Any = None  # for a method that asks about texts of its own
+    system_prompt: str | None = None  # of its prompts
 
 
 def expert_rollouts(responses: Sequence[str], tokenizer: Any) -> list[Rollout]:

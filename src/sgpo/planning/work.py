@@ -56,10 +56,11 @@ def rl_tokens(
     """Rows that are learnt, and rows that only go forward, of all visits to problems.
 
     learnt      sgpo: G1 and one target; luffy: G1 + G2 - 1 and the response; srft also the response again; grpo,
-                hpt, ampo, opsd: G1 + G2. Groups without a difference in reward cost nothing, which is not counted on.
+                hpt, ampo, opsd, sdpo: G1 + G2. Groups without a difference in reward cost nothing, which is not
+                counted on.
     forward     old log-probabilities in all updates of a rollout batch but the first; sgpo also the choice among at
                 most G2 targets, and the teacher's side of the one; srft the entropies of all rows, and nothing
-                else; opsd the teacher's side of all, and nothing else
+                else; opsd and sdpo the teacher's side of all, and nothing else
 
     Args:
         visits: problems x passes over them.
@@ -71,7 +72,7 @@ def rl_tokens(
     length = assumed.prompt_tokens + assumed.completion_tokens
     if method == "sgpo":
         learnt, forward = autonomous + 1, later * autonomous + guided + 1
-    elif method == "opsd":
+    elif method in ("opsd", "sdpo"):
         learnt, forward = autonomous + guided, autonomous + guided
     elif method == "srft":
         learnt, forward = autonomous + guided + 1, autonomous + guided

@@ -125,7 +125,7 @@ class MethodArguments:
 
     method: str = field(
         default="sgpo",
-        metadata={"help": "sgpo, grpo, luffy, hpt, srft, ampo, opsd, or a method of your own: path/to/file.py:METHOD."},
+        metadata={"help": "sgpo, grpo, luffy, hpt, srft, ampo, opsd, sdpo, or your own: path/to/file.py:METHOD."},
     )
 
 

@@ -19,6 +19,7 @@ from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
 from sgpo.methods.opsd import OPSDOptions
 from sgpo.methods.registry import DEFAULTS, check_method_options, find_method, names_of
+from sgpo.methods.sdpo import SDPOOptions
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.srft import SRFTOptions
 from sgpo.models.precision import refusals_of_precision
@@ -51,6 +52,7 @@ class SGPOConfig(
     SRFTOptions,
     AMPOOptions,
     OPSDOptions,
+    SDPOOptions,
     SeenArguments,
     SamplingArguments,
     EngineArguments,

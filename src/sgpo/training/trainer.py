@@ -194,6 +194,7 @@ class SGPOTrainer(RunTrainer):
             state=self.method_state,
             total=distributed.total,
             tokenizer=self.processing_class,
+            system_prompt=self.args.system_prompt,
             **({} if self.reference is None else {"reference": partial(self._scores, self.reference)}),
         )
         updates = step.decide_updates(groups, self.method, self.options, context, self.args.updates_per_rollout)
