@@ -1,8 +1,14 @@
-"""A model in several processes: whole in each (DDP), or divided among them (FSDP2)."""
+"""A model in several processes: whole in each (DDP), or divided among them by FSDP2 or by DeepSpeed's ZeRO-3.
+
+FSDP2 makes distributed tensors of the parameters. ZeRO-3 leaves empty ones in the model, and fills them while a module
+computes; DeepSpeed's engine stands in for the model, and takes the step of the optimizer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -18,7 +24,18 @@ from sgpo import distributed
 
 
 def is_sharded(model: nn.Module) -> bool:
-    return isinstance(model, FSDPModule)
+    return isinstance(model, FSDPModule) or is_partitioned(model)
+
+
+def is_partitioned(model: nn.Module) -> bool:
+    """By ZeRO-3."""
+    return any(map(_is_part, model.parameters()))
+
+
+def is_engine(model: Any) -> bool:
+    """Of DeepSpeed."""
+    deepspeed = sys.modules.get("deepspeed")
+    return deepspeed is not None and isinstance(model, deepspeed.DeepSpeedEngine)
 
 
 def check_sharded(model: nn.Module) -> None:
@@ -30,6 +47,15 @@ def check_sharded(model: nn.Module) -> None:
         )
 
 
+def _is_part(value: Tensor) -> bool:
+    return hasattr(value, "ds_id")
+
+
+def size(parameter: Tensor) -> int:
+    """Elements of the whole parameter."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
 # ---------------------------------------------------------------------- gradients
 
 
@@ -39,7 +65,7 @@ def averages_gradients(model: nn.Module) -> bool:
     Raises:
         ValueError: several processes, and a model that is not wrapped for them.
     """
-    if isinstance(model, DistributedDataParallel | FSDPModule):
+    if isinstance(model, DistributedDataParallel | FSDPModule) or is_engine(model):
         return True
     if distributed.count() > 1:
         raise ValueError(
@@ -49,12 +75,27 @@ def averages_gradients(model: nn.Module) -> bool:
     return False
 
 
-def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+def gradient_sync(model: Any, *, last: bool) -> AbstractContextManager[Any]:
     """Around a micro-batch: the processes of a replicated model exchange gradients once, in the last one.
 
     Those of a sharded model do it in every one, or each would have to hold the gradients of the whole model.
     """
+    if is_engine(model):
+        model.set_gradient_accumulation_boundary(is_boundary=last)
     return nullcontext() if last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+
+
+def backward_of(model: Any, accelerator: Any) -> Callable[[Tensor], None]:
+    """What is called with each loss. Accelerate would let DeepSpeed's engine take a step after each."""
+    if not is_engine(model):
+        return accelerator.backward
+    return lambda loss: model.backward(loss, scale_wrt_gas=False)
+
+
+def take_step(engine: Any) -> float:
+    """Of DeepSpeed's optimizer, which does nothing if a gradient is not finite; the norm of the gradient, or NaN."""
+    engine.step()
+    return math.nan if getattr(engine.optimizer, "overflow", False) else float(engine.get_global_grad_norm())
 
 
 # ---------------------------------------------------------------------- whole weights
@@ -62,7 +103,14 @@ def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[Any
 
 def whole(value: Tensor) -> Tensor:
     """The tensor, gathered from all processes if each has a part of it: all of them have to call it."""
-    return value.full_tensor() if isinstance(value, DTensor) else value
+    if isinstance(value, DTensor):
+        return value.full_tensor()
+    if not _is_part(value):
+        return value
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([value]):
+        return value.detach().clone()
 
 
 @torch.no_grad()
@@ -75,18 +123,24 @@ def whole_state(model: nn.Module) -> dict[str, Any]:
     names: dict[int, str] = {}  # of tied weights, which are gathered once
     for name, value in model.state_dict(keep_vars=True).items():
         first = names.setdefault(id(value), name)
-        part = whole(value) if first == name else None
+        gathered = whole(value) if first == name else None
         if distributed.rank() == 0:
-            found[name] = found[first] if part is None else part.cpu()
+            found[name] = found[first] if gathered is None else gathered.cpu()
     return found
 
 
-@contextmanager
-def gathered(model: Any) -> Iterator[None]:
+def gathered(model: Any) -> AbstractContextManager[None]:
     """All parameters of a sharded model in every process, so that a forward pass waits for no other one.
 
-    Afterwards each module does with its parameters what it did before, such as to reshard them after a forward pass.
+    Args:
+        model: as it is wrapped for training.
     """
+    return _gathered_by_deepspeed(model) if is_engine(model) and is_sharded(model) else _gathered_by_fsdp(model)
+
+
+@contextmanager
+def _gathered_by_fsdp(model: Any) -> Iterator[None]:
+    """Afterwards each module does with its parameters what it did before, such as to reshard them after a pass."""
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
     states: list[Any] = [module._get_fsdp_state() for module in shards]
     for state in states:
@@ -103,3 +157,29 @@ def gathered(model: Any) -> Iterator[None]:
             module.reshard()
         for group, mesh in zip(groups, before, strict=True):
             group.post_forward_mesh_info = mesh
+
+
+@contextmanager
+def _gathered_by_deepspeed(engine: Any) -> Iterator[None]:
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters(list(engine.parameters())), _without_hooks(engine.module):
+        yield
+
+
+@contextmanager
+def _without_hooks(model: nn.Module) -> Iterator[None]:
+    """DeepSpeed's empty the parameters of a module after its forward pass, and may wait for others before one.
+
+    TRL's `remove_hooks` is not enough: it leaves those of the root, which end a pass by comparing the processes'
+    records of modules, and so wait forever for a process that samples fewer tokens.
+    """
+    tables = [table for module in model.modules() for table in (module._forward_pre_hooks, module._forward_hooks)]
+    kept = [dict(table) for table in tables]
+    for table in tables:
+        table.clear()
+    try:
+        yield
+    finally:
+        for table, hooks in zip(tables, kept, strict=True):
+            table.update(hooks)

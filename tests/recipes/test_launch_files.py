@@ -51,7 +51,7 @@ def parsed(command: list[str], tmp_path: Path) -> Any:
 
 
 def test_there_are_these() -> None:
-    assert FILES == ["four-nodes.sh", "four-nodes.slurm.sh", "fsdp2.sh", "one-gpu.sh"]
+    assert FILES == ["four-nodes.sh", "four-nodes.slurm.sh", "fsdp2.sh", "one-gpu.sh", "zero3.sh"]
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -93,6 +93,15 @@ def test_fsdp2(recipe: str, tools: Path, tmp_path: Path) -> None:
         _, warmup = parsed(launched, tmp_path)
         assert launched[2] == str(gpus)
         assert gpus * warmup.per_device_train_batch_size * warmup.gradient_accumulation_steps == 64
+
+
+def test_zero3_differs_from_fsdp2_in_what_divides_alone(tools: Path) -> None:
+    for stage in ("sft", "sgpo"):
+        one, other = (started(tools, file, "qwen2.5-7b", stage, "--seed", "7") for file in ("fsdp2.sh", "zero3.sh"))
+        start, end = one.index("--fsdp"), other.index("--deepspeed")
+        assert one[:start] == other[:end]
+        assert "".join(other[end + 1 : -2]).startswith('{"zero_optimization": {"stage": 3}')
+        assert one[-2:] == other[-2:] == ["--seed", "7"]
 
 
 NODES = {"HEAD": "a", "SERVERS": "d"}

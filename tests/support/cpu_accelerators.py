@@ -20,3 +20,10 @@ def take_cpus_for_accelerators() -> None:
 
     PartialState._prepare_backend = prepare_backend
     PartialState.set_device = set_device
+
+
+def without_shared_memory() -> None:
+    """DeepSpeed would compile an extension for it, which takes a minute and a compiler."""
+    import deepspeed.comm.torch
+
+    deepspeed.comm.torch.build_shm_op = lambda: None

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from cpu_accelerators import take_cpus_for_accelerators
+from cpu_accelerators import take_cpus_for_accelerators, without_shared_memory
 from trainer_cases import RANK, WORLD, Raise, make
 
 from sgpo import SGPOTrainer, distributed, sharding
+from sgpo.cli import main
 from sgpo.engine import update
 from sgpo.models.merged import full_parameters
+from sgpo.runs.checkpoints import newest_checkpoint
 from sgpo.runs.interrupt import TrainingInterrupted
 
+ZERO_3 = {
+    "zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0},  # small parameters are divided too
+    "bf16": {"enabled": "auto"},
+    "gradient_clipping": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+}
 KINDS: dict[str, dict[str, Any]] = {
     "alone": {"use_cpu": True},
+    "ddp": {"use_cpu": True},
     "fsdp2": {"use_cpu": False, "fsdp": "full_shard", "fsdp_config": {"fsdp_version": 2}},
+    "zero3": {"use_cpu": False, "deepspeed": ZERO_3},
 }
 
 
@@ -45,6 +58,7 @@ def trained(kind: str, checkpoint: str, folder: Path) -> dict[str, Any]:
             max_steps=2,
             problems_per_rollout=problems,
         )
+        assert sharding.is_sharded(trainer.model) == (kind == "zero3")  # from the start
         trainer.train()
         assert sharding.is_sharded(trainer.model) == (kind != "alone")
         trainer.save_model()
@@ -99,11 +113,44 @@ def not_finite(kind: str, checkpoint: str, folder: Path) -> str:
     raise AssertionError("not stopped")
 
 
-CASES = {case.__name__: case for case in (trained, resumed, adapted, not_finite)}
+def warmed_up(kind: str, checkpoint: str, folder: Path) -> tuple[list[dict[str, float]], bool]:
+    """`sgpo sft` on 16 responses, four an update; four others choose the checkpoint. Its log, and if it divided."""
+    gathered: list[Any] = []
+    whole_state = sharding.whole_state
+    sharding.whole_state = lambda model: whole_state(gathered.append(model) or model)
+    problems = [{"prompt": f"Compute {n}+1", "answer": str(n + 1), "response": f"{n}+1={n + 1}"} for n in range(20)]
+    source, run = folder / f"problems-{RANK}.jsonl", folder / f"{kind}-warm"
+    source.write_text("\n".join(map(json.dumps, problems)))
+    options = {
+        "model": checkpoint,
+        "problems": source,
+        "output_dir": run,
+        "validation_share": 0.2,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 2 // WORLD,
+        "per_device_eval_batch_size": 4 // WORLD,
+        "gradient_accumulation_steps": 2,
+        "optim": "sgd",
+        "learning_rate": 0.05,
+        "logging_steps": 1,
+        "report_to": "none",
+        **KINDS[kind],
+    }
+    texts = {
+        name: json.dumps(value) if isinstance(value, dict | bool) else str(value) for name, value in options.items()
+    }
+    assert main(["sft", *chain.from_iterable((f"--{name}", text) for name, text in texts.items())]) == 0
+    state = json.loads((newest_checkpoint(run) / "trainer_state.json").read_text())
+    return state["log_history"], bool(gathered)
+
+
+CASES = {case.__name__: case for case in (trained, resumed, adapted, not_finite, warmed_up)}
 
 if __name__ == "__main__":
     case, kind, checkpoint, folder = sys.argv[1:]
-    if kind != "alone":
+    if kind not in ("alone", "ddp"):
         take_cpus_for_accelerators()
+    if kind == "zero3":
+        without_shared_memory()
     torch.save(CASES[case](kind, checkpoint, Path(folder)), Path(folder) / f"{case}-{kind}-{RANK}.pt")
     assert distributed.count() == WORLD

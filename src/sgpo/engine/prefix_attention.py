@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from sgpo.engine.prefix_trie import SharedPrefixes
+from sgpo.sharding import is_partitioned
 
 NAME = "sgpo_shared_prefixes"
 # Their attention is causal over the whole row and found by its name; positions enter through position_ids alone.
@@ -28,9 +29,14 @@ EXACT_ROPE = ("default", "linear", "yarn", "llama3")
 
 
 def can_share_prefixes(model: Any) -> bool:
-    """Whether loss and gradient are the same with shared prefixes: for these architectures, with sdpa in all layers."""
+    """Whether loss and gradient are the same with shared prefixes: for these architectures, with sdpa in all layers.
+
+    Not of a model that ZeRO-3 divides. Each process decides for itself whether its rows share anything, which changes
+    how many outputs a pass has, and so what DeepSpeed records of the modules in the backward pass. It compares the
+    records of the processes, which would wait for each other forever.
+    """
     bare = _pretrained(model)
-    if bare is None:
+    if bare is None or is_partitioned(bare):
         return False
     config, kind = bare.config, type(bare)
     if issubclass(kind, FSDPModule):  # fully_shard makes a class of its own for each class that it shards
@@ -57,8 +63,8 @@ def prefix_attention(model: Any, shared: bool = True) -> Iterator[None]:
         return
     if not can_share_prefixes(model):
         raise ValueError(
-            f"{type(model).__name__} cannot share prefixes: Llama, Qwen2 and Qwen3 can, with sdpa and "
-            "without sliding windows; set share_prefixes: false"
+            f"{type(model).__name__} cannot share prefixes: Llama, Qwen2 and Qwen3 can, with sdpa, "
+            "without sliding windows, and not divided by ZeRO-3; set share_prefixes: false"
         )
     config = _pretrained(model).config
     before, config._attn_implementation = config._attn_implementation, NAME

@@ -24,7 +24,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +91,11 @@ def _logit_scale(config: Any) -> float:
     return float(divisor) if config.model_type == "hyperclovax" else 1.0 / float(divisor)
 
 
-@dataclass(frozen=True)
-class Projected:
-    """What was found of T tokens. The loss has a gradient, the rest has none."""
+class Projected(NamedTuple):
+    """What was found of T tokens. The loss has a gradient, the rest has none.
+
+    A tuple, since that is where DeepSpeed looks for a module's output.
+    """
 
     loss: Tensor  # scalar: the sum over the tokens
     score: Tensor  # [T] log-probability or divergence, nats

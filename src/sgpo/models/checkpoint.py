@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,8 +181,21 @@ def count_parameters(config: Any, adapter: Any = None) -> int:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), _not_partitioned():
         model = AutoModelForCausalLM.from_config(config)
         if adapter is not None:
             model = with_adapter(model, adapter)
     return sum(parameter.numel() for parameter in model.parameters() if adapter is None or parameter.requires_grad)
+
+
+@contextmanager
+def _not_partitioned() -> Iterator[None]:
+    """Once a training's arguments ask for ZeRO-3, transformers divides whatever model it makes."""
+    from transformers.integrations import deepspeed
+
+    asked = deepspeed._hf_deepspeed_config_weak_ref  # which has a public way to be set only
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = asked

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sgpo import distributed, sharding
 from sgpo.files import readable_size
 from sgpo.models.adapters import describe_adapter, has_adapter
 from sgpo.models.checkpoint import floating_type
@@ -114,7 +115,7 @@ class Footprint:
     def of(cls, model: nn.Module) -> Footprint:
         counts: dict[bool, Counter[torch.dtype]] = {True: Counter(), False: Counter()}
         for parameter in model.parameters():
-            counts[parameter.requires_grad][parameter.dtype] += parameter.numel()
+            counts[parameter.requires_grad][parameter.dtype] += sharding.size(parameter)
         return cls(dict(counts[True]), dict(counts[False]))
 
     @property
@@ -155,7 +156,8 @@ def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
     shown = ", ".join(f"{name} {readable_size(size)}" for name, size in parts.items())
     where = ""
     if args.world_size > 1:
-        where = f", divided among {args.world_size} processes" if args.fsdp else " in each process"
+        divided = args.fsdp or distributed.asks_for_deepspeed(args)
+        where = f", divided among {args.world_size} processes" if divided else " in each process"
     adapter = [("adapter", adapter_text(model))] if has_adapter(model) else []
     return [
         *adapter,

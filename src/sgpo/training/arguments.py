@@ -197,7 +197,8 @@ class UpdateArguments:
     share_prefixes: bool = field(
         default=True,
         metadata={
-            "help": "Compute what rows have in common at their beginnings once, where the model allows it and it pays."
+            "help": "Compute what rows have in common at their beginnings once, where the model allows it and it pays; "
+            "not with deepspeed."
         },
     )
     bf16: bool | None = field(

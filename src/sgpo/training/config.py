@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo.distributed import refusals_of_parallelism
+from sgpo.distributed import refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.errors import Refusals
 from sgpo.methods.ampo import AMPOOptions
 from sgpo.methods.hpt import HPTOptions
@@ -84,7 +84,7 @@ class SGPOConfig(
         refusals.add(self._refusals_of_values())
         refusals.add(self._refusals_of_rollout_batch())
         refusals.add(refusals_of_precision(self))
-        parallel = list(refusals_of_parallelism(self))
+        parallel = [*refusals_of_parallelism(self), *refusals_of_deepspeed(self)]
         refusals.add(parallel)
         if self.eval_at_end is None:
             self.eval_at_end = self.eval_strategy is None
@@ -94,11 +94,11 @@ class SGPOConfig(
             self.metric_for_best_model, self.greater_is_better = f"avg_at_{self.eval_samples}", True
         if parallel:
             refusals.refuse()  # before transformers starts what is refused
+        if self.updates_per_rollout > 0:  # what transformers calls the batch of one update
+            self.per_device_train_batch_size = self.problems_per_update
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
-        # What transformers calls the batch of one update.
-        self.per_device_train_batch_size = self.problems_per_update
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} devices, and each process trains on one: start as many processes, with "

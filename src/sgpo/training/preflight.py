@@ -13,6 +13,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
+from sgpo import distributed
 from sgpo.chat_templates import fit_template
 from sgpo.errors import Refusals
 from sgpo.methods.method import Method
@@ -239,8 +240,8 @@ def check_training(
         found = check_strategies(found, args)
     with refusals.collected():
         check_responses(found, args)
-    if args.fsdp and "reference" in method.uses:
-        refusals.add([f"method {args.method} uses a reference policy, which is not sharded: leave fsdp out"])
+    if (args.fsdp or distributed.asks_for_deepspeed(args)) and "reference" in method.uses:
+        refusals.add([f"method {args.method} uses a reference policy, which is not divided: leave fsdp, deepspeed out"])
     with refusals.collected():
         options = options_from(method, args)
         for problem in found:

@@ -20,7 +20,7 @@ from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.distributed import refusals_of_parallelism
+from sgpo.distributed import asks_for_deepspeed, refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import Opened, say_loading
 from sgpo.models.modes import evaluation_mode
@@ -73,6 +73,10 @@ class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
         refusals.add(refusals_of_choices(self, CHOICES))
         refusals.add(self.refusals_of_loss())
         refusals.add(self._refusals_beside_loss())
+        of_deepspeed = list(refusals_of_deepspeed(self))
+        refusals.add(of_deepspeed)
+        if of_deepspeed:
+            refusals.refuse()  # before transformers starts what is refused
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
@@ -85,10 +89,12 @@ class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
         if found is NLL:
             return
         yield from refusals_of_parallelism(self)
+        if asks_for_deepspeed(self):
+            yield f"loss {self.loss} is not supported with deepspeed: divide the model with fsdp: full_shard"
         if self.label_smoothing_factor:
             yield f"label_smoothing_factor is of loss nll alone; with loss {self.loss} leave it out"
         if found.compares_with == REFERENCE:
-            if self.fsdp or self.deepspeed:
+            if self.fsdp:
                 yield f"loss {self.loss} keeps a copy of the model of before, which is not sharded: leave fsdp out"
             if self.packing or self.padding_free:
                 yield f"loss {self.loss} weighs whole responses: leave packing and padding_free out"

@@ -127,7 +127,10 @@ class SGPOTrainer(RunTrainer):
             args.max_tokens_per_microbatch,
             pad,
             packed=rows_are_packed(self.model, args.padding_free),
-            share_prefixes=args.share_prefixes and can_share_prefixes(self.model),
+            # DeepSpeed divides a model that is given as a module only later, so that it has to be asked for here.
+            share_prefixes=args.share_prefixes
+            and not distributed.asks_for_deepspeed(args)
+            and can_share_prefixes(self.model),
         )
         self.method = find_method(args.method)
         self.options = options_from(self.method, args)
@@ -139,6 +142,7 @@ class SGPOTrainer(RunTrainer):
         self.logbook = Logbook()
         self._longest_prompt = found.longest_prompt
         self._updates: list[step.Update] = []  # of the present rollout batch
+        self._engine_norm = 0.0  # of the gradient with which DeepSpeed's engine took a step
         self.peft_config = peft_config
         self.seen = seen_by(base_model)
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
@@ -219,10 +223,14 @@ class SGPOTrainer(RunTrainer):
             update.rows,
             self.layout,
             self.thresholds,
-            backward=self.accelerator.backward,
+            backward=sharding.backward_of(model, self.accelerator),
             context=self.compute_loss_context_manager,
         )
         self._check_finite("the loss", found.loss, model)
+        if sharding.is_engine(model):
+            norm = sharding.take_step(model) if found.tokens else 0.0
+            self._check_finite("the gradient", norm, model)
+            self._engine_norm = norm
         self.logbook.record(Means.of(found.means))
         self.logbook.count_tokens("optimise", found.tokens)
         return torch.tensor(found.loss, device=self.args.device)
@@ -253,7 +261,7 @@ class SGPOTrainer(RunTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """Trainer calls this between the gradients and the step of the optimizer."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        norm = self._engine_norm if sharding.is_engine(model) else super()._get_grad_norm(model, grad_norm=grad_norm)
         self._check_finite("the gradient", norm, model)
         if self.args.skip_grad_norm is not None:
             skipped = float(norm) > self.args.skip_grad_norm
