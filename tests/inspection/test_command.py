@@ -13,6 +13,7 @@ import yaml
 
 from sgpo.cli import main
 from sgpo.inspection.answers import read_completions
+from sgpo.inspection.run import InspectedModel, own_answers
 from sgpo.problems import Problem, save_problems
 from sgpo.training.completions_table import save_completions
 
@@ -106,10 +107,30 @@ def test_completions_of_a_run(run: Path, folder: Path) -> None:
     assert len(data_of(folder / "inspection.html")["index"]["answers"]) == 3
 
 
+def test_steps_and_groups_that_are_not_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", "--run", str(run), "--step", "3"]) == 2
+    assert "has no completions of step 3; there are 0, 4" in capsys.readouterr().err
+    (run / "config.yaml").write_text("a: [\n")
+    assert main(["inspect", "--run", str(run)]) == 2
+    assert "config.yaml cannot be read" in capsys.readouterr().err
+
+
+def test_an_answer_ends_with_the_context(folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = InspectedModel.load(str(checkpoint))
+    model.model.generation_config.eos_token_id = len(model.tokenizer) - 1  # hardly ever sampled
+    prompt = model.prompts(PROBLEMS[0], None)[1]
+    monkeypatch.setattr(model.model.config, "max_position_embeddings", len(prompt) + 5)
+    (answer,) = own_answers(model, PROBLEMS[:1], None, max_new_tokens=1024)
+    assert len(answer.ids) <= 5
+    monkeypatch.setattr(model.model.config, "max_position_embeddings", len(prompt))
+    with pytest.raises(ValueError, match="give a shorter answer"):
+        own_answers(model, PROBLEMS[:1], None, max_new_tokens=1024)
+
+
 def test_completions_keep_the_tokens(run: Path) -> None:
     path = run / "completions" / "step-000004.parquet"
     assert [answer.ids for answer in read_completions(path, group="all")] == [[20, 30, 1], [20, 30, 1], [21, 30, 1]]
-    with pytest.raises(ValueError, match="no completion of group target of p1"):
+    with pytest.raises(ValueError, match="no target of p1 with a strategy; there are some of --group "):
         read_completions(path, ids=["p1"])
 
 

@@ -11,6 +11,7 @@ from sgpo.files import check_file_writable
 from sgpo.models.checkpoint import FLOATING_TYPES, check_place
 from sgpo.problems.reading import is_file_of_problems
 from sgpo.prompts import SYSTEM_PROMPT
+from sgpo.screen import no_progress_bars
 
 if TYPE_CHECKING:
     from sgpo.inspection.answers import ChosenAnswer
@@ -39,7 +40,9 @@ class InspectArguments:
     )
     limit: int = field(default=8, metadata={"help": "Answers, at most."})
     delta: float | None = field(default=None, metadata={"help": "Tokens above are marked; default: the run's, or 1."})
-    max_completion_length: int = field(default=1024, metadata={"help": "Tokens of an answer of the model's own."})
+    max_completion_length: int = field(
+        default=1024, metadata={"help": "Tokens of an answer of the model's own; fewer where its context ends."}
+    )
     system_prompt: str | None = field(default=None, metadata={"help": "System turn; default: that of training."})
     columns: list[str] = field(default_factory=list, metadata={"help": "prompt=question answer=final ..."})
     split: str = field(default="train", metadata={"help": "Of a data set on the Hub."})
@@ -58,7 +61,7 @@ def inspect_answers(options: InspectArguments) -> None:
     from sgpo.inspection.run import InspectedModel, inspected, write_page
     from sgpo.inspection.summary import print_summary
 
-    with usage_errors():
+    with usage_errors(), no_progress_bars():
         model = InspectedModel.load(named.model, options.dtype)
         _fit_template(model, named)
         answers = _answers(options, model, problems, named)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sgpo.problems import Problem
+from sgpo.reports.run_folder import read_mapping
 from sgpo.runs.folder import completions_in
 
 GROUPS = ("target", "guided", "autonomous", "all")
@@ -47,7 +46,7 @@ def chosen_problems(problems: Sequence[Problem], ids: Sequence[str], limit: int,
 
 
 def _first(ids: Any) -> str:
-    return ", ".join(list(ids)[:5])
+    return ", ".join(map(str, list(ids)[:5]))
 
 
 # ---------------------------------------------------------------------- of a run
@@ -68,8 +67,8 @@ def options_of_run(folder: Path) -> RunOptions:
     path = folder / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: --run takes the folder of a run of sgpo train")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or not isinstance(values.get("model"), str):
+    values = read_mapping(path)
+    if not isinstance(values.get("model"), str):
         raise ValueError(f"{path} names no model; give it with --model and --problems in place of --run")
     method = values.get("method_options") or {}
     delta = method.get("delta", values.get("delta"))
@@ -115,12 +114,14 @@ def read_completions(
     table = pq.read_table(path)
     if lacking := [name for name in NEEDED if name not in table.column_names]:
         raise ValueError(f"{path} has no column {', '.join(lacking)}: it was written by an earlier version of sgpo")
-    rows = [row for row in table.to_pylist() if row["strategy"] and (not ids or row["problem"] in ids)]
-    rows = [row for row in rows if group == "all" or (row["target"] if group == "target" else row["group"] == group)]
-    rows = [row for row in rows if row["completion_ids"]]
+    known = [row for row in table.to_pylist() if row["strategy"] and row["completion_ids"]]
+    known = [row for row in known if not ids or row["problem"] in ids]
+    rows = [row for row in known if group == "all" or (row["target"] if group == "target" else row["group"] == group)]
     if not rows:
-        of = f" of {', '.join(ids)}" if ids else ""
-        raise ValueError(f"{path} has no completion of group {group}{of} with a strategy; choose another --group")
+        of, what = f" of {', '.join(ids)}" if ids else "", "target" if group == "target" else f"{group} completion"
+        others = ", ".join(dict.fromkeys(row["group"] for row in known))
+        way = f"there are some of --group {others}" if others else "no problem there has a strategy"
+        raise ValueError(f"{path} has no {what}{of} with a strategy; {way}")
     return [answer_of_row(row, f" {number}") for number, row in enumerate(rows[:limit], start=1)]
 
 

@@ -67,8 +67,15 @@ def given_answer(model: InspectedModel, problem: Problem, text: str, fact: str) 
 def own_answers(
     model: InspectedModel, problems: Sequence[Problem], system_prompt: str | None, max_new_tokens: int
 ) -> list[ChosenAnswer]:
-    """The greedy answers of the model with the strategy in its prompt."""
+    """The greedy answers of the model with the strategy in its prompt, as long as its context has room for them.
+
+    Raises ValueError for a prompt that fills the context.
+    """
     prompts = [model.prompts(problem, system_prompt)[1] for problem in problems]
+    limit, longest = context_length(model.model.config), max(map(len, prompts))
+    if limit is not None:
+        model.check_length(max(prompts, key=len), [0])
+        max_new_tokens = min(max_new_tokens, limit - longest)
     sampler, greedy = TransformersSampler.of(model.model, model.tokenizer), SamplingConfig(max_new_tokens, 0.0)
     completions = sample_completions(sampler, model.tokenizer, problems, prompts, greedy, k=1, seed=0)
     judged = [problem for problem in problems if problem.answer]

@@ -16,7 +16,7 @@ from sgpo.inspection.texts import token_texts
 from sgpo.methods.terms import divergence_mask
 from sgpo.reports.page import shown_text
 
-SHOWN = 5  # tokens of an answer
+SHOWN, LEAST = 5, 0.01  # tokens of an answer, and the divergence from which on they are named
 
 
 def print_summary(answers: Sequence[InspectedAnswer], tokenizer: Any, console: Console | None = None) -> None:
@@ -37,6 +37,7 @@ def _cells(answer: InspectedAnswer, tokenizer: Any) -> list[str]:
     largest = (
         f"{shown_text(texts[place]).strip() or '␣'} {value:.2f}"
         for value, place in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+        if value >= LEAST
     )
     return [
         shown_text(answer.label),

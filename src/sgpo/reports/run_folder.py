@@ -78,8 +78,8 @@ def read_run(folder: Path, name: str) -> RunFolder:
     return RunFolder(
         name,
         folder,
-        _mapping(folder / "config.yaml"),
-        _mapping(folder / "data.json"),
+        read_mapping(folder / "config.yaml"),
+        read_mapping(folder / "data.json"),
         _versions(folder / "README.md"),
         [line for line in lines if isinstance(line, dict)],
         list(completions_in(folder).values()),
@@ -135,8 +135,11 @@ def scores_of_evaluation(folder: Path, name: str = "") -> list[Score]:
         raise ValueError(f"{path} is no summary of sgpo eval: name a folder that its --output wrote") from error
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    """YAML, of which JSON is a part. Empty where the file is missing: a run from Python may lack one."""
+def read_mapping(path: Path) -> dict[str, Any]:
+    """YAML, of which JSON is a part. Empty where the file is missing: a run from Python may lack one.
+
+    Raises ValueError for a file of something else.
+    """
     import yaml
 
     if not path.is_file():

@@ -140,7 +140,9 @@ function drawKinds() {
     stack.setAttribute("aria-label", `${label}: ${texts.join(", ")}`);
     table.append(element("span", "", label), stack);
   }
-  byId("kinds").replaceChildren(table);
+  const key = element("div", "key");
+  key.append(...Object.keys(answer.kinds.tokens).map((kind) => element("span", kind, kind)));
+  byId("kinds").replaceChildren(table, key);
 }
 
 let strip = null; // the bars of all tokens, drawn once for an answer, a width and a theme
@@ -221,7 +223,7 @@ function drawDetail(i) {
   value.append(element("b", "number", nats(answer.divergence[i])), element("span", "muted", "nats, dₜ"));
   if (answer.masked.includes(i)) value.append(element("span", "above", `masked: above δ = ${answer.delta}`));
   const ways = [["without strategy", answer.p[i], "bare"], ["with strategy", answer.guided_p[i], "guided"]];
-  if (answer.after_p) ways.push([`without, ${index.other_label}`, answer.after_p[i], "after"]);
+  if (answer.after_p) ways.push([`${index.other_label}, without`, answer.after_p[i], "after"]);
   const probabilities = element("div", "rows");
   for (const [name, p, side] of ways) probabilities.append(row(name, p, `${side}`));
   const two = element("div", "two");
