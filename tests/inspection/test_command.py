@@ -60,6 +60,7 @@ def test_given_answers(folder: Path, checkpoint: Path) -> None:
     answer = data_of(folder / "given.html")["answer-0"]
     assert "".join(answer["texts"]).startswith("4+3=7")
     assert (answer["problem"], answer["strategy"]) == ("Compute <b>", "</script>")
+    assert answer["facts"] == ["a given answer"]
     assert main(["inspect", *model, "--problems", "problems.jsonl", "--responses", "--limit", "2"]) == 0
     data = data_of(folder / "inspection.html")
     assert len(data) == 3

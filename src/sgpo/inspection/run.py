@@ -61,7 +61,8 @@ class InspectedModel:
 
 def given_answer(model: InspectedModel, problem: Problem, text: str, fact: str) -> ChosenAnswer:
     """An answer that is there as a text."""
-    return ChosenAnswer(problem, response_ids(text, model.tokenizer), problem.id, [fact, f"reference {problem.answer}"])
+    facts = [fact, *([f"reference {problem.answer}"] if problem.answer else [])]
+    return ChosenAnswer(problem, response_ids(text, model.tokenizer), problem.id, facts)
 
 
 def own_answers(

@@ -17,6 +17,7 @@ from sgpo.inspection.answers import answer_of_row
 from sgpo.inspection.measure import measure_tokens
 from sgpo.inspection.page import InspectedAnswer, answer_data
 from sgpo.inspection.texts import TokenNames, token_texts
+from sgpo.prompts import GUIDED
 from sgpo.runs.folder import views_path
 from sgpo.training.completions_table import CompletionRow, completion_rows
 from sgpo.training.step import Update
@@ -58,7 +59,7 @@ def keep_views(
 
 
 def targets_of(update: Update, tokenizer: Any, step: int, number: int) -> list[Target]:
-    """The completions of an update that a row with a teacher learns from, the largest alpha first; at most `TARGETS`.
+    """The targets of an update whose teacher has the strategy, the largest alpha first; at most `TARGETS`.
 
     Args:
         step, number: see `completion_rows`.
@@ -66,14 +67,15 @@ def targets_of(update: Update, tokenizer: Any, step: int, number: int) -> list[T
     found: list[Target] = []
     decided = list(zip(update.groups, update.decisions, strict=True))
     for group, decision in sorted(decided, key=lambda each: -(each[1].alpha or 0.0)):
-        taught = [row for row in decision.rows if row.teacher_prompt_ids is not None and row.contributes]
+        guided = group.prompts.get(GUIDED)  # other teachers than the strategy's have prompts of their own
+        taught = [row for row in decision.rows if guided and row.teacher_prompt_ids == guided and row.contributes]
         if not taught or len(found) >= TARGETS:
             continue
         rows = completion_rows([group], [decision], tokenizer, step=step, update=number)
         for row in rows:
             learnt = next((each for each in taught if list(each.completion_ids) == row["completion_ids"]), None)
-            if row["target"] and learnt is not None and learnt.teacher_prompt_ids is not None:
-                found.append(Target(decision.alpha or 0.0, learnt.prompt_ids, learnt.teacher_prompt_ids, row))
+            if guided and row["target"] and learnt is not None:
+                found.append(Target(decision.alpha or 0.0, learnt.prompt_ids, guided, row))
     return found[:TARGETS]
 
 
