@@ -40,6 +40,21 @@ def test_the_ablations_share_the_cells_of_the_methods(tmp_path: Path) -> None:
     assert set(samples.values()) == {12}
 
 
+def test_the_related_methods_have_the_budget_of_the_others(tmp_path: Path) -> None:
+    plan = make_plan(read_recipe("miniworld/compare-related"), tmp_path, [1], [101])
+    assert {name: budget["samples"] for name, budget in plan.budgets.items()} == {
+        **dict.fromkeys(("grpo", "hpt", "ampo", "opsd", "sdpo", "sgpo"), 12),
+        **dict.fromkeys(("luffy", "srft"), 11),  # and the expert's response
+    }
+    updates = {
+        budget["max_steps"] * budget["problems_per_rollout"] // budget["updates_per_rollout"]
+        for budget in plan.budgets.values()
+    }
+    assert updates == {800}
+    of_sft = {cell.method.name for cell in plan.cells if plan.recipe.sft_of(cell.method)}
+    assert of_sft == {"sft-all", "sft-dft", "sft-iw", "sft-psft"}
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "key": ({"metods": []}, {}, r"unknown in .*compare.yaml: metods \(did you mean methods\?\); a recipe of"),
     "size": ({"world": {"sizes": {"tset": 1}}}, {}, r"unknown in sizes of .*: tset \(did you mean test\?\)"),

@@ -106,6 +106,18 @@ def union(checkpoint: str, folder: Path) -> None:
     save(results, folder)
 
 
+def related(checkpoint: str, folder: Path) -> None:
+    """Two updates of given completions by each of the methods of other papers; the gradients."""
+    results = {}
+    for method in ("srft", "ampo", "opsd", "sdpo"):
+        run, recorder = folder / f"run-{method}-{WORLD}", Recorder()
+        trainer = make(checkpoint, run, scripted=True, max_steps=2, method=method, delta=1.0, eval_strategy="no")
+        trainer.add_callback(recorder)
+        trainer.train()
+        results[method] = recorder.gradients
+    save(results, folder)
+
+
 def adapter(checkpoint: str, folder: Path) -> None:
     """Two updates of an adapter on given completions; the gradients."""
     from peft import LoraConfig
@@ -185,7 +197,9 @@ def sharding(checkpoint: str, folder: Path) -> None:
     make(checkpoint, folder / "run", fsdp="full_shard", fsdp_config={"fsdp_version": 2}).train()
 
 
-CASES = {case.__name__: case for case in (union, adapter, resumed, failing_reward, failing_update, killed, sharding)}
+CASES = {
+    case.__name__: case for case in (union, related, adapter, resumed, failing_reward, failing_update, killed, sharding)
+}
 
 if __name__ == "__main__":
     try:

@@ -48,6 +48,20 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
     assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl", "report.html"]
 
 
+@pytest.mark.integration
+def test_two_processes_train_by_methods_of_other_papers_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    for processes in (1, 2):
+        for status, output in run("related", checkpoint, tmp_path, processes):
+            assert status == 0, output
+    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    for of_process in both:
+        for method, gradients in of_process.items():
+            for step, (found, expected) in enumerate(zip(gradients, alone[method], strict=True)):
+                assert expected.norm() > 1e-3
+                tolerance = 1e-6 if step == 0 else 1e-4
+                assert (found - expected).double().norm() <= tolerance * expected.double().norm(), method
+
+
 def test_two_processes_train_an_adapter_as_one(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
     for processes in (1, 2):
