@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -24,6 +25,5 @@ def take_cpus_for_accelerators() -> None:
 
 def without_shared_memory() -> None:
     """DeepSpeed would compile an extension for it, which takes a minute and a compiler."""
-    import deepspeed.comm.torch
-
-    deepspeed.comm.torch.build_shm_op = lambda: None
+    backend: Any = importlib.import_module("deepspeed.comm.torch")  # as an attribute, deepspeed.comm.torch is torch
+    backend.build_shm_op = lambda: None
