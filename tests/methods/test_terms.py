@@ -387,6 +387,7 @@ def test_zero_weights_give_exactly_no_gradient() -> None:
         "logprob": token_logprobs(logits, ids),
         "divergence": token_divergence(problem.teacher_logits[1], logits),
         "reverse_divergence": (policy.exp() * (policy - teacher)).sum(-1),
+        "jensen_shannon": (policy.exp() * (policy - torch.logaddexp(policy, teacher))).sum(-1),  # one side's part
     }
     for term in TERMS.values():
         tokens = Tokens(scores[term.score], zeros, old_logprobs, torch.zeros_like(zeros) if term.masked else None)
