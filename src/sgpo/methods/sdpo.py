@@ -9,7 +9,8 @@ one of the two KL. Rewards take no other part, and a completion may be correct o
 Source: compute_self_distillation_loss in verl/trainer/ppo/core_algos.py, ray_trainer.py and config/actor/actor.yaml of
 lasgroup/SDPO at 0e6d510, without feedback of an environment. There the teacher is a moving average of the policy
 (teacher_update_rate 0.05); here it is the present policy. Their divergence is of the 100 likeliest tokens and the rest
-as one; here it is of the full vocabulary. Their clip of importance weights is 1 where a rollout batch has one update.
+as one; here it is of the full vocabulary. Their importance weights, which are 1 where the policy that samples is the
+present one, are left out.
 """
 
 from __future__ import annotations
