@@ -12,7 +12,6 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GraniteConfig, Granite
 from trl.kernels import chunked_divergence
 
 from sgpo.engine.projection import (
-    BLOCK_BYTES_CPU,
     Head,
     Projected,
     divergence_loss,
@@ -20,6 +19,7 @@ from sgpo.engine.projection import (
     logprob_loss,
     token_scores,
 )
+from sgpo.engine.scores import BLOCK_BYTES_CPU
 from sgpo.engine.update import add_head_task
 from sgpo.methods.terms import distillation_loss, entropy, surrogate_loss, token_divergence, token_logprobs
 
