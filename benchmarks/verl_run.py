@@ -23,6 +23,7 @@ import numpy as np
 
 from sgpo.command_runner import Command, run_commands
 from sgpo.problems import load_problems
+from sgpo.reports.dynamics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 BATCHES, PROBLEMS, UPDATES, RATE, LENGTH = 30, 8, 2, 2e-4, 192
@@ -53,8 +54,7 @@ def train(quickstart: Path, output: Path, seeds: Sequence[int]) -> None:
     }
     run_commands(commands, output / "logs", lambda ended: None)
     for name in names:
-        lines = [json.loads(line) for line in (output / name / "metrics.jsonl").read_text().splitlines()]
-        updates = [line for line in lines if "reward/autonomous" in line]
+        updates = [line for line in read_metrics(output / name / "metrics.jsonl") if "reward/autonomous" in line]
         batches = [updates[start : start + UPDATES] for start in range(0, len(updates), UPDATES)]
         write(output, name, [{curve: mean(batch, curve) for curve in CURVES} for batch in batches])
 
@@ -104,10 +104,7 @@ def picture(output: Path, path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(CURVES), figsize=(11, 3.2), sharex=True, layout="constrained")
     for kind, color in {"sgpo": "C0", "verl": "C1"}.items():
-        runs = [
-            [json.loads(line) for line in file.read_text().splitlines()]
-            for file in sorted(output.glob(f"{kind}-*.jsonl"))
-        ]
+        runs = [read_metrics(file) for file in sorted(output.glob(f"{kind}-*.jsonl"))]
         for axis, name in zip(axes, CURVES, strict=True):
             label = f"{'sgpo train' if kind == 'sgpo' else 'veRL'}, {len(runs)} seeds"
             for run in runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from places import SUPPORT
 from processes import launch
+from torch import Tensor
 from view_cases import assert_same_views
 
 SCRIPT = str(SUPPORT / "trainer_cases.py")
@@ -25,19 +27,29 @@ def timeless(line: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if not name.startswith(times)}
 
 
-def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
+def alone_and_both(case: str, checkpoint: Path, folder: Path) -> tuple[Any, list[Any]]:
+    """What one process saved, and what each of two did."""
     for processes in (1, 2):
-        for status, output in run("union", checkpoint, tmp_path, processes):
+        for status, output in run(case, checkpoint, folder, processes):
             assert status == 0, output
-    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    alone, *both = [torch.load(folder / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    return alone, both
+
+
+def assert_same_gradients(found: Sequence[Tensor], expected: Sequence[Tensor], case: str = "") -> None:
+    """Of two updates. The second policy is after an AdamW step, which rounds where a gradient is nearly 0."""
+    for step, (one, other) in enumerate(zip(found, expected, strict=True)):
+        assert other.norm() > 1e-3
+        tolerance = 1e-6 if step == 0 else 1e-4
+        assert (one - other).double().norm() <= tolerance * other.double().norm(), case
+
+
+def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
+    alone, both = alone_and_both("union", checkpoint, tmp_path)
     for of_process in both:
         for problems, (gradients, history, evaluated) in of_process.items():
             expected_gradients, expected_history, expected_evaluation = alone[problems]
-            for step, (found, expected) in enumerate(zip(gradients, expected_gradients, strict=True)):
-                assert expected.norm() > 1e-3
-                # The second policy is after an AdamW step, which rounds where a gradient is nearly 0.
-                tolerance = 1e-6 if step == 0 else 1e-4
-                assert (found - expected).double().norm() <= tolerance * expected.double().norm()
+            assert_same_gradients(gradients, expected_gradients)
             for line, expected in zip(history, expected_history, strict=True):
                 assert timeless(line) == pytest.approx(timeless(expected), rel=1e-4, abs=1e-6)
             assert evaluated == pytest.approx(expected_evaluation)
@@ -50,29 +62,17 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 def test_two_processes_train_by_methods_of_other_papers_as_one(checkpoint: Path, tmp_path: Path) -> None:
-    for processes in (1, 2):
-        for status, output in run("related", checkpoint, tmp_path, processes):
-            assert status == 0, output
-    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    alone, both = alone_and_both("related", checkpoint, tmp_path)
     for of_process in both:
         for method, gradients in of_process.items():
-            for step, (found, expected) in enumerate(zip(gradients, alone[method], strict=True)):
-                assert expected.norm() > 1e-3
-                tolerance = 1e-6 if step == 0 else 1e-4
-                assert (found - expected).double().norm() <= tolerance * expected.double().norm(), method
+            assert_same_gradients(gradients, alone[method], method)
 
 
 def test_two_processes_train_an_adapter_as_one(checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("peft")
-    for processes in (1, 2):
-        for status, output in run("adapter", checkpoint, tmp_path, processes):
-            assert status == 0, output
-    alone, *both = [torch.load(tmp_path / f"{name}.pt", weights_only=False) for name in ("1-0", "2-0", "2-1")]
+    alone, both = alone_and_both("adapter", checkpoint, tmp_path)
     for of_process in both:
-        for step, (found, expected) in enumerate(zip(of_process, alone, strict=True)):
-            assert expected.norm() > 1e-3
-            tolerance = 1e-6 if step == 0 else 1e-4
-            assert (found - expected).double().norm() <= tolerance * expected.double().norm()
+        assert_same_gradients(of_process, alone)
 
 
 @pytest.mark.integration
