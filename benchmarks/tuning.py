@@ -1,21 +1,26 @@
-"""The recipes of the tuning: for every method the same grid of learning rates and schedules.
+"""The tuning: for every method the same grid of learning rates and schedules.
 
-    python benchmarks/tuning.py runs/tuning/recipes [--rates 1e-4 2e-4] [--schedules linear constant_with_warmup]
+    python benchmarks/tuning.py recipes runs/tuning/recipes [--rates 1e-4 2e-4 ...] [--schedules linear ...]
+    python benchmarks/tuning.py table runs/tuning/*/results.jsonl
 
-Writes a recipe for each method, rate and schedule, which extends the method's own, and prints the commands that compare
-them on the development problems with the base model of seed 103, which no test has. SFT on all responses is a recipe of
-the whole comparison, so it has a command for each configuration. A best value on an edge of the grid calls for more
-values, for all methods.
+The first writes a recipe for each method, rate and schedule, which extends the method's own, and prints the commands
+that compare them on the development problems with the base model of seed 103, which no test has. SFT on all responses
+is a recipe of the whole comparison, so it has a command for each configuration. A best value on an edge of the grid
+calls for more values, for all methods. The second prints the scores.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import yaml
+
+from sgpo.comparison.results import CellResult, read_results
 
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
 METHODS = ("grpo", "luffy", "hpt", "sgpo")
@@ -65,13 +70,49 @@ def _command(recipe: str, output: Path, chosen: str = "") -> str:
     return " ".join(f"sgpo compare --recipe {recipe} --sets dev {seeds} {chosen} --output {output}".split())
 
 
+def configured(row: CellResult) -> tuple[str, float, str]:
+    """Method, learning rate and schedule of a cell."""
+    name = "sft-all" if row["method"] == "sft-all" else row["method"].split("-")[0]
+    own = row["configuration"]["sft_all" if name == "sft-all" else "method"]
+    return name, float(own["learning_rate"]), str(own["lr_scheduler_type"])
+
+
+def table(rows: Sequence[CellResult]) -> Iterator[str]:
+    """Markdown: for each configuration the score of each seed and their mean, the best of a method in bold."""
+    scores: dict[tuple[str, float, str], list[float]] = defaultdict(list)
+    for row in rows:
+        if row["seed"] is not None:
+            scores[configured(row)].append(100 * row["sets"]["dev"]["score"])
+    columns = sorted({(rate, schedule) for _, rate, schedule in scores})
+    yield "| | " + " | ".join(f"{rate:g} {schedule.split('_')[0]}" for rate, schedule in columns) + " |"
+    yield "|---|" + "---:|" * len(columns)
+    for method in dict.fromkeys(name for name, _, _ in scores):
+        found = {column: scores[method, *column] for column in columns if (method, *column) in scores}
+        best = max(found, key=lambda column: fmean(found[column]))
+        cells = [_cell(found.get(column), best=column == best) for column in columns]
+        yield f"| {method} | {' | '.join(cells)} |"
+
+
+def _cell(scores: Sequence[float] | None, *, best: bool) -> str:
+    if not scores:
+        return ""
+    mean = f"**{fmean(scores):.1f}**" if best else f"{fmean(scores):.1f}"
+    return f"{mean} ({', '.join(f'{score:.1f}' for score in scores)})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--rates", nargs="+", default=["1e-4", "2e-4"])
-    parser.add_argument("--schedules", nargs="+", default=["linear", "constant_with_warmup"])
+    parts = parser.add_subparsers(dest="part", required=True)
+    recipes = parts.add_parser("recipes")
+    recipes.add_argument("folder", type=Path)
+    recipes.add_argument("--rates", nargs="+", default=["1e-4", "2e-4"])
+    recipes.add_argument("--schedules", nargs="+", default=["linear", "constant_with_warmup"])
+    parts.add_parser("table").add_argument("results", type=Path, nargs="+")
     options = parser.parse_args()
-    print("\n".join(commands(options.folder.resolve(), options.rates, options.schedules)))
+    if options.part == "recipes":
+        print("\n".join(commands(options.folder.resolve(), options.rates, options.schedules)))
+    else:
+        print("\n".join(table([row for path in options.results for row in read_results(path)])))
 
 
 if __name__ == "__main__":
