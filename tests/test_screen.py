@@ -16,6 +16,7 @@ from terminal import lines_on_screen, run_in_terminal
 
 from sgpo.miniworld.world import Sizes, create_world
 from sgpo.screen import Meter, asks_for_everything, counted, duration, own_warnings, rate
+from sgpo.training.config import SGPOConfig
 from sgpo.training.progress import FirstUpdate, RunProgress, evaluation_line, peak_memory
 from sgpo.training.sft import WarmupConfig
 
@@ -112,9 +113,11 @@ def test_the_warm_up_asks_for_nothing_deprecated(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient_checkpointing", "activation_checkpointing"])
-def test_both_names_of_checkpointing_are_followed(name: str, tmp_path: Path) -> None:
-    args = WarmupConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **{name: False})
-    assert args.activation_checkpointing is False
+@pytest.mark.parametrize("value", [False, True])
+@pytest.mark.parametrize("kind", [WarmupConfig, SGPOConfig])
+def test_both_names_of_checkpointing_are_followed(kind: Any, value: bool, name: str, tmp_path: Path) -> None:
+    args = kind(output_dir=str(tmp_path), use_cpu=True, report_to="none", **{name: value})
+    assert (args.activation_checkpointing, args.gradient_checkpointing) == (value, value)
 
 
 # --- how far something is ---------------------------------------------------------------------------------------

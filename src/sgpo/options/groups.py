@@ -230,7 +230,6 @@ def _train(methods: Mapping[str, tuple[type, ...]]) -> Options:
         usual={
             **_USUAL,
             "warmup_steps": "Updates of rising rate; below 1: a share of all.",
-            "activation_checkpointing": "Less memory, more time.",
             "save_strategy": "When checkpoints are written: steps, epoch, best or no.",
             "save_total_limit": "Checkpoints that are kept.",
             "eval_steps": "Updates between two evaluations, with eval_strategy steps.",

@@ -22,7 +22,7 @@ SHARDINGS = ("none", "fsdp2")
 STRATEGIES = RECIPES / "paper" / "strategies.yaml"
 USUAL_STAGES = ("strategies", "sft", "sgpo", "eval")
 # Of TrainingArguments and SFTConfig, which take seconds to import.
-OTHER_DEFAULTS = {"max_steps": -1, "gradient_accumulation_steps": 1, "activation_checkpointing": None}
+OTHER_DEFAULTS = {"max_steps": -1, "gradient_accumulation_steps": 1}
 
 
 @dataclass(frozen=True)

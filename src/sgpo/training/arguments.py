@@ -205,6 +205,10 @@ class UpdateArguments:
         default=None,
         metadata={"help": "bfloat16 mixed precision; unset: on a GPU, for a checkpoint in 16 bits."},
     )
+    activation_checkpointing: bool | None = field(
+        default=None,
+        metadata={"help": "Less memory, more time; default: false.", "nargs": "?", "const": True},
+    )
     skip_grad_norm: float | None = field(
         default=None, metadata={"help": "Leave out an update whose gradient has a norm above this (hpt's authors: 80)."}
     )
@@ -296,6 +300,17 @@ class WarmupArguments:
     gradient_checkpointing: bool | None = field(
         default=None, metadata={"help": "The older name of activation_checkpointing."}
     )
+
+
+def follow_checkpointing(args: Any) -> None:
+    """Lets both names of checkpointing say the same, as newer versions of transformers do; 5.10 reads the older alone.
+
+    Args:
+        args: a configuration after the ``__post_init__`` of `TrainingArguments`.
+    """
+    if args.activation_checkpointing is None:
+        args.activation_checkpointing = args.gradient_checkpointing
+    args.gradient_checkpointing = args.activation_checkpointing
 
 
 def refusals_of_choices(args: Any, choices: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -35,6 +35,7 @@ from sgpo.training.arguments import (
     SeenArguments,
     TrainArguments,
     UpdateArguments,
+    follow_checkpointing,
     refusals_of_choices,
 )
 from sgpo.training.seen import SEEN
@@ -99,6 +100,7 @@ class SGPOConfig(
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
+        follow_checkpointing(self)
         if self.n_gpu > 1:
             raise ValueError(
                 f"one process sees {self.n_gpu} devices, and each process trains on one: start as many processes, with "

@@ -30,7 +30,7 @@ from sgpo.problems import Problem
 from sgpo.problems.inspection import RowCheck, duplicate_responses, empty_fields, inspect, missing_responses, too_long
 from sgpo.problems.texts import text_key
 from sgpo.prompts import response_messages, student_messages
-from sgpo.training.arguments import RunArguments, WarmupArguments, refusals_of_choices
+from sgpo.training.arguments import RunArguments, WarmupArguments, follow_checkpointing, refusals_of_choices
 from sgpo.training.preflight import TRAINING, check_resumed, check_room, open_model, said_data, trained_part
 from sgpo.training.push import check_push
 from sgpo.training.run import RunTrainer
@@ -80,6 +80,7 @@ class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
         with refusals.collected():
             super().__post_init__()
         refusals.refuse()
+        follow_checkpointing(self)
 
     def _refusals_beside_loss(self) -> Iterator[str]:
         """What does not go together with the loss."""
