@@ -2,11 +2,13 @@
 
     python benchmarks/tuning.py recipes runs/tuning/recipes [--rates 1e-4 2e-4 ...] [--schedules linear ...]
     python benchmarks/tuning.py table runs/tuning/*/results.jsonl
+    python benchmarks/tuning.py explore runs/explored/recipes
 
 The first writes a recipe for each method, rate and schedule, which extends the method's own, and prints the commands
 that compare them on the development problems with the base model of seed 103, which no test has. SFT on all responses
 is a recipe of the whole comparison, so it has a command for each configuration. A best value on an edge of the grid
-calls for more values, for all methods. The second prints the scores.
+calls for more values, for all methods. The second prints the scores. The third is for the question what to set: it
+writes recipes that change one option of SGPO each, on the same development problems. All see every problem once.
 """
 
 from __future__ import annotations
@@ -25,6 +27,18 @@ from sgpo.comparison.results import CellResult, read_results
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
 METHODS = ("grpo", "luffy", "hpt", "sgpo")
 BASE_SEED, SEEDS = "103", ("1", "2")
+EXPLORED: dict[str, dict[str, object]] = {
+    "problems-8": {"problems_per_rollout": 8, "max_steps": 200},
+    "problems-32": {"problems_per_rollout": 32, "max_steps": 50},
+    "updates-1": {"updates_per_rollout": 1, "max_steps": 50},
+    "updates-4": {"updates_per_rollout": 4, "max_steps": 200},
+    "alpha-max-0.4": {"alpha_max": 0.4},
+    "alpha-max-1.6": {"alpha_max": 1.6},
+    "delta-0.5": {"delta": 0.5},
+    "delta-3": {"delta": 3.0},
+    "delta-inf": {"delta": float("inf")},
+    "reverse": {"distillation": "reverse_kl"},
+}
 
 
 def write(path: Path, values: dict[str, object]) -> Path:
@@ -62,6 +76,14 @@ def commands(folder: Path, rates: Sequence[str], schedules: Sequence[str]) -> li
         recipe = write(folder / f"compare-{own.name}", {"extends": str(RECIPES / "compare.yaml"), **values})
         found.append(_command(str(recipe), folder.parent / own.stem))
     return found
+
+
+def explorations(folder: Path) -> str:
+    """Write the recipes; returns the command."""
+    own = RECIPES / "sgpo.yaml"
+    methods = [write(folder / f"{name}.yaml", {"extends": str(own), **values}) for name, values in EXPLORED.items()]
+    chosen = f"--baseline sgpo --methods {' '.join(map(str, [own, *methods]))}"
+    return _command("miniworld/compare", folder.parent / "methods", chosen)
 
 
 def _command(recipe: str, output: Path, chosen: str = "") -> str:
@@ -108,9 +130,12 @@ def main() -> None:
     recipes.add_argument("--rates", nargs="+", default=["1e-4", "2e-4"])
     recipes.add_argument("--schedules", nargs="+", default=["linear", "constant_with_warmup"])
     parts.add_parser("table").add_argument("results", type=Path, nargs="+")
+    parts.add_parser("explore").add_argument("folder", type=Path)
     options = parser.parse_args()
     if options.part == "recipes":
         print("\n".join(commands(options.folder.resolve(), options.rates, options.schedules)))
+    elif options.part == "explore":
+        print(explorations(options.folder.resolve()))
     else:
         print("\n".join(table([row for path in options.results for row in read_results(path)])))
 
