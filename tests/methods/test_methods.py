@@ -95,6 +95,16 @@ def test_every_option_has_its_methods() -> None:
     assert DEFAULTS.keys() == OWNERS.keys()
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_work_of_a_method_holds_what_it_samples(name: str) -> None:
+    method, problem = METHODS[name], Problem("p", "1+1", "2", "1+1 is \\boxed{2}", "Add.")
+    options = method.options(num_autonomous=5, num_guided=3)
+    work = method.work(options)
+    assert work.sampled == sum(method.sample_counts(problem, options).values())
+    assert work.ratios <= work.sampled
+    assert work.ratios + work.targets <= work.learnt
+
+
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize("option", OWNERS)
 def test_options_that_a_method_does_not_know_are_refused(make_config: Config, method: str, option: str) -> None:

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from sgpo.methods.registry import METHODS
 from sgpo.models.checkpoint import count_parameters
 from sgpo.planning import memory, work
 from sgpo.planning.devices import Assumptions, GpuSpecs, Machine
@@ -155,10 +156,8 @@ def test_seconds_of_training() -> None:
 
 def test_tokens_of_the_stages() -> None:
     assert work.sft_tokens(90, 10, ASSUMED) == work.TrainingTokens(90 * 10 * 4200, 0, 4200)
-    found = {
-        name: work.rl_tokens(name, 10, (8, 4), 2, ASSUMED)
-        for name in ("sgpo", "grpo", "luffy", "hpt", "srft", "opsd", "sdpo", "ampo")
-    }
+    of_method = {name: method.work(method.options()) for name, method in METHODS.items()}  # G1 8, G2 4
+    found = {name: work.rl_tokens(each, 10, 2, ASSUMED) for name, each in of_method.items()}
     assert {name: (each.learnt / 22_480, each.only_forward / 22_480) for name, each in found.items()} == {
         "sgpo": (9, 9),
         "grpo": (12, 6),

@@ -86,6 +86,31 @@ def test_changes_that_do_not_suffice_alone_are_named_together() -> None:
     assert not fits(given.changed(sampler_batch_tokens=tokens))
 
 
+def test_what_compares_with_the_model_before_training_keeps_a_copy(tmp_path: Path) -> None:
+    changes = {"use_peft": True, "lora_r": 2, "lora_target_modules": ["q_proj"]}
+    frozen, adapter = 494_032_768, 24 * 2 * (896 + 896)
+    for given, size in [({}, 4 * frozen), (changes, 2 * frozen + 4 * adapter)]:
+        sft = stages("miniworld/sft", model="Qwen/Qwen2.5-0.5B-Instruct", changes=given)["sft"]
+        before, after = (phases_of(each)["update"] for each in (sft, sft.changed(loss="iw")))
+        assert after == {**before, "policy before training": size}
+        assert phases_of(sft.changed(loss="psft"))["update"] == before
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dataclasses import make_dataclass\nfrom sgpo.methods.grpo import GRPOOptions, decide\n"
+        "from sgpo.methods.method import Method, Work, all_autonomous\n"
+        "def work(options): return Work(6, 5, 4, 3)\n"
+        "METHOD = Method(GRPOOptions, all_autonomous, decide, uses=('reference',), work=work)\n"
+        "Own = make_dataclass('Own', ['rate'], bases=(GRPOOptions,), kw_only=True)\n"
+        "OTHER = Method(Own, all_autonomous, decide)\n"
+    )
+    own = stages("qwen2.5-7b/grpo", changes={"method": f"{file}:METHOD"})["grpo"]
+    assert {parts["policy before training"] for parts in phases_of(own).values()} == {4 * 7_615_616_512}
+    with pytest.raises(ValueError, match="OTHER cannot be planned: its option rate has no default"):
+        stages("qwen2.5-7b/grpo", changes={"method": f"{file}:OTHER"})
+    tokens, visits = plan_stage(own, gpu_price=1.0).tokens, 440 * 128
+    assert tokens == {"sampled": visits * 6 * 2048, "learnt": visits * 5 * 2248, "forward alone": visits * 5 * 2248}
+
+
 def test_vllm_takes_its_share() -> None:
     changes = {"sampler": "vllm", "vllm_gpu_memory_utilization": 0.7}
     given = stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"]
@@ -137,6 +162,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["--recipe", "qwen2.5-7b", "--change", "lora_q=1"], "no stage of qwen2.5-7b has lora_q"),
         (["--recipe", "qwen2.5-7b", "--change", "lora_r"], "--change takes KEY=VALUE, not lora_r"),
         (["--recipe", "qwen2.5-7b", "--stages", "sftt"], "has no stage sftt; it has "),
+        (["--recipe", "qwen2.5-7b/grpo", "--change", "method=grop"], "method is 'grop'; choose one of "),
+        (["--recipe", "qwen2.5-7b/sft", "--change", "loss=dtf"], "loss is 'dtf'; choose one of nll, dft, iw, psft"),
         (["--recipe", "own/cpu"], "the shape of HuggingFaceTB/SmolLM2-135M-Instruct is not known; give --model with"),
         (
             ["--recipe", "gsm8k", "--stages", "grpo", "--change", "max_steps=-1"],

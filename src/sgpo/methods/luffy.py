@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from sgpo.methods.expert import ExpertOptions, bonus_per_token, group_rows
 from sgpo.methods.grpo import outcome
-from sgpo.methods.method import Method
+from sgpo.methods.method import Method, Work
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.problems import Problem
 from sgpo.prompts import AUTONOMOUS
@@ -49,4 +49,10 @@ def decide(groups: Sequence[ProblemRollouts], options: LUFFYOptions, update: Upd
     ]
 
 
-METHOD = Method(LUFFYOptions, samples, decide, uses=("response",))
+def work(options: LUFFYOptions) -> Work:
+    """The completions and the response; that has no ratio."""
+    sampled = options.num_samples - 1
+    return Work(sampled, learnt=sampled + 1, ratios=sampled)
+
+
+METHOD = Method(LUFFYOptions, samples, decide, uses=("response",), work=work)

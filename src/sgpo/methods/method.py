@@ -1,4 +1,4 @@
-"""What a method is: its options, what it samples, and what it decides."""
+"""What a method is: its options, what it samples, what it decides, and the work that this makes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,25 @@ from sgpo.prompts import AUTONOMOUS, GUIDED, PROMPTS, PromptOf
 
 USES = ("strategy", "response", "responses", "reference")
 Decide = Callable[[Sequence[ProblemRollouts], Any, UpdateContext], list[Decision]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a problem costs, in rows, where it has all that the method uses and nothing is left out; for `sgpo plan`.
+
+    Example: ``Work(sampled=12, learnt=9, ratios=8, scored=5, targets=1)``
+    """
+
+    sampled: int  # completions
+    learnt: int  # rows that go forward and backward
+    ratios: int  # of them with a ratio to pi_old: forward once more in all updates of a rollout batch but the first
+    scored: int = 0  # passes forward alone: a choice among completions, entropies, the teacher's side of a divergence
+    targets: int = 0  # of the learnt rows the guided completions that are distilled
+
+
+def work_of_group(options: MethodOptions) -> Work:
+    """G1 + G2 completions of the bare prompt, which are all learnt, by a ratio."""
+    return Work(sampled=options.num_samples, learnt=options.num_samples, ratios=options.num_samples)
 
 
 @dataclass(frozen=True)
@@ -31,6 +50,7 @@ class Method:
     uses: tuple[str, ...] = ()
     prompts: Mapping[str, PromptOf] = field(default_factory=dict)  # beside "autonomous" and "guided"
     state: Callable[[Any], dict[str, Any]] | None = None  # (options) -> what a run begins with, see `UpdateContext`
+    work: Callable[[Any], Work] = work_of_group  # (options) -> what a problem costs
 
     def __post_init__(self) -> None:
         if unknown := set(self.uses) - set(USES):

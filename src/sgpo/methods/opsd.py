@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from sgpo.methods.expert import count_tokens
 from sgpo.methods.grpo import outcome
-from sgpo.methods.method import Method, all_autonomous
+from sgpo.methods.method import Method, Work, all_autonomous
 from sgpo.methods.options import MethodOptions, not_among, without_ratios
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.problems import Problem
@@ -74,4 +74,16 @@ def decide(groups: Sequence[ProblemRollouts], options: OPSDOptions, update: Upda
     ]
 
 
-METHOD = Method(OPSDOptions, all_autonomous, decide, uses=("response",), prompts={INFORMED: informed_prompt})
+def work_of_distillation(options: MethodOptions) -> Work:
+    """G1 + G2 completions without a ratio; scored is the teacher's side of each."""
+    return Work(options.num_samples, learnt=options.num_samples, ratios=0, scored=options.num_samples)
+
+
+METHOD = Method(
+    OPSDOptions,
+    all_autonomous,
+    decide,
+    uses=("response",),
+    prompts={INFORMED: informed_prompt},
+    work=work_of_distillation,
+)

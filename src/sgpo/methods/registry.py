@@ -73,6 +73,11 @@ def own_names(method: Method) -> list[str]:
     return [name for name in names_of(method) if name not in DEFAULTS]
 
 
+def required_names(method: Method) -> list[str]:
+    """Of those the ones that have no default."""
+    return [each.name for each in fields(method.options) if each.default is each.default_factory is MISSING]
+
+
 def kind_of(name: str, options: type, names: Collection[str]) -> type:
     """A dataclass of some of the fields of another one, in their order."""
     chosen = [each for each in fields(options) if each.name in names]
@@ -113,8 +118,7 @@ def check_method_options(name: str, args: Any, taken: set[str]) -> None:
     own, given = own_names(method), set(args.method_options or {})
     refusals.add(names_taken(name, method, taken))
     refusals.add(_foreign(method, args))
-    required = [each.name for each in fields(method.options) if each.default is each.default_factory is MISSING]
-    if missing := [each for each in required if each not in given]:
+    if missing := [each for each in required_names(method) if each not in given]:
         refusals.add([f"{missing[0]} must be given: method {name} has no default for it"])
     elif unknown := sorted(given - set(own)):
         known = f"they are {', '.join(own)}" if own else "it has none of its own"

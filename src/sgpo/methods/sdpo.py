@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from sgpo.methods.expert import count_tokens
 from sgpo.methods.grpo import outcome
 from sgpo.methods.method import Method, all_autonomous
-from sgpo.methods.opsd import TERM_OF_OPSD
+from sgpo.methods.opsd import TERM_OF_OPSD, work_of_distillation
 from sgpo.methods.options import MethodOptions, not_among, without_ratios
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.prompts import encode_prompts, student_messages
@@ -95,4 +95,4 @@ def teachers(group: ProblemRollouts, update: UpdateContext) -> list[tuple[Rollou
     return found
 
 
-METHOD = Method(SDPOOptions, all_autonomous, decide)
+METHOD = Method(SDPOOptions, all_autonomous, decide, work=work_of_distillation)

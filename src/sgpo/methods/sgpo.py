@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sgpo.methods.grpo import outcome, surrogate_rows
-from sgpo.methods.method import Method, with_guidance
+from sgpo.methods.method import Method, Work, with_guidance
 from sgpo.methods.options import ClipOptions, negative, not_among
 from sgpo.methods.records import Decision, ProblemRollouts, TokenScores, UpdateContext
 from sgpo.methods.weights import adaptive_weight, group_advantage_weight, pass_rate, select_target, target_weights
@@ -151,4 +151,10 @@ def _reason(group: ProblemRollouts, weight: float, targets: Sequence[Rollout]) -
     return f"{said}: the strategy helps too little" if candidates(group) else f"{said}: no target"
 
 
-METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",))
+def work(options: SGPOOptions) -> Work:
+    """The autonomous group and one target; scored are the guided completions, and the teacher's side of the target."""
+    alone, guided = options.num_autonomous, options.num_guided
+    return Work(sampled=alone + guided, learnt=alone + 1, ratios=alone, scored=guided + 1, targets=1)
+
+
+METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",), work=work)

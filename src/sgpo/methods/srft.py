@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from sgpo.methods.expert import ExpertOptions, bonus_per_token, count_tokens
 from sgpo.methods.grpo import outcome
 from sgpo.methods.luffy import samples
-from sgpo.methods.method import Method
+from sgpo.methods.method import Method, Work
 from sgpo.methods.options import negative, without_ratios
 from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence, UpdateContext
 from sgpo.methods.weights import group_advantages, share_of_token
@@ -96,4 +96,10 @@ def srft_rows(
     return rows
 
 
-METHOD = Method(SRFTOptions, samples, decide, uses=("response",))
+def work(options: SRFTOptions) -> Work:
+    """The completions, and the response in two rows, none with a ratio; scored for entropies is each once."""
+    sampled = options.num_samples - 1
+    return Work(sampled, learnt=sampled + 2, ratios=0, scored=sampled + 1)
+
+
+METHOD = Method(SRFTOptions, samples, decide, uses=("response",), work=work)

@@ -69,6 +69,8 @@ def phases_of(given: PlannedFor) -> dict[str, dict[str, float]]:
     if given.kind == "eval":
         return _phases_of_evaluation(given)
     phases = _phases_of_sft(given) if given.kind == "sft" else _phases_of_rl(given)
+    if given.keeps_reference:
+        phases = {name: parts | {"policy before training": memory.weights(given.how)} for name, parts in phases.items()}
     return {name: _of_rank(given, name, parts) for name, parts in phases.items()}
 
 
@@ -84,13 +86,14 @@ def _phases_of_rl(given: PlannedFor) -> dict[str, dict[str, int]]:
     values, how, longest = given.values, given.how, given.assumed.longest_prompt
     problems = -(-(values["problems_per_rollout"] // values["updates_per_rollout"]) // given.machine.gpus)
     budget, completion = values["max_tokens_per_microbatch"], values["max_completion_length"]
-    autonomous, guided = group_sizes(given)
-    rows = autonomous if values["method"] == "sgpo" else autonomous + guided
+    autonomous, guided = values["num_autonomous"], values["num_guided"]
+    targets = given.work.targets
+    rows = autonomous if targets else autonomous + guided
     batch = largest_microbatch(budget, problems * rows, longest, completion, checkpointing=given.checkpointing)
     phases = {"update": memory.update_parts(how, batch)}
-    if values["method"] == "sgpo":
+    if targets:
         target = largest_microbatch(
-            budget, problems, longest, completion, checkpointing=given.checkpointing, divergence=True
+            budget, problems * targets, longest, completion, checkpointing=given.checkpointing, divergence=True
         )
         phases["distillation"] = memory.update_parts(how, target)
     if values["sampler"] == "transformers":
@@ -148,11 +151,6 @@ def _eval_length(given: PlannedFor) -> int:
 # ---------------------------------------------------------------------- stages
 
 
-def group_sizes(given: PlannedFor) -> tuple[int, int]:
-    """G1 and G2."""
-    return given.values["num_autonomous"], given.values["num_guided"]
-
-
 def _strategies(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> StagePlan:
     asked = work.strategy_requests(_counted(given), given.values["candidates"], given.assumed)
     cost = (asked.prompt_tokens * prices[0] + asked.completion_tokens * prices[1]) / 1e6
@@ -178,19 +176,18 @@ def _rl(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> Sta
     problems = given.problems if values["max_steps"] > 0 else _counted(given)
     updates, rollouts = work.updates_of(problems or 0, values)
     visits = rollouts * values["problems_per_rollout"]
-    autonomous, guided = group_sizes(given)
-    samples = autonomous + guided - (1 if values["method"] in ("luffy", "srft") else 0)
+    completions = visits * given.work.sampled
     mean = min(assumed.completion_tokens, values["max_completion_length"])
-    tokens = work.rl_tokens(values["method"], visits, (autonomous, guided), values["updates_per_rollout"], assumed)
-    asked = _sampling_of(given, visits * samples, rollouts, mean)
+    tokens = work.rl_tokens(given.work, visits, values["updates_per_rollout"], assumed)
+    asked = _sampling_of(given, completions, rollouts, mean)
     sampling, tail = work.sampling_seconds(given.shape, asked, machine, assumed)
     training = work.training_seconds(given.how, tokens, machine, assumed, checkpointing=given.checkpointing)
-    counted = {"sampled": visits * samples * mean, "learnt": tokens.learnt, "forward alone": tokens.only_forward}
+    counted = {"sampled": completions * mean, "learnt": tokens.learnt, "forward alone": tokens.only_forward}
     notes = [f"{updates:,} updates in {rollouts:,} rollout batches"]
     if values["sampler"] == "transformers":
         engine = given.changed(sampler="vllm")
         other, _ = work.sampling_seconds(
-            given.shape, _sampling_of(engine, visits * samples, rollouts, mean), machine, assumed
+            given.shape, _sampling_of(engine, completions, rollouts, mean), machine, assumed
         )
         notes.append(f"with sampler: vllm the sampling takes {other / 3600:,.1f} hours")
     if sampling <= tail:

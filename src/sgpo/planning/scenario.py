@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -13,10 +14,13 @@ import yaml
 from sgpo.configuration import RECIPES, find_config, read_config
 from sgpo.configuration.parser import option_keys
 from sgpo.evaluation.arguments import EvalArguments
+from sgpo.methods.method import Work
+from sgpo.methods.registry import find_method, options_from, required_names
 from sgpo.options.groups import EVAL, SFT, TRAIN
 from sgpo.planning.devices import Assumptions, Machine
 from sgpo.planning.memory import TrainedAs, adapted
 from sgpo.planning.shapes import DEFAULT_TARGETS, KNOWN, ModelShape, shape_of
+from sgpo.training.sft_losses import LOSSES
 
 SHARDINGS = ("none", "fsdp2")
 STRATEGIES = RECIPES / "paper" / "strategies.yaml"
@@ -53,6 +57,19 @@ class PlannedFor:
         return self.kind == "sft" if given is None else bool(given)
 
     @property
+    def work(self) -> Work:
+        """What a problem costs by the method."""
+        method = find_method(self.values["method"])
+        return method.work(options_from(method, _arguments(self.values)))
+
+    @property
+    def keeps_reference(self) -> bool:
+        """Whether a copy of the model before training stands beside it."""
+        if self.kind == "sft":
+            return LOSSES[self.values["loss"]].compares_with == "reference"
+        return "reference" in find_method(self.values["method"]).uses
+
+    @property
     def longest_row(self) -> int:
         """Tokens of the longest prompt and completion."""
         return self.assumed.longest_prompt + self.values["max_completion_length"]
@@ -83,7 +100,7 @@ def scenarios(
         problems: by stage kind ("sft", "train"), their number; default: that of the folder's prepare.yaml.
 
     Raises:
-        ValueError: a recipe, model or key that there is not.
+        ValueError: a recipe, model, key, method or loss that there is not.
     """
     beside, files = _files(recipe, stages)
     found: dict[str, PlannedFor] = {}
@@ -99,6 +116,7 @@ def scenarios(
         replaced = {key: value for key, value in (changes or {}).items() if key in values}
         values |= replaced
         unused = {key: value for key, value in unused.items() if key not in replaced}
+        _check_objective(kind, values)
         shape = shape_of(_model(model, values, warmup))
         how = sharding or ("fsdp2" if machine.gpus > 1 else "none")
         count = prepared.get("train" if kind == "strategies" else kind)
@@ -153,6 +171,19 @@ def _prepared(folder: Path) -> dict[str, int]:
     values = read_config(folder / "prepare.yaml")
     sizes = {"sft": values.get("sft_size"), "train": values.get("rl_size")}
     return {kind: size for kind, size in sizes.items() if size}
+
+
+def _arguments(values: Mapping[str, Any]) -> Any:
+    """As `sgpo train` has them; options that only a method of the user's own has stand at their defaults."""
+    return SimpleNamespace(**values, method_options={})
+
+
+def _check_objective(kind: str, values: Mapping[str, Any]) -> None:
+    """Raises ValueError for a method or a loss that there is not, and a method whose work cannot be asked for."""
+    if kind == "train" and (missing := required_names(find_method(values["method"]))):
+        raise ValueError(f"method {values['method']} cannot be planned: its option {missing[0]} has no default")
+    if kind == "sft" and values["loss"] not in LOSSES:
+        raise ValueError(f"loss is {values['loss']!r}; choose one of {', '.join(LOSSES)}")
 
 
 def _with_defaults(kind: str, values: dict[str, Any], path: Path) -> dict[str, Any]:

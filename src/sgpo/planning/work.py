@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sgpo.methods.method import Work
 from sgpo.planning.devices import Assumptions, Machine
 from sgpo.planning.memory import TrainedAs
 from sgpo.planning.shapes import ModelShape
@@ -50,36 +51,19 @@ def sft_tokens(problems: float, epochs: float, assumed: Assumptions) -> Training
     return TrainingTokens(problems * epochs * length, 0.0, length)
 
 
-def rl_tokens(
-    method: str, visits: float, samples: tuple[int, int], updates: int, assumed: Assumptions
-) -> TrainingTokens:
+def rl_tokens(work: Work, visits: float, updates: int, assumed: Assumptions) -> TrainingTokens:
     """Rows that are learnt, and rows that only go forward, of all visits to problems.
 
-    learnt      sgpo: G1 and one target; luffy: G1 + G2 - 1 and the response; srft also the response again; grpo,
-                hpt, ampo, opsd, sdpo: G1 + G2. Groups without a difference in reward cost nothing, which is not
-                counted on.
-    forward     old log-probabilities in all updates of a rollout batch but the first; sgpo also the choice among at
-                most G2 targets, and the teacher's side of the one; srft the entropies of all rows, and nothing
-                else; opsd and sdpo the teacher's side of all, and nothing else
+    Groups without a difference in reward cost nothing, which is not counted on.
 
     Args:
+        work: of the method.
         visits: problems x passes over them.
-        samples: G1 and G2.
-        updates: of a rollout batch.
+        updates: of a rollout batch; in all but the first the old log-probabilities are computed.
     """
-    autonomous, guided = samples
-    later = (updates - 1) / updates
     length = assumed.prompt_tokens + assumed.completion_tokens
-    if method == "sgpo":
-        learnt, forward = autonomous + 1, later * autonomous + guided + 1
-    elif method in ("opsd", "sdpo"):
-        learnt, forward = autonomous + guided, autonomous + guided
-    elif method == "srft":
-        learnt, forward = autonomous + guided + 1, autonomous + guided
-    else:
-        sampled = autonomous + guided - (1 if method == "luffy" else 0)
-        learnt, forward = autonomous + guided, later * sampled
-    return TrainingTokens(visits * learnt * length, visits * forward * length, length)
+    forward = work.scored + work.ratios * (updates - 1) / updates
+    return TrainingTokens(visits * work.learnt * length, visits * forward * length, length)
 
 
 @dataclass(frozen=True)
