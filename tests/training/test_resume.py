@@ -22,6 +22,14 @@ def parity_reward(completions: Sequence[str], **columns: Any) -> list[float]:
     return [float(len(completion) % 2) for completion in completions]
 
 
+def rare_reward(completions: Sequence[str], **columns: Any) -> list[float]:
+    """About half of the groups fail."""
+    return [float(len(completion) % 8 == 0) for completion in completions]
+
+
+RESPONSES = ("so \\boxed{1}", "\\boxed{1}", "add: \\boxed{1}")
+
+
 @pytest.fixture
 def make_sampling_trainer(
     make_config: Callable[..., SGPOConfig], checkpoint: Path, problems: list[Problem], tmp_path: Path
@@ -30,13 +38,18 @@ def make_sampling_trainer(
 
     def make(folder: str, **changes: Any) -> SGPOTrainer:
         # 12 problems, 4 a rollout batch: an epoch has 6 updates
-        copies = [Problem(f"{p.id} {n}", f"{p.prompt}+{n}", "1", strategy=p.strategy) for n in (1, 2) for p in problems]
+        copies = [
+            Problem(f"{p.id} {n}", f"{p.prompt}+{n}", "1", RESPONSES[0], p.strategy, more_responses=RESPONSES[1:])
+            for n in (1, 2)
+            for p in problems
+        ]
         values = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None, "learning_rate": 1e-3, **changes}
         config = make_config(output_dir=str(tmp_path / folder), max_completion_length=9, **values)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
         model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
-        return SGPOTrainer(model, config, train_dataset=copies[:12], reward_funcs=parity_reward)
+        reward = rare_reward if config.method == "ampo" else parity_reward
+        return SGPOTrainer(model, config, train_dataset=copies[:12], reward_funcs=reward)
 
     return make
 
@@ -52,18 +65,30 @@ def assert_same_weights(left: Any, right: Any) -> None:
         assert torch.equal(one, other), name
 
 
-def test_resumed_run_equals_the_straight_one(make_sampling_trainer: MakeTrainer) -> None:
+# What shows that the parts of the method that a problem may leave out took part.
+TOOK_PART = {
+    "sgpo": "target_share",
+    "srft": "imitated_share",
+    "ampo": "imitated_share",
+    "opsd": "divergence",
+    "sdpo": "taught_share",
+}
+
+
+@pytest.mark.parametrize("method", TOOK_PART)
+def test_resumed_run_equals_the_straight_one(make_sampling_trainer: MakeTrainer, method: str) -> None:
     """From a checkpoint within an epoch (4), and over the end of the epoch (6)."""
-    straight = make_sampling_trainer("straight", max_steps=8)
+    straight = make_sampling_trainer("straight", method=method, max_steps=8)
     straight.train()
     lines = without_times(lines_of(straight))
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert len({line["grad_norm"] for line in lines}) == 8
     assert 0.0 not in {line["grad_norm"] for line in lines}
-    first = make_sampling_trainer("halves", max_steps=4)
+    assert all(max(line[TOOK_PART[method]] for line in half) > 0 for half in (lines[:4], lines[4:]))
+    first = make_sampling_trainer("halves", method=method, max_steps=4)
     before = copy.deepcopy(first.model)
     first.train()
-    second = make_sampling_trainer("halves", max_steps=8)
+    second = make_sampling_trainer("halves", method=method, max_steps=8)
     second.train(resume_from_checkpoint=True)
     assert second.state.global_step == 8
     assert without_times(lines_of(second)) == lines
