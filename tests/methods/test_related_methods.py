@@ -86,7 +86,7 @@ class Reference(Written):
             for o in group.autonomous if "informed" in group.prompts else []:
                 teacher = self.distributions(self.policy, group.prompts["informed"], o).detach()
                 student = self.distributions(self.policy, group.prompt_ids, o)
-                of_tokens.append(self.between(teacher, student, self.config.opsd_divergence))
+                of_tokens.append(self.between(teacher, student, self.config.divergence))
         return torch.cat(of_tokens).mean()
 
     @staticmethod
@@ -110,7 +110,7 @@ class Reference(Written):
                     text = f"S|?\n\nA correct solution:\n\n{solution}\n\nNow solve the problem correctly.|"
                     teacher = self.distributions(self.policy, letters(text)["input_ids"], o).detach()
                     student = self.distributions(self.policy, group.prompt_ids, o)
-                    of_tokens.append(self.between(teacher, student, self.config.sdpo_divergence))
+                    of_tokens.append(self.between(teacher, student, self.config.divergence))
         return torch.cat(of_tokens).mean()
 
 
@@ -149,7 +149,7 @@ def informed(groups: list[ProblemRollouts]) -> list[ProblemRollouts]:
 
 @pytest.mark.parametrize("divergence", ["jensen_shannon", "reverse_kl", "forward_kl"])
 def test_opsd(divergence: str) -> None:
-    config = METHODS["opsd"].options(**SIZES, opsd_divergence=divergence)
+    config = METHODS["opsd"].options(**SIZES, divergence=divergence)
     loss, gradients = ours("opsd", informed(rollout_groups()), config)
     expected_loss, expected_gradients, _ = expected(Reference, "opsd", informed(rollout_groups()), config)
     assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
@@ -255,7 +255,7 @@ def test_where_the_answer_of_a_response_begins(response: str, before: str) -> No
 
 @pytest.mark.parametrize("divergence", ["jensen_shannon", "reverse_kl", "forward_kl"])
 def test_sdpo(divergence: str) -> None:
-    config = METHODS["sdpo"].options(**SIZES, sdpo_divergence=divergence)
+    config = METHODS["sdpo"].options(**SIZES, divergence=divergence)
     deciding = {"tokenizer": Letters(), "system_prompt": "S"}
     loss, gradients = ours("sdpo", rollout_groups(), config, deciding)
     expected_loss, expected_gradients, _ = expected(Reference, "sdpo", rollout_groups(), config)

@@ -29,7 +29,7 @@ INFORMED = "informed"  # the prompt with the response
 TEMPLATE = (
     "Problem:\n{problem}\n\nA reference solution:\n{response}\n\nSolve the problem step by step, in your own words."
 )
-TERM_OF_OPSD = {
+TERM_OF_DIVERGENCE = {
     "jensen_shannon": "jensen_shannon_distillation",
     "reverse_kl": "reverse_distillation",
     "forward_kl": "distillation",
@@ -37,10 +37,10 @@ TERM_OF_OPSD = {
 
 
 @dataclass
-class OPSDOptions(MethodOptions):
-    """Those of every method, and the divergence."""
+class DivergenceOptions(MethodOptions):
+    """Those of every method, and the divergence from a teacher, of OPSD and SDPO."""
 
-    opsd_divergence: str = field(
+    divergence: str = field(
         default="jensen_shannon",
         metadata={"help": "'jensen_shannon', 'reverse_kl' KL(policy || teacher), or 'forward_kl'."},
     )
@@ -49,8 +49,13 @@ class OPSDOptions(MethodOptions):
 
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()
-        yield from not_among(self, {"opsd_divergence": list(TERM_OF_OPSD)})
+        yield from not_among(self, {"divergence": list(TERM_OF_DIVERGENCE)})
         yield from without_ratios(self)
+
+
+@dataclass
+class OPSDOptions(DivergenceOptions):
+    """Those of methods that distil all tokens."""
 
 
 def informed_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
@@ -64,7 +69,7 @@ def decide(groups: Sequence[ProblemRollouts], options: OPSDOptions, update: Upda
     """Every completion of each problem that has a response."""
     learnt = [group.autonomous if INFORMED in group.prompts else [] for group in groups]
     weight = 1 / max(1, update.total(count_tokens(learnt)))
-    term = TERM_OF_OPSD[options.opsd_divergence]
+    term = TERM_OF_DIVERGENCE[options.divergence]
     return [
         Decision(
             [group.row(term, rollout, weight, teacher=INFORMED) for rollout in rollouts],

@@ -15,15 +15,13 @@ present one, are left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from sgpo.methods.expert import count_tokens
 from sgpo.methods.grpo import outcome
 from sgpo.methods.method import Method, all_autonomous
-from sgpo.methods.opsd import TERM_OF_OPSD, work_of_distillation
-from sgpo.methods.options import MethodOptions, not_among, without_ratios
+from sgpo.methods.opsd import TERM_OF_DIVERGENCE, DivergenceOptions, work_of_distillation
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.prompts import encode_prompts, student_messages
 from sgpo.sampling.records import Rollout, decode
@@ -33,23 +31,15 @@ SOLVED_TEMPLATE = "{problem}\n\nA correct solution:\n\n{solution}\n\nNow solve t
 
 
 @dataclass
-class SDPOOptions(MethodOptions):
-    """Those of every method, the divergence, and how long a prompt with a solution may be."""
+class SDPOOptions(DivergenceOptions):
+    """Those of methods that distil all tokens, and how long a prompt with a solution may be."""
 
-    sdpo_divergence: str = field(
-        default="jensen_shannon",
-        metadata={"help": "'jensen_shannon', 'reverse_kl' KL(policy || teacher), or 'forward_kl'."},
-    )
     sdpo_prompt_length: int = field(
         default=10_240, metadata={"help": "Tokens of a prompt with a solution; beyond it nothing is distilled."}
     )
 
-    delta = math.inf  # no option: all tokens count
-
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()
-        yield from not_among(self, {"sdpo_divergence": list(TERM_OF_OPSD)})
-        yield from without_ratios(self)
         if self.sdpo_prompt_length < 1:
             yield f"sdpo_prompt_length is {self.sdpo_prompt_length}; it must be at least 1"
 
@@ -60,7 +50,7 @@ def decide(groups: Sequence[ProblemRollouts], options: SDPOOptions, update: Upda
         [(o, ids) for o, ids in teachers(group, update) if len(ids) <= options.sdpo_prompt_length] for group in groups
     ]
     weight = 1 / max(1, update.total(count_tokens([[o for o, _ in some] for some in taught])))
-    term = TERM_OF_OPSD[options.sdpo_divergence]
+    term = TERM_OF_DIVERGENCE[options.divergence]
     decisions = []
     for group, some in zip(groups, taught, strict=True):
         rows = [replace(group.row(term, o, weight), teacher_prompt_ids=ids) for o, ids in some]
