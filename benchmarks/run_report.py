@@ -3,9 +3,10 @@
     python benchmarks/run_report.py [--updates 500] [--runs 5] [--browser /usr/bin/chromium] [--output report.json]
 
 The run is made up, its shapes are those of a real one: 30 metrics a line, and every 50 updates a table of 64 problems
-with 8 autonomous and 4 guided completions of about 5,400 characters each. Each run is a new window of a headless
-Chromium that opens the file from disk: *loaded* is the time until the page has drawn itself and reacts, *hover* that
-from a key on a chart to the next frame, *search* that from a typed letter to the next frame.
+with 8 autonomous and 4 guided completions of about 5,400 characters each, and token views of four targets of 1,000
+tokens. Each run is a new window of a headless Chromium that opens the file from disk: *loaded* is the time until the
+page has drawn itself and reacts, *hover* that from a key on a chart to the next frame, *search* that from a typed
+letter to the next frame, *select* that from a key to the token at the other end of a target.
 """
 
 from __future__ import annotations
@@ -22,13 +23,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from common import write_report
 from page_times import Actions, add_options, time_page
+from token_view import Words, made_up_answer
 
+from sgpo.inspection.page import answer_data
+from sgpo.inspection.texts import TokenNames, token_texts
 from sgpo.reports.run_folder import read_runs
 from sgpo.reports.run_page import CHARTS, run_report
+from sgpo.runs.folder import views_path
+from sgpo.training.token_views import LONGEST, TARGETS
 
 ACTIONS: Actions = {
     "hover": (".chart svg[tabindex]", lambda page: page.keyboard.press("End")),
     "search": ("#search", lambda page: page.keyboard.press("w")),
+    "select": ("#answer", lambda page: page.keyboard.press("End")),
 }
 PROBLEMS, GROUPS, WORDS, METRICS, EVERY = 64, {"autonomous": 8, "guided": 4}, 700, 30, 50
 
@@ -58,6 +65,15 @@ def make_run(folder: Path, updates: int) -> None:
             for _ in range(count)
         ]
         pq.write_table(pa.Table.from_pylist(rows), folder / "completions" / f"step-{step:06d}.parquet")
+        views_path(folder, step).write_text(json.dumps([made_up_view(step, f"{step}-{n}") for n in range(TARGETS)]))
+
+
+def made_up_view(step: int, name: str) -> dict[str, Any]:
+    """Of a target that is as long as one may be."""
+    answer, words = made_up_answer(LONGEST), Words()
+    data = answer_data(answer, token_texts(words, answer.ids), TokenNames(words), frozenset({0}))
+    mean = float(answer.measures.divergence.mean())
+    return {"step": step, "id": name, "mean_divergence": mean, "answer": data | {"after_p": None}}
 
 
 def main() -> None:
