@@ -31,22 +31,26 @@ def is_due(step: int, every: int, updates_per_rollout: int) -> bool:
     return every > 0 and step % every < updates_per_rollout
 
 
-def keep(updates: Sequence[Update], tokenizer: Any, output_dir: str | Path, step: int) -> None:
-    """Save and show what all processes sampled for a rollout batch. All of them have to call it."""
+def keep(updates: Sequence[Update], tokenizer: Any, output_dir: str | Path, step: int) -> list[list[CompletionRow]]:
+    """Save and show what all processes sampled for a rollout batch. All of them have to call it.
+
+    Returns:
+        The rows of this process, for each update.
+    """
     own = [
-        row
+        completion_rows(update.groups, update.decisions, tokenizer, step=step, update=number)
         for number, update in enumerate(updates)
-        for row in completion_rows(update.groups, update.decisions, tokenizer, step=step, update=number)
     ]
-    rows = [row for part in distributed.gather(own) for row in part]
+    rows = [row for part in distributed.gather(own) for of_update in part for row in of_update]
     if distributed.rank() == 0:
         show(rows, step, save_completions(rows, output_dir, step))
+    return own
 
 
 def completion_rows(
     groups: Sequence[ProblemRollouts], decisions: Sequence[Decision], tokenizer: Any, *, step: int, update: int
 ) -> list[CompletionRow]:
-    """One row a completion.
+    """One row a completion, in the order of the groups and of their `rollouts`.
 
     Args:
         step: the updates that the policy had when it sampled.

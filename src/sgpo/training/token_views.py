@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from sgpo.inspection.page import InspectedAnswer, answer_data
 from sgpo.inspection.texts import TokenNames, token_texts
 from sgpo.prompts import GUIDED
 from sgpo.runs.folder import views_path
-from sgpo.training.completions_table import CompletionRow, completion_rows
+from sgpo.training.completions_table import CompletionRow
 from sgpo.training.step import Update
 
 TARGETS = 4  # of a rollout batch
@@ -37,16 +38,23 @@ class Target(NamedTuple):
 
 
 def keep_views(
-    updates: Sequence[Update], model: Any, tokenizer: Any, output_dir: str | Path, step: int, delta: float
+    updates: Sequence[Update],
+    rows: Sequence[Sequence[CompletionRow]],
+    model: Any,
+    tokenizer: Any,
+    output_dir: str | Path,
+    step: int,
+    delta: float,
 ) -> None:
     """Measure and save the targets of largest alpha of all processes. All of them have to call it.
 
     Args:
+        rows: of each update, its part of the table of completions.
         model: with ``add_head_task``; the policy that sampled.
         step: the updates that it has had.
         delta: see Eq. 5.
     """
-    own = [target for number, update in enumerate(updates) for target in targets_of(update, tokenizer, step, number)]
+    own = [target for pair in zip(updates, rows, strict=True) for target in targets_of(*pair)]
     chosen = _largest([target for part in distributed.gather(_largest(own)) for target in part])
     first = distributed.rank() == 0
     if not first and not sharding.is_sharded(model):
@@ -58,21 +66,22 @@ def keep_views(
             partial.write_text(json.dumps([view for view in views if view is not None], separators=(",", ":")))
 
 
-def targets_of(update: Update, tokenizer: Any, step: int, number: int) -> list[Target]:
+def targets_of(update: Update, rows: Sequence[CompletionRow]) -> list[Target]:
     """The targets of an update whose teacher has the strategy, the largest alpha first; at most `TARGETS`.
 
     Args:
-        step, number: see `completion_rows`.
+        rows: of `completion_rows`.
     """
     found: list[Target] = []
-    decided = list(zip(update.groups, update.decisions, strict=True))
-    for group, decision in sorted(decided, key=lambda each: -(each[1].alpha or 0.0)):
+    rest = iter(rows)
+    of_groups = [[*islice(rest, len(group.rollouts))] for group in update.groups]
+    decided = list(zip(update.groups, update.decisions, of_groups, strict=True))
+    for group, decision, of_group in sorted(decided, key=lambda each: -(each[1].alpha or 0.0)):
         guided = group.prompts.get(GUIDED)  # other teachers than the strategy's have prompts of their own
         taught = [row for row in decision.rows if guided and row.teacher_prompt_ids == guided and row.contributes]
         if not taught or len(found) >= TARGETS:
             continue
-        rows = completion_rows([group], [decision], tokenizer, step=step, update=number)
-        for row in rows:
+        for row in of_group:
             learnt = next((each for each in taught if list(each.completion_ids) == row["completion_ids"]), None)
             if guided and row["target"] and learnt is not None:
                 found.append(Target(decision.alpha or 0.0, learnt.prompt_ids, guided, row))

@@ -206,13 +206,14 @@ class SGPOTrainer(RunTrainer):
         self.logbook.record(sampler_mismatch([row for update in updates for row in update.rows]))
         number = self.state.global_step
         if completions_table.is_due(number, self.args.completions_steps, self.args.updates_per_rollout):
-            completions_table.keep(updates, self.processing_class, self.args.output_dir, number)
-            self._keep_views(updates, number)
+            self._keep_completions(updates, number)
         return updates
 
-    def _keep_views(self, updates: Sequence[step.Update], number: int) -> None:
+    def _keep_completions(self, updates: Sequence[step.Update], number: int) -> None:
+        folder, tokenizer = self.args.output_dir, self.processing_class
+        rows = completions_table.keep(updates, tokenizer, folder, number)
         with self.compute_loss_context_manager():
-            keep_views(updates, self.model, self.processing_class, self.args.output_dir, number, self.thresholds.delta)
+            keep_views(updates, rows, self.model, tokenizer, folder, number, self.thresholds.delta)
 
     def _optimise(self, model: nn.Module, update: step.Update) -> Tensor:
         """Forward and backward over the micro-batches; returns the loss of the update, that of all processes."""
