@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -169,6 +170,29 @@ def test_what_the_weights_take_is_said(make_config: Callable[..., SGPOConfig]) -
         ("weights", f"{weights} bfloat16"),
         ("their memory", other),
     ]
+
+
+def test_with_deepspeed_the_model_is_short_and_the_optimizer_keeps_float32() -> None:
+    model = nn.Sequential(nn.Linear(2000, 1000, bias=False), nn.Linear(1000, 1000, bias=False))
+    model[0].weight.requires_grad_(False)
+    args = SimpleNamespace(
+        deepspeed={"zero_optimization": {"stage": 3}},
+        mixed_precision="bf16",
+        optim="adamw_torch",
+        world_size=4,
+        fsdp=[],
+    )
+    weights = (
+        "1,000,000 trained, in bfloat16, and kept in float32 by the optimizer; 2,000,000 frozen, in bfloat16; computed"
+    )
+    parts = "weights 6.0 MB, gradients 2.0 MB, float32 copies 4.0 MB, Adam's moments 8.0 MB"
+    assert weight_rows(model, args) == [
+        ("weights", f"{weights} with in bfloat16 (bf16)"),
+        ("their memory", f"{parts}: 20.0 MB, divided among 4 processes, beside activations"),
+    ]
+    args.mixed_precision = "no"
+    said = "1,000,000 trained, kept in float32; 2,000,000 frozen, in float32; computed with in float32"
+    assert dict(weight_rows(model, args))["weights"] == said
 
 
 # --- float16 ------------------------------------------------------------------------------------------------

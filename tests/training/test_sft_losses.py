@@ -184,6 +184,14 @@ def test_validation_measures_the_likelihood(make_trainer: Callable[..., WarmupTr
     assert len(set(found.values())) == 1
 
 
+def test_what_the_launcher_divides_is_refused_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
+    monkeypatch.setenv("PARALLELISM_CONFIG_CP_SIZE", "2")
+    for loss in LOSSES:
+        with pytest.raises(ValueError, match=r"^context parallelism \(cp_size 2\) is not supported: [^\n]*$"):
+            WarmupConfig(output_dir=str(tmp_path), use_cpu=True, loss=loss)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -192,6 +200,21 @@ def test_validation_measures_the_likelihood(make_trainer: Callable[..., WarmupTr
         ({"loss_type": "dft"}, "loss_type is 'dft'; choose the loss by its one name here: loss: dft"),
         ({"loss": "dft", "label_smoothing_factor": 0.1}, "label_smoothing_factor is of loss nll alone"),
         ({"loss": "iw", "fsdp": "full_shard"}, "a copy of the model of before, which is not sharded: leave fsdp out"),
+        *(
+            (
+                {"loss": loss, "deepspeed": {"zero_optimization": {"stage": 3}}},
+                f"loss {loss} is not supported with deepspeed: divide the model with fsdp: full_shard",
+            )
+            for loss in ("dft", "iw", "psft")
+        ),
+        (
+            {"parallelism_config": {"cp_size": 2}},
+            r"context parallelism \(cp_size 2\) is not supported: the losses need",
+        ),
+        (
+            {"parallelism_config": {"sp_size": 4}},
+            r"Ulysses parallelism \(sp_size 4\) is not supported: the losses need",
+        ),
         ({"loss": "iw", "packing": True}, "loss iw weighs whole responses: leave packing and padding_free out"),
         ({"loss": "iw", "iw_max": 0.0}, "iw_max is 0.0; it must be positive"),
         ({"loss": "psft", "psft_updates": 0}, "psft_updates is 0; it must be at least 1"),

@@ -64,7 +64,8 @@ def fitted_to_types(args: Any, config: Any) -> Any:
     changed.bf16 = own != "float32" and asked == "no" and not args.use_cpu and _gpu_has_bfloat16()
     if changed.bf16:
         changed.mixed_precision = "bf16"
-        print(f"bf16 is true: the checkpoint is in {own}. What is trained is kept in float32.")
+        where = " by the optimizer" if distributed.asks_for_deepspeed(args) else ""
+        print(f"bf16 is true: the checkpoint is in {own}. What is trained is kept in float32{where}.")
     return changed
 
 
@@ -118,6 +119,11 @@ class Footprint:
             counts[parameter.requires_grad][parameter.dtype] += sharding.size(parameter)
         return cls(dict(counts[True]), dict(counts[False]))
 
+    def in_bfloat16(self) -> Footprint:
+        """All parameters."""
+        both = [{torch.bfloat16: sum(counts.values())} if counts else {} for counts in (self.trained, self.frozen)]
+        return Footprint(*both)
+
     @property
     def trained_parameters(self) -> int:
         return sum(self.trained.values())
@@ -140,14 +146,23 @@ def _bytes(counts: dict[torch.dtype, int]) -> int:
 def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
     """Rows of the table at the start: the types of the weights, and what a step holds beside activations.
 
+    DeepSpeed makes the whole model bfloat16 where it computes so, in its gradients too, and keeps float32 apart.
+
     Args:
         args: `TrainingArguments`.
     """
     found = Footprint.of(model)
-    trained = f"{found.trained_parameters:,} trained, kept in {_types(found.trained)}"
+    apart = distributed.asks_for_deepspeed(args) and args.mixed_precision == "bf16"
+    if apart:
+        found = found.in_bfloat16()
+    types = _types(found.trained)
+    kept = f"in {types}, and kept in float32 by the optimizer" if apart else f"kept in {types}"
+    trained = f"{found.trained_parameters:,} trained, {kept}"
     frozen = f"; {sum(found.frozen.values()):,} frozen, in {_types(found.frozen)}" if found.frozen else ""
     moments = MOMENTS_OF_ADAM * torch.float32.itemsize * found.trained_parameters
     parts = {"weights": found.weights, "gradients": found.gradients}
+    if apart:
+        parts["float32 copies"] = torch.float32.itemsize * found.trained_parameters
     other = ""
     if (optimizer := getattr(args.optim, "value", args.optim)) in ADAMS:
         parts["Adam's moments"] = moments

@@ -73,9 +73,9 @@ class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
         refusals.add(refusals_of_choices(self, CHOICES))
         refusals.add(self.refusals_of_loss())
         refusals.add(self._refusals_beside_loss())
-        of_deepspeed = list(refusals_of_deepspeed(self))
-        refusals.add(of_deepspeed)
-        if of_deepspeed:
+        parallel = [*refusals_of_parallelism(self), *refusals_of_deepspeed(self)]
+        refusals.add(parallel)
+        if parallel:
             refusals.refuse()  # before transformers starts what is refused
         with refusals.collected():
             super().__post_init__()
@@ -89,7 +89,6 @@ class WarmupConfig(WarmupArguments, SFTLossArguments, RunArguments, SFTConfig):
         found = LOSSES.get(self.loss, NLL)
         if found is NLL:
             return
-        yield from refusals_of_parallelism(self)
         if asks_for_deepspeed(self):
             yield f"loss {self.loss} is not supported with deepspeed: divide the model with fsdp: full_shard"
         if self.label_smoothing_factor:
