@@ -56,6 +56,10 @@ def test_killed_and_resumed(runs: Path, kill: str) -> None:
     assert len(files) == 4
     for file in files:
         assert pq.read_table(run / "completions" / file).equals(pq.read_table(straight / "completions" / file))
+    views = sorted(path.name for path in (straight / "completions").glob("*.views.json"))
+    assert len(views) == 4
+    for file in views:
+        assert (run / "completions" / file).read_text() == (straight / "completions" / file).read_text()
     left_over = {path.name for path in run.iterdir()} ^ {path.name for path in straight.iterdir()}
     # Killed before it could delete the older checkpoint, and there was no later one to do it.
     assert left_over == ({"checkpoint-4"} if kill == "before older ones are deleted" else set())
