@@ -13,6 +13,7 @@ from report_cases import write_run
 from trainer_setup import MakeTrainer
 from transformers import TrainerCallback
 
+from sgpo.reports.run_folder import read_run
 from sgpo.runs.folder import REPORT
 from sgpo.training.live_report import PAUSE, REFRESH, SHARE, LiveReport
 
@@ -51,9 +52,12 @@ def test_the_page_follows_the_run(make_trainer: MakeTrainer, problems: list[Any]
     assert report["runs"][0]["name"] == "run"
     assert report["targets"]["answers"]
     assert report["scores"]
-    assert report["runs"][0]["versions"] == []
+    page = (Path(trainer.args.output_dir) / REPORT).stat()
     trainer.save_model()
-    assert "torch" in dict(report_of(trainer.args.output_dir)["runs"][0]["versions"])
+    assert (Path(trainer.args.output_dir) / REPORT).stat() == page  # written once at the end
+    card = read_run(Path(trainer.args.output_dir), "run").versions
+    assert report["runs"][0]["versions"] == [list(each) for each in card]
+    assert "torch" in dict(card)
 
 
 def test_no_page_is_asked_for(make_trainer: MakeTrainer) -> None:
@@ -83,7 +87,7 @@ def test_lines_of_metrics_cost_a_hundredth_at_most(tmp_path: Path, monkeypatch: 
 
         return write
 
-    page = LiveReport(write_run(tmp_path / "run"), clock=lambda: now[0])
+    page = LiveReport(write_run(tmp_path / "run"), {}, clock=lambda: now[0])
     for seconds, pause in ((0.01, PAUSE), (3.0, 3.0 / SHARE)):
         monkeypatch.setattr("sgpo.training.live_report.write_report", take(seconds))
         written.clear()

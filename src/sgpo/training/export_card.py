@@ -23,6 +23,7 @@ from sgpo.training.model_card import (
     data_rows,
     rows_as_table,
     usage,
+    versions_of,
     versions_section,
     way_of,
 )
@@ -55,7 +56,7 @@ def export_card(export: Export) -> str:
         usage(name, system_turn=records[0].configuration.get("system_prompt")),
         "## Merging\n\n" + _merging(export, root, records),
         *(each.section() for each in reversed(records)),  # in the order in which they were trained
-        versions_section(VERSIONS),
+        versions_section(versions_of(VERSIONS)),
         *([CITATION] if methods else []),
     ]
     return "\n\n".join(parts) + "\n"

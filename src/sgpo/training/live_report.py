@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,14 @@ class LiveReport(TrainerCallback):
 
     Args:
         folder: the run's.
+        versions: of packages, by name; the model card, where `sgpo report` finds them, is written after the last page.
         clock: in seconds.
     """
 
-    def __init__(self, folder: str | Path, clock: Callable[[], float] = time.monotonic) -> None:
-        self.folder, self.clock = Path(folder), clock
+    def __init__(
+        self, folder: str | Path, versions: Mapping[str, str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.folder, self.versions, self.clock = Path(folder), versions, clock
         self.goes_on = self.failed = False
         self.next = -math.inf  # when a line of metrics is reason enough
 
@@ -58,7 +62,7 @@ class LiveReport(TrainerCallback):
         """A page that loads itself again while training goes on."""
         begun = self.clock()
         try:
-            run = read_run(self.folder, self.folder.resolve().name)
+            run = replace(read_run(self.folder, self.folder.resolve().name), versions=[*self.versions.items()])
             write_report(self.folder / REPORT, [run], refresh=REFRESH if self.goes_on else 0)
         except Exception as error:  # a page is no reason to lose a run
             if not self.failed:

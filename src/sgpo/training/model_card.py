@@ -34,7 +34,6 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
     if adapter is not None:
         base = adapter.base_model_name_or_path
     known = base if base and not Path(base).exists() else None  # a folder of this machine says nothing elsewhere
-    packages = PACKAGES if adapter is None else (*PACKAGES, "peft")
     name = Path(trainer.args.output_dir).resolve().name
     head = ModelCardData(
         base_model=known,
@@ -49,7 +48,7 @@ def write_model_card(folder: Path, trainer: Any) -> Path:
         _introduction(method, Path(base).name if base else None, adapter),
         usage(trainer.hub_model_id or name, adapter, trainer.args.system_prompt),
         "## Training\n\n" + _training(trainer),
-        versions_section(packages),
+        versions_section(versions_of_training(trainer.model)),
         CITATION,
     ]
     path = folder / "README.md"
@@ -125,8 +124,18 @@ def data_rows(found: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def versions_section(packages: Sequence[str]) -> str:
-    return "## Versions\n\n" + rows_as_table({"sgpo": __version__, **{name: version(name) for name in packages}})
+def versions_of_training(model: Any) -> dict[str, str]:
+    """The versions of this package and of those that train a model, by name."""
+    return versions_of((*PACKAGES, "peft") if has_adapter(model) else PACKAGES)
+
+
+def versions_of(packages: Sequence[str]) -> dict[str, str]:
+    """The version of this package, then those of others, by name."""
+    return {"sgpo": __version__, **{name: version(name) for name in packages}}
+
+
+def versions_section(versions: Mapping[str, str]) -> str:
+    return "## Versions\n\n" + rows_as_table(dict(versions))
 
 
 def _text(value: Any) -> str:

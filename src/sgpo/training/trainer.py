@@ -43,6 +43,7 @@ from sgpo.training.alarms import Alarms
 from sgpo.training.config import SGPOConfig
 from sgpo.training.live_report import LiveReport
 from sgpo.training.metrics import Logbook, append_line, group_metrics, sampler_mismatch
+from sgpo.training.model_card import versions_of_training
 from sgpo.training.preflight import METHOD_STATE, batch_sampler, check_kept_state, prepare_training, said_once
 from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
@@ -118,8 +119,9 @@ class SGPOTrainer(RunTrainer):
         self.add_callback(Alarms(args.max_completion_length, args.delta))
         if args.eval_at_end and args.eval_strategy == "no" and found.eval_problems is not None:
             self.add_callback(EvaluateAtEnd())
-        self.live_report = LiveReport(args.output_dir) if args.live_report and self.is_world_process_zero() else None
-        if self.live_report is not None:
+        self.live_report = None
+        if args.live_report and self.is_world_process_zero():
+            self.live_report = LiveReport(args.output_dir, versions_of_training(self.model))
             self.add_callback(self.live_report)
         add_head_task(self.model)
         pad = pad_token_id(found.tokenizer)
@@ -334,12 +336,6 @@ class SGPOTrainer(RunTrainer):
             append_line(self.args.output_dir, self.state.log_history[-1])
         if self.live_report is not None:
             self.live_report.after_line()
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Trainer's; then the model card is there, whose versions the report shows."""
-        super().save_model(output_dir, _internal_call)
-        if not _internal_call and self.live_report is not None:
-            self.live_report.write()
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint; metrics.jsonl is cut back to where the checkpoint was made."""
