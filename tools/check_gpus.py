@@ -39,6 +39,8 @@ SETTINGS = {
 }
 SHARDED = {"fsdp": "full_shard", "fsdp_config": '{"fsdp_version": 2}'}
 COLOCATED = {"vllm_gpu_memory_utilization": "0.3", "vllm_max_model_length": "1024"}
+ASLEEP = COLOCATED | {"vllm_enable_sleep_mode": "true"}
+SHARED = COLOCATED | {"vllm_tensor_parallel_size": "2"}
 SERVER = {"vllm_mode": "server", "vllm_server_base_url": f"http://127.0.0.1:{PORT}"}
 
 
@@ -47,6 +49,9 @@ def layouts(gpus: int) -> dict[str, tuple[int, Mapping[str, str]]]:
     found: dict[str, tuple[int, Mapping[str, str]]] = {
         "colocated": (gpus, COLOCATED),
         "colocated, sharded": (gpus, COLOCATED | SHARDED),
+        "colocated, asleep while training": (gpus, ASLEEP),
+        "colocated, two share an engine": (gpus // 2 * 2, SHARED),
+        "colocated, two share an engine, asleep, sharded": (gpus // 2 * 2, SHARED | ASLEEP | SHARDED),
         "server": (gpus - 1, SERVER),
     }
     if gpus > 2:
@@ -127,7 +132,7 @@ def main() -> int:
     write_problems(problems)
     failed = False
     for name, (processes, options) in layouts(gpus).items():
-        output = args.output / name.replace(", ", "-")
+        output = args.output / name.replace(", ", "-").replace(" ", "-")
         if "vllm_mode" in options:
             with served(args.model, gpus - 1, args.output):
                 said = train(args.model, problems, output, processes, options)

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -128,13 +129,28 @@ def _parallel_size(config: Any, name: str) -> int:
 # ---------------------------------------------------------------------- what they tell each other
 
 
-def gather(value: T) -> list[T]:
-    """The value of each process, by rank. All of them have to call it."""
+def gather(value: T, group: Any = None) -> list[T]:
+    """The value of each process, by rank. All of them have to call it.
+
+    Args:
+        group: one of `neighbours`, whose processes alone call it; default: all.
+    """
     if count() == 1:
         return [value]
-    values: list[Any] = [None] * count()
-    dist.all_gather_object(values, value)
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
     return values
+
+
+def neighbours(size: int, seconds: float) -> Any:
+    """The group of this process: of `size` with consecutive ranks. All processes of the run have to call it.
+
+    Args:
+        seconds: that one waits for the others of its group, before it raises RuntimeError.
+    """
+    limit = timedelta(seconds=seconds)
+    ranks = [range(first, first + size) for first in range(0, count(), size)]
+    return [dist.new_group(list(each), timeout=limit, backend="gloo") for each in ranks][rank() // size]
 
 
 def unshare(parts: Sequence[Sequence[T]]) -> list[T]:

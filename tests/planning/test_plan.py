@@ -121,6 +121,18 @@ def test_vllm_takes_its_share() -> None:
     assert peak_of(phases_of(given)) - peak_of(alone) == pytest.approx(56e9, rel=0.02)
 
 
+def test_vllm_that_sleeps_leaves_its_share_to_the_updates() -> None:
+    changes = {"sampler": "vllm", "vllm_gpu_memory_utilization": 0.7, "vllm_enable_sleep_mode": True}
+    phases = phases_of(stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"])
+    alone = phases_of(stages("qwen2.5-1.5b/sgpo")["sgpo"])
+    assert phases["update"] == alone["update"]
+    assert phases["vLLM awake"] == {
+        "weights": alone["update"]["weights"],
+        "Adam's moments": alone["update"]["Adam's moments"],
+        "vLLM's share": 0.7 * 80e9,
+    }
+
+
 def test_hours_and_cost() -> None:
     found = stages("qwen2.5-7b", 32)
     plans = {name: plan_stage(each, gpu_price=2.0, prices=(0.28, 0.42)) for name, each in found.items()}

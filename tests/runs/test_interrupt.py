@@ -18,8 +18,9 @@ import torch
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sgpo import SGPOConfig, SGPOTrainer
+from sgpo.errors import StopHere
 from sgpo.problems import Problem, save_problems
-from sgpo.runs.interrupt import TrainingInterrupted
+from sgpo.runs.interrupt import Interrupt, TrainingInterrupted
 from sgpo.training.sft import WarmupConfig, build_warmup_trainer
 
 PROBLEMS = [
@@ -288,3 +289,14 @@ def test_ctrl_c_of_the_command_says_how_to_go_on(checkpoint: Path, tmp_path: Pat
     _, errors = again.communicate(timeout=60)
     assert again.returncode == 0, errors
     assert [line["step"] for line in updates(run)] == list(range(1, step + 3))
+
+
+def test_what_processes_do_in_step_is_not_left_in_the_middle() -> None:
+    interrupt = Interrupt(updates=1)
+    with interrupt.watching(), pytest.raises(StopHere), interrupt.may_leave():
+        signal.raise_signal(signal.SIGINT)
+    with interrupt.watching():
+        with interrupt.may_leave(at_once=False):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(StopHere):
+            interrupt.stop_if_requested()

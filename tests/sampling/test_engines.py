@@ -47,6 +47,19 @@ from sgpo.training.config import SGPOConfig
             "vllm_server_base_url out",
         ),
         (
+            {"sampler": "vllm", "vllm_tensor_parallel_size": 0},
+            "vllm_tensor_parallel_size is 0; it must be 1 or more",
+        ),
+        (
+            {"sampler": "vllm", "vllm_mode": "server", "vllm_tensor_parallel_size": 2},
+            "vllm_tensor_parallel_size: no effect without vllm_mode: colocate; write that too, or leave "
+            "vllm_tensor_parallel_size out",
+        ),
+        (
+            {"sampler": "vllm", "vllm_enable_sleep_mode": True},
+            "vllm_enable_sleep_mode gives back memory of a CUDA device, and there is none here; leave it out",
+        ),
+        (
             {"sampler": "vllm", "vllm_mode": "server", "vllm_dtype": "float32"},
             "vllm_dtype: no effect without vllm_mode: colocate; write that too, or leave vllm_dtype out",
         ),
@@ -56,6 +69,7 @@ def test_options_that_no_engine_can_be_made_from(
     make_config: Callable[..., SGPOConfig], monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(engines, "check_vllm", lambda mode: None)  # as if it were installed
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         make_config(**changes)
 
@@ -95,11 +109,24 @@ def test_vllm_is_not_made_for_a_model_without_a_folder(make_config: Callable[...
 
 
 def test_processes_that_would_give_up_before_the_synchronisation_are_refused() -> None:
-    values = {"sampler": "vllm", "vllm_mode": "colocate", "vllm_sync_timeout": 300.0}
+    values = {
+        "sampler": "vllm",
+        "vllm_mode": "colocate",
+        "vllm_sync_timeout": 300.0,
+        "vllm_tensor_parallel_size": 1,
+    }
     check_engine(SimpleNamespace(**values, world_size=2, ddp_timeout=1800))
     check_engine(SimpleNamespace(**values, world_size=1, ddp_timeout=300))
     with pytest.raises(ValueError, match=r"^vllm_sync_timeout \(300 seconds\) must be below ddp_timeout \(300\)"):
         check_engine(SimpleNamespace(**values, world_size=2, ddp_timeout=300))
+
+
+def test_processes_that_cannot_be_divided_into_groups_are_refused() -> None:
+    values = {"sampler": "vllm", "vllm_mode": "colocate", "vllm_sync_timeout": 300.0, "ddp_timeout": 1800}
+    check_engine(SimpleNamespace(**values, world_size=4, vllm_tensor_parallel_size=2))
+    said = r"^vllm_tensor_parallel_size \(4\) does not divide the number of processes \(6\), of which so many share"
+    with pytest.raises(ValueError, match=said):
+        check_engine(SimpleNamespace(**values, world_size=6, vllm_tensor_parallel_size=4))
 
 
 def test_calls_share_one_synchronisation_which_is_timed() -> None:

@@ -117,3 +117,12 @@ def test_two_processes_with_an_engine_each_and_a_divided_model_under_an_adapter(
     both = succeeded(run("divided_adapter", tmp_path, []))
     assert_trained_and_synchronised(both)
     assert all(found["sharded"] for found in both)
+
+
+def test_two_processes_that_share_an_engine(tmp_path: Path) -> None:
+    both = succeeded(run("shared", tmp_path, []))
+    assert_trained_and_synchronised(both)
+    for found in both:
+        assert found["whose"]
+        assert found["none"]
+        assert 0.5 <= found["parts"] < 0.7  # of the weights; norms are whole in both

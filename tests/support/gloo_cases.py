@@ -33,6 +33,7 @@ from sgpo.engine.update import accumulate_gradients, add_head_task, completion_s
 from sgpo.integrations.verl.heads import gather_head_in_forward
 from sgpo.methods.records import TrainingSequence
 from sgpo.models.merged import full_parameters
+from sgpo.sampling.engine_groups import completed_together
 from sgpo.sampling.records import SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
 
@@ -344,13 +345,36 @@ def weights(folder: Path) -> None:
     torch.save(results, folder / f"{RANK}.pt")
 
 
+def sharing(folder: Path) -> None:
+    """Four processes, of which two hold an engine together: what each is given, and what comes back."""
+    start()
+    group = distributed.neighbours(2, seconds=2.0)
+    prompts = [[], ["b0", "b1", "b2"], ["c0", "c1"], ["d0"]][RANK]
+    calls: list[Any] = []
+
+    def complete(prompts: Any, options: Any) -> list[str]:
+        calls.append((prompts, options))
+        return [f"{prompt} with {option['seed']}" for prompt, option in zip(prompts, options, strict=True)]
+
+    options = [{"seed": 10 * RANK + place} for place in range(len(prompts))]
+    found = completed_together(group, prompts, options, complete)
+    alone = completed_together(None, prompts, options, complete)
+    failure = ""
+    if RANK != 2:  # which fails before
+        try:
+            completed_together(group, prompts, options, complete)
+        except RuntimeError as error:
+            failure = type(error).__name__
+    torch.save({"found": found, "alone": alone, "calls": calls, "failure": failure}, folder / f"{RANK}.pt")
+
+
 def make_model_with_task(name: str) -> Any:
     model = make_model(name)
     add_head_task(model)
     return model
 
 
-CASES = {"gradients": gradients, "gathering": gathering, "sharded": sharded, "saving": saving, "weights": weights}
+CASES = {case.__name__: case for case in (gradients, gathering, sharded, saving, weights, sharing)}
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))

@@ -14,7 +14,7 @@ from tempfile import TemporaryFile
 
 TIMEOUT_SECONDS = 240.0  # far more than any case needs; a hang ends here
 ABORT_SECONDS = 10.0
-SHOWN = 6000  # characters of each process that hangs
+SHOWN = 20_000  # characters of each process that hangs
 
 
 def free_port() -> int:

@@ -43,6 +43,13 @@ def keep_weights() -> None:
     layers.dispatch_cpu_unquantized_gemm = plain
 
 
+def share_through_gloo() -> None:
+    """Processes that hold an engine together would meet in shared memory, whose name is the same in all runs."""
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = lambda self: False
+
+
 class StoreGroup:
     """Rank 0 sends tensors to all other ranks, in order."""
 

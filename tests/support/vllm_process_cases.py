@@ -222,7 +222,30 @@ def colocated(folder: Path, urls: str) -> dict[str, Any]:
     return found
 
 
-CASES = {case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter)}
+def shared(folder: Path, urls: str) -> dict[str, Any]:
+    """One engine in both processes, each with half of its weights."""
+    vllm_cpu.share_through_gloo()
+    trainer = with_engines(folder, vllm_tensor_parallel_size=2)
+    found = trained_and_asked(trainer)
+    sampler = trainer.sampler
+    with current_weights(sampler, trainer.model_wrapped):
+        whole = ids(sampler.sample(PROMPTS, GREEDY, seed=0))
+        own = ids(sampler.sample(distributed.share(PROMPTS), GREEDY, seed=0))
+        one = ids(sampler.sample(PROMPTS[: 1 - RANK], GREEDY, seed=0))  # the second process has none
+    found["whose"] = own == distributed.share(whole)
+    found["none"] = one == whole[: 1 - RANK]
+    weights = sampler.engine.llm.llm_engine.model_executor.driver_worker.model_runner.model.state_dict()
+    found["parts"] = sum(weight.numel() for weight in weights.values()) / trainer.model.num_parameters()
+    return found
+
+
+def ids(groups: Any) -> list[list[list[int]]]:
+    return [[rollout.completion_ids for rollout in group] for group in groups]
+
+
+CASES = {
+    case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter, shared)
+}
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])

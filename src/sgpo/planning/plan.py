@@ -101,6 +101,8 @@ def _phases_of_rl(given: PlannedFor) -> dict[str, dict[str, int]]:
         all_rows = -(-values["problems_per_rollout"] // given.machine.gpus) * (autonomous + guided)
         count = max(1, min(at_once // given.longest_row, all_rows))
         phases["sampling"] = memory.sampling_parts(how, count * given.longest_row, count)
+    elif values["vllm_enable_sleep_mode"]:
+        phases["vLLM awake"] = {"weights": memory.weights(how), "Adam's moments": memory.moments(how)}
     return phases
 
 
@@ -120,7 +122,8 @@ def _of_rank(given: PlannedFor, phase: str, parts: Mapping[str, float]) -> dict[
             found["gathered layers"] = size * (shape.outer_parameters + 2 * shape.layer_parameters) + gradient
     elif ranks > 1:
         found["buckets of gradients"] = memory.gradients(how)
-    if given.values.get("sampler") == "vllm" and given.values["vllm_mode"] == "colocate":
+    colocated = given.values.get("sampler") == "vllm" and given.values["vllm_mode"] == "colocate"
+    if colocated and (phase == "vLLM awake" or not given.values["vllm_enable_sleep_mode"]):
         found["vLLM's share"] = given.values["vllm_gpu_memory_utilization"] * given.machine.bytes
     return found
 
@@ -206,7 +209,8 @@ def _rows_at_once(given: PlannedFor) -> float:
     mean = given.assumed.prompt_tokens + given.assumed.completion_tokens / 2
     if given.values["sampler"] == "transformers":
         return max(1, given.values["sampler_batch_tokens"] // given.longest_row)
-    share = given.values["vllm_gpu_memory_utilization"] * given.machine.bytes - 2 * given.shape.parameters
+    weights = 2 * given.shape.parameters / given.values["vllm_tensor_parallel_size"]
+    share = given.values["vllm_gpu_memory_utilization"] * given.machine.bytes - weights
     return max(1.0, share / (4 * given.shape.layers * given.shape.kv_size * mean))
 
 

@@ -54,9 +54,13 @@ class Interrupt(TrainerCallback):
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
     @contextmanager
-    def may_leave(self) -> Iterator[None]:
-        """What runs in here can be left half done."""
-        self._may_leave = True
+    def may_leave(self, *, at_once: bool = True) -> Iterator[None]:
+        """What runs in here can be left half done.
+
+        Args:
+            at_once: else only before it has begun, since processes do it in step.
+        """
+        self._may_leave = at_once
         try:
             self.stop_if_requested()
             yield

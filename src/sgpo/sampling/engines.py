@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import FLOATING_TYPES
 
@@ -20,7 +22,13 @@ SAMPLERS = ("transformers", "vllm")
 MODES = ("colocate", "server")
 VLLM_TEMPERATURE = 2.0  # what it validates
 OPTIONS_OF = {
-    "colocate": ["vllm_dtype", "vllm_gpu_memory_utilization", "vllm_max_model_length"],
+    "colocate": [
+        "vllm_dtype",
+        "vllm_gpu_memory_utilization",
+        "vllm_max_model_length",
+        "vllm_tensor_parallel_size",
+        "vllm_enable_sleep_mode",
+    ],
     "server": ["vllm_server_base_url", "vllm_server_timeout", "vllm_group_port", "vllm_sample_timeout"],
 }
 
@@ -46,6 +54,12 @@ class EngineArguments:
     vllm_max_model_length: int | None = field(
         default=None,
         metadata={"help": "Longest prompt and completion of a colocated engine; default: the model's context."},
+    )
+    vllm_tensor_parallel_size: int = field(
+        default=1, metadata={"help": "Processes that share a colocated engine, each with a part of its weights."}
+    )
+    vllm_enable_sleep_mode: bool = field(
+        default=False, metadata={"help": "A colocated engine leaves its memory to the training; GPUs only."}
     )
     vllm_server_base_url: str = field(
         default="http://localhost:8000",
@@ -81,6 +95,10 @@ class EngineArguments:
         for name in ("vllm_server_timeout", "vllm_sync_timeout", "vllm_sample_timeout"):
             if not getattr(self, name) > 0:
                 yield f"{name} is {getattr(self, name)}; it must be a positive number of seconds"
+        if self.vllm_tensor_parallel_size < 1:
+            yield f"vllm_tensor_parallel_size is {self.vllm_tensor_parallel_size}; it must be 1 or more"
+        if self.vllm_enable_sleep_mode and not torch.cuda.is_available():
+            yield "vllm_enable_sleep_mode gives back memory of a CUDA device, and there is none here; leave it out"
         yield from self._refusals_of_unused()
 
     def _refusals_of_unused(self) -> Iterator[str]:
@@ -101,8 +119,6 @@ def check_vllm(mode: str) -> None:
             "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "
             "sampler: transformers"
         )
-    import torch
-
     if mode == "server" and not torch.cuda.is_available():
         raise ValueError(
             "vllm_mode server sends the weights through NCCL, which needs a CUDA device here, and there is none; use "
@@ -124,8 +140,8 @@ def check_engine(args: Any) -> None:
     """Refuse an engine that cannot be used, before weights are loaded; `args` hold `EngineArguments`.
 
     Raises:
-        ValueError: limits of time that contradict each other; a server that is not reached in time, or that was
-            started with other options than are needed.
+        ValueError: limits of time that contradict each other; processes that cannot be divided into groups with an
+            engine each; a server that is not reached in time, or that was started with other options than are needed.
     """
     if args.sampler != "vllm":
         return
@@ -133,6 +149,11 @@ def check_engine(args: Any) -> None:
         raise ValueError(
             f"vllm_sync_timeout ({args.vllm_sync_timeout:g} seconds) must be below ddp_timeout ({args.ddp_timeout}): "
             "else the other processes give up first, without the cause; change one of them"
+        )
+    if args.vllm_mode == "colocate" and args.world_size % args.vllm_tensor_parallel_size:
+        raise ValueError(
+            f"vllm_tensor_parallel_size ({args.vllm_tensor_parallel_size}) does not divide the number of processes "
+            f"({args.world_size}), of which so many share an engine; change one of them"
         )
     if args.vllm_mode == "server":
         from sgpo.sampling.vllm_client import check_server, server_urls

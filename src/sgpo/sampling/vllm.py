@@ -90,6 +90,8 @@ class VLLMSampler:
             yield
         finally:
             self._is_current = False
+        with engine_errors("going to sleep", *VLLM_FAILURES):
+            self.synchronisation.engine.rest()
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: SamplingConfig, *, seed: int, watch: Watch | None = None
@@ -105,8 +107,6 @@ class VLLMSampler:
         if not self._is_current:
             with self.current():
                 return self.sample(requests, sampling, seed=seed, watch=watch)
-        if not requests:  # of a process that has no problem
-            return []
         # At temperature 0 vLLM takes n = 1 only, and further completions would be equal.
         copies = [1 if sampling.temperature else request.count for request in requests]
         drawn = random.Random(seed)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
+import torch
 from tqdm import tqdm
 from trl.generation.vllm_generation import extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
@@ -20,6 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from sgpo import distributed
 from sgpo.errors import EngineError, StopHere
 from sgpo.sampling.engine_errors import Failure, at_once, engine_errors, within
+from sgpo.sampling.engine_groups import completed_together
 from sgpo.sampling.records import SampleRequest, Watch
 from sgpo.sampling.vllm_client import Broadcast, Client, server_urls
 from sgpo.sampling.vllm_weights import Named
@@ -67,6 +69,10 @@ class _WatchedBar(tqdm):
 class ColocatedEngine:
     """vLLM in this process, on the device that trains; an error inside it is raised where it was called.
 
+    With tensor parallelism it is a part of an engine that neighbouring processes hold together. With sleep mode it has
+    no memory on the device from `rest` to the next weights, which come in two parts: those of the weights before them,
+    those of keys and values after them.
+
     Args:
         model: folder or Hub name, of which the architecture is read; its weights will be replaced.
         dtype: floating type of weights and arithmetic.
@@ -76,6 +82,8 @@ class ColocatedEngine:
 
     def __init__(self, args: Any, model: str, accelerator: Any, dtype: str) -> None:
         self.dtype = dtype
+        size, self._sleeps = args.vllm_tensor_parallel_size, args.vllm_enable_sleep_mode
+        self._group = distributed.neighbours(size, args.vllm_sync_timeout) if size > 1 else None
         with _launched(accelerator):
             self.llm = _start(
                 model,
@@ -84,14 +92,21 @@ class ColocatedEngine:
                 args.vllm_max_model_length,
                 distributed_executor_backend="external_launcher",  # the worker in this process, so with the weights
                 max_num_batched_tokens=4096,  # what vLLM measures its memory with at the start, as in TRL
+                tensor_parallel_size=size,
+                enable_sleep_mode=self._sleeps,
             )
         self.max_model_len: int = self.llm.llm_engine.model_config.max_model_len
+        self._asleep = False
+        self.rest()
 
     def begin_sync(self) -> Failure:
         return no_failure
 
     def start_update(self) -> None:
-        """Weights can be loaded at any time."""
+        """An engine that is awake can load weights at any time."""
+        if self._asleep:
+            torch.cuda.empty_cache()  # what the training does not use any more
+            self.llm.wake_up(tags=["weights"])
 
     def load(self, weights: Sequence[Named]) -> None:
         load = self.llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights
@@ -100,8 +115,16 @@ class ColocatedEngine:
                 load([(name, weight)])
 
     def finish_update(self) -> None:
+        if self._asleep:
+            self.llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
         if not self.llm.reset_prefix_cache():
             raise EngineError("keys and values of the old weights could not be dropped")
+
+    def rest(self) -> None:
+        if self._sleeps:
+            self.llm.sleep(level=2)  # new weights come before the next sampling, so the old ones are not kept
+            self._asleep = True
 
     def prompt_logprobs(self, ids: list[int]) -> list[list[float]]:
         options = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
@@ -111,7 +134,7 @@ class ColocatedEngine:
     def complete(
         self, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None = None
     ) -> list[list[SampledTokens]]:
-        return _complete(self.llm, prompts, options, watch)
+        return completed_together(self._group, prompts, options, partial(_complete, self.llm, watch=watch))
 
 
 class CheckpointEngine:
@@ -153,6 +176,8 @@ def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: in
 def _complete(
     llm: Any, prompts: Sequence[SampleRequest], options: Sequence[dict[str, Any]], watch: Watch | None
 ) -> list[list[SampledTokens]]:
+    if not prompts:  # of processes that have no problem
+        return []
     try:
         outputs = llm.generate(
             [{"prompt_token_ids": prompt.prompt_ids} for prompt in prompts],
@@ -238,6 +263,9 @@ class ServerEngine:
     def finish_update(self) -> None:
         self._ask_all("finish_weight_update")
         self._ask_all("reset_prefix_cache")
+
+    def rest(self) -> None:
+        """A server keeps its memory."""
 
     def _ask_all(self, path: str) -> None:
         if self._sends:

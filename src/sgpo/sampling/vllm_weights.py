@@ -56,6 +56,9 @@ class WeightReceiver(Protocol):
         """Log-probability of each token but the first, from each engine that this process has or may ask."""
         ...
 
+    def rest(self) -> None:
+        """Nothing is asked before new weights come."""
+
 
 class Synchronisation:
     """Sends the weights of a model to an engine.

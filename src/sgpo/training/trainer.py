@@ -159,7 +159,8 @@ class SGPOTrainer(RunTrainer):
         if number == 0:
             synchronised = self.logbook.timed("sample")
             with current_weights(self.sampler, model, synchronised), distributed.together():
-                with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave():
+                alone = self.args.vllm_tensor_parallel_size == 1
+                with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave(at_once=alone):
                     groups = self._sample(step.own_share(inputs, self.args.updates_per_rollout))
                 with self.logbook.timed("verify"):
                     groups = self._verify(groups)
