@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import vllm_cpu
-from cpu_accelerators import take_cpus_for_accelerators
+from cpu_accelerators import take_cpus_for_accelerators, without_shared_memory
 
 os.environ.update(vllm_cpu.ENVIRONMENT)
 
@@ -24,6 +24,7 @@ from sgpo.errors import EngineError, UnfinishedError
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.sampling import engines
 from sgpo.sampling.records import SampleRequest, SamplingConfig
+from sgpo.sampling.transformers import TransformersSampler
 from sgpo.sampling.vllm_engines import ColocatedEngine
 from sgpo.sampling.weights import current_weights
 
@@ -107,17 +108,24 @@ def trained_and_asked(trainer: SGPOTrainer, rate: float = 1e-3) -> dict[str, Any
         old = sampler.sample(own, GREEDY, seed=0)
     found["kept"] = old == before
     found["seeded"] = drawn[0] == drawn[1] != drawn[2]
+    found["stale"] = without_new_weights(trainer)
+    with current_weights(sampler, trainer.model_wrapped):
+        after = sampler.sample(own, GREEDY, seed=0)
+    found["answer"] = after[0][0].completion_ids == answer != before[0][0].completion_ids
+    return found
+
+
+def without_new_weights(trainer: SGPOTrainer) -> str:
+    """What is said if the engine does not get them."""
+    sampler = trainer.sampler
     load, sampler.engine.load = sampler.engine.load, lambda weights: None
     try:
         with current_weights(sampler, trainer.model_wrapped):
             raise AssertionError("old weights were not noticed")
     except UnfinishedError as error:
-        found["stale"] = f"{type(error).__name__}: {error}"
-    sampler.engine.load = load
-    with current_weights(sampler, trainer.model_wrapped):
-        after = sampler.sample(own, GREEDY, seed=0)
-    found["answer"] = after[0][0].completion_ids == answer != before[0][0].completion_ids
-    return found
+        return f"{type(error).__name__}: {error}"
+    finally:
+        sampler.engine.load = load
 
 
 def servers(folder: Path, urls: str) -> dict[str, Any]:
@@ -239,12 +247,32 @@ def shared(folder: Path, urls: str) -> dict[str, Any]:
     return found
 
 
+def zero3(folder: Path, urls: str) -> dict[str, Any]:
+    """An engine in each process, and a model that DeepSpeed divides among them."""
+    from sharded_cases import KINDS
+
+    take_cpus_for_accelerators()
+    without_shared_memory()
+    trainer = with_engines(folder, **KINDS["zero3"])
+    trainer.train()
+    found = said(trainer) | {"divided": sharding.is_partitioned(trainer.model)}
+    found["stale"] = without_new_weights(trainer)  # those of the last two updates
+    sampler = trainer.sampler
+    with current_weights(sampler, trainer.model_wrapped):
+        sampled = sampler.sample(PROMPTS[: 1 + RANK], GREEDY, seed=0)
+    with sharding.gathered(trainer.model_wrapped):
+        other = TransformersSampler.of(trainer.model, trainer.processing_class)
+        found["same"] = ids(sampled) == ids(other.sample(PROMPTS[: 1 + RANK], GREEDY, seed=0))
+    return found
+
+
 def ids(groups: Any) -> list[list[list[int]]]:
     return [[rollout.completion_ids for rollout in group] for group in groups]
 
 
 CASES = {
-    case.__name__: case for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter, shared)
+    case.__name__: case
+    for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter, shared, zero3)
 }
 
 if __name__ == "__main__":
