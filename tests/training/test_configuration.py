@@ -150,3 +150,15 @@ def test_what_was_not_given_is_asked_for(make_trainer: MakeTrainer) -> None:
     trainer.train_dataset = None
     with pytest.raises(ValueError, match="training needs a train_dataset"):
         trainer.get_train_dataloader()
+
+
+@pytest.mark.parametrize("name", ["activation_checkpointing", "gradient_checkpointing"])
+def test_checkpointing_by_either_name_reaches_the_layers(make_trainer: MakeTrainer, name: str) -> None:
+    """The version of transformers that veRL needs reads the second name alone."""
+    calls: list[int] = []
+    for checkpointing in (False, True):
+        calls.append(0)
+        trainer = make_trainer(**{name: checkpointing}, completions_steps=0, overwrite=True)
+        trainer.model.get_decoder().layers[0].self_attn.register_forward_hook(lambda *_: calls.append(calls.pop() + 1))
+        trainer.train()
+    assert calls[1] > calls[0]  # the layer ran again in the backward pass
