@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from sgpo.errors import Refusals
 from sgpo.models.checkpoint import FLOATING_TYPES
 
@@ -97,7 +95,7 @@ class EngineArguments:
                 yield f"{name} is {getattr(self, name)}; it must be a positive number of seconds"
         if self.vllm_tensor_parallel_size < 1:
             yield f"vllm_tensor_parallel_size is {self.vllm_tensor_parallel_size}; it must be 1 or more"
-        if self.vllm_enable_sleep_mode and not torch.cuda.is_available():
+        if self.vllm_enable_sleep_mode and not _has_cuda():
             yield "vllm_enable_sleep_mode gives back memory of a CUDA device, and there is none here; leave it out"
         yield from self._refusals_of_unused()
 
@@ -112,6 +110,12 @@ class EngineArguments:
                 yield f"{', '.join(changed)}: no effect without {remedy}; write that too, or leave {changed[0]} out"
 
 
+def _has_cuda() -> bool:
+    import torch  # here, since options are read without it
+
+    return torch.cuda.is_available()
+
+
 def check_vllm(mode: str) -> None:
     """Raises ValueError where vLLM is not installed, or cannot run in that mode."""
     if importlib.util.find_spec("vllm") is None:
@@ -119,7 +123,7 @@ def check_vllm(mode: str) -> None:
             "sampler vllm needs vLLM, which is not installed here; install it as docs/sampling.md says, or use "
             "sampler: transformers"
         )
-    if mode == "server" and not torch.cuda.is_available():
+    if mode == "server" and not _has_cuda():
         raise ValueError(
             "vllm_mode server sends the weights through NCCL, which needs a CUDA device here, and there is none; use "
             "sampler: transformers"
