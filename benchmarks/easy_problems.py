@@ -9,10 +9,11 @@ kind and names no number. No problem is in two files.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
+
+from sgpo.problems import Problem, save_problems
 
 NAMES = ("Anna", "Ben", "Carla", "David", "Ella", "Finn", "Grace", "Hugo", "Iris", "Jonas", "Kira", "Leo")
 THINGS = ("apples", "pens", "books", "stickers", "marbles", "cookies", "shells", "cards")
@@ -49,7 +50,7 @@ KINDS = {
 }
 
 
-def problem(generator: random.Random) -> dict[str, str]:
+def problem(name: str, generator: random.Random) -> Problem:
     kind = generator.choice(list(KINDS))
     a, b, c = generator.randint(2, 20), generator.randint(2, 20), generator.randint(2, 6)
     values: dict[str, int | str] = {"a": a, "b": b, "c": c, "sum": a + b, "product": a * c, "all": a * c + b}
@@ -58,22 +59,28 @@ def problem(generator: random.Random) -> dict[str, str]:
     text, work, (title, principle, steps) = KINDS[kind]
     solution = work.format(**values)
     answer = solution.rsplit(" ", 1)[1]
-    return {
-        "prompt": text.format(**values),
-        "answer": answer,
-        "response": f"{solution}.\n\nThe answer is \\boxed{{{answer}}}.",
-        "strategy": f"Problem type: {title}\nStrategy: {principle}\nSteps: (a) {steps}",
-        "kind": kind,
-    }
+    return Problem(
+        id=name,
+        prompt=text.format(**values),
+        answer=answer,
+        response=f"{solution}.\n\nThe answer is \\boxed{{{answer}}}.",
+        strategy=f"Problem type: {title}\nStrategy: {principle}\nSteps: (a) {steps}",
+        extra={"kind": kind},
+    )
 
 
-def distinct(generator: random.Random) -> Iterator[dict[str, str]]:
+def problem_sets(sizes: Mapping[str, int], generator: random.Random) -> dict[str, list[Problem]]:
+    """Sets of those sizes, by name; a problem that is already in one is left out."""
+    found: dict[str, list[Problem]] = {}
     seen = set()
-    while True:
-        found = problem(generator)
-        if found["prompt"] not in seen:
-            seen.add(found["prompt"])
-            yield found
+    for name, size in sizes.items():
+        found[name] = []
+        while len(found[name]) < size:
+            one = problem(f"{name}-{len(found[name])}", generator)
+            if one.prompt not in seen:
+                seen.add(one.prompt)
+                found[name].append(one)
+    return found
 
 
 def main() -> None:
@@ -82,12 +89,9 @@ def main() -> None:
     for name, count in {"sft": 320, "rl": 400, "eval": 100, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=count)
     options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    problems = distinct(random.Random(options.seed))
-    for name in ("sft", "rl", "eval"):
-        rows = [{"id": f"{name}-{i}", **next(problems)} for i in range(getattr(options, name))]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (options.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    sizes = {name: getattr(options, name) for name in ("sft", "rl", "eval")}
+    for name, problems in problem_sets(sizes, random.Random(options.seed)).items():
+        save_problems(problems, options.folder / f"{name}.jsonl")
 
 
 if __name__ == "__main__":
