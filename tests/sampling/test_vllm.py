@@ -168,6 +168,20 @@ def test_equal_seeds_give_equal_rollouts(parts: tuple[Any, Any, Any]) -> None:
     assert ids[0] != ids[2]
 
 
+def test_more_tokens_of_prompts_than_a_step_of_the_engine_has(parts: tuple[Any, Any, Any]) -> None:
+    """A prompt that was read in parts would wind a seeded generator back, which one of a CPU cannot do."""
+    sampler, model, _ = parts
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(10, model.config.vocab_size, (48, 200), generator=draw).tolist()
+    step = sampler.engine.llm.llm_engine.vllm_config.scheduler_config.max_num_batched_tokens
+    assert sum(map(len, words)) > 2 * step
+    requests = [SampleRequest(ids, 2) for ids in words]
+    first, again = (sampler.sample(requests, SamplingConfig(4, 1.0, 1.0), seed=3) for _ in range(2))
+    ids = [[[r.completion_ids for r in group] for group in groups] for groups in (first, again)]
+    assert ids[0] == ids[1]
+    assert {len(group) for group in first} == {2}
+
+
 def test_end_tokens_and_truncation(parts: tuple[Any, Any, Any]) -> None:
     sampler, _, tokenizer = parts
     requests = both_groups(tokenizer)

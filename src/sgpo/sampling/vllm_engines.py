@@ -16,6 +16,7 @@ from trl.generation.vllm_generation import extract_logprobs
 from trl.trainer.utils import ensure_master_addr_port
 from vllm import LLM, SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.platforms import current_platform
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
 from sgpo import distributed
@@ -91,7 +92,7 @@ class ColocatedEngine:
                 args.vllm_gpu_memory_utilization,
                 args.vllm_max_model_length,
                 distributed_executor_backend="external_launcher",  # the worker in this process, so with the weights
-                max_num_batched_tokens=4096,  # what vLLM measures its memory with at the start, as in TRL
+                on_gpu={"max_num_batched_tokens": 4096},  # what its memory is measured with at the start, as in TRL
                 tensor_parallel_size=size,
                 enable_sleep_mode=self._sleeps,
             )
@@ -157,8 +158,21 @@ class CheckpointEngine:
         return _complete(self.llm, prompts, options, watch)
 
 
-def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: int | None, **options: Any) -> Any:
-    """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters. Raises EngineError."""
+def _start(
+    model: str,
+    dtype: str,
+    gpu_memory_utilization: float,
+    max_length: int | None,
+    *,
+    on_gpu: dict[str, Any] | None = None,
+    **options: Any,
+) -> Any:
+    """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters. Raises EngineError.
+
+    On a CPU a prompt is read whole: one that is read in parts winds the generator of a seeded request back, which
+    generators of a CPU cannot do.
+    """
+    batches = {"enable_chunked_prefill": False} if current_platform.is_cpu() else on_gpu or {}
     with engine_errors("starting the engine", *START_FAILURES):
         return LLM(
             model=model,
@@ -169,6 +183,7 @@ def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: in
             enable_prefix_caching=True,
             generation_config="vllm",
             **options,
+            **batches,
             **ColocatedEngine.OPTIONS,
         )
 
