@@ -173,6 +173,13 @@ def most(counts: Mapping[str, int]) -> dict[str, int]:
     return found
 
 
+def leave() -> None:
+    """End what connects the processes, once all have called it: its threads should not outlive the interpreter."""
+    if dist.is_available() and dist.is_initialized():
+        dist.barrier()  # a process that ends while another still talks to it may abort
+        dist.destroy_process_group()
+
+
 # ---------------------------------------------------------------------- an error in one ends them all
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from processes import launch
 
 import sgpo
 from sgpo.cli import COMMANDS, main
@@ -165,6 +166,25 @@ def parity_reward(tmp_path: Path) -> str:
 
 def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+LEAVING = """
+import sys
+from torch import distributed
+from sgpo.cli import main
+assert main(sys.argv[1:]) == 0
+assert not distributed.is_initialized()
+"""
+
+
+def test_two_processes_leave_their_group_once_they_have_finished(
+    recipe: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    ended = launch(["-c", LEAVING, "sft", *recipe("sft")])
+    assert [status for status, _ in ended] == [0, 0], ended
+    said = f"The model is in {tmp_path / 'sft'}"
+    assert [said in output for _, output in ended] == [True, False]
+    assert (tmp_path / "sft" / "model.safetensors").exists()
 
 
 def test_warm_up_training_and_evaluation(

@@ -153,6 +153,5 @@ if __name__ == "__main__":
     if kind == "zero3":
         without_shared_memory()
     torch.save(CASES[case](kind, checkpoint, Path(folder)), Path(folder) / f"{case}-{kind}-{RANK}.pt")
-    assert distributed.count() == WORLD
-    if WORLD > 1:
-        torch.distributed.destroy_process_group()  # its threads should not outlive the interpreter
+    assert distributed.count() == (1 if case == "warmed_up" else WORLD)  # a command has left its group
+    distributed.leave()

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgpo import distributed
 from sgpo.errors import Refusals, usage_errors
 from sgpo.models.adapters import adapter_from, chain_of
 from sgpo.rewards import RewardFunction
@@ -102,11 +103,13 @@ def _run(command: str, trainer: Any, data: Any, args: Any) -> None:
     try:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     except TrainingInterrupted as stopped:
+        distributed.leave()
         again = ["sgpo", command, "--config", str(path)]
         if stopped.checkpoint is None:
             raise KeyboardInterrupt(f"{stopped}. Start again with\n  {shlex.join(again)}") from None
         raise KeyboardInterrupt(f"{stopped}. Go on with\n  {shlex.join([*again, '--resume'])}") from None
-    with explained_lack_of_space(args.output_dir):
+    with explained_lack_of_space(args.output_dir), distributed.failing_together(args.output_dir):
         trainer.save_model()
+        distributed.leave()
     if args.process_index == 0:
         print(f"The model is in {args.output_dir}")
