@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sgpo.configuration import RECIPES
-from sgpo.distributed import refusals_of_deepspeed
+from sgpo.layouts import refusals_of_deepspeed
 from sgpo.training.config import SGPOConfig
 from sgpo.training.sft import WarmupConfig
 

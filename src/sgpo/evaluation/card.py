@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
 
     from sgpo.evaluation.evaluate import Evaluation
-    from sgpo.evaluation.plan import Result
+    from sgpo.evaluation.results import Result
 
 CARD = "README.md"
 BEGIN, END = "<!-- sgpo eval: begin -->", "<!-- sgpo eval: end -->"

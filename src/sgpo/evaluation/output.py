@@ -25,7 +25,8 @@ from sgpo.runs.folder import clear, evaluation_in
 
 if TYPE_CHECKING:
     from sgpo.evaluation.evaluate import Evaluation
-    from sgpo.evaluation.plan import EvaluationPlan, Result
+    from sgpo.evaluation.plan import EvaluationPlan
+    from sgpo.evaluation.results import Result
 
 JOURNAL, SETTINGS, SUMMARY, SAMPLES = "answers.journal.jsonl", "settings.json", "summary.json", "samples"
 PACKAGES = ("torch", "transformers", "math-verify", "vllm", "openai")

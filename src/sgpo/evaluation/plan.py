@@ -1,4 +1,4 @@
-"""What an evaluation will ask, checked before weights are loaded or a request is paid for; and what came of it.
+"""What an evaluation will ask, checked before weights are loaded or a request is paid for.
 
 read the sets -> open the model or the server -> drop or refuse problems -> cap the length -> EvaluationPlan
 """
@@ -12,7 +12,6 @@ from sgpo.evaluation.arguments import EvalArguments, check_arguments, read_sets
 from sgpo.evaluation.benchmarks import NONE_SHIPPED, ProblemSet, ShippedSets, partly_guided
 from sgpo.evaluation.card import check_card
 from sgpo.evaluation.engines import EvaluationEngine, EvaluationRequest
-from sgpo.evaluation.evaluate import Evaluation
 from sgpo.evaluation.models import Model, http_engine
 from sgpo.problems import Problem
 from sgpo.problems.inspection import STRUCTURE, describe_problems, inspect, too_long, unparsed_golds
@@ -28,16 +27,6 @@ class SetEvaluation:
     problems: ProblemSet
     asked: EvaluationRequest
     greedy: bool = False
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a set, and of its greedy answers where they were asked for."""
-
-    problems: ProblemSet
-    asked: EvaluationRequest
-    evaluation: Evaluation
-    greedy: Evaluation | None = None
 
 
 class EvaluationPlan:

@@ -13,7 +13,7 @@ from sgpo.evaluation.arguments import EvalArguments
 from sgpo.evaluation.benchmarks import partly_guided
 
 if TYPE_CHECKING:
-    from sgpo.evaluation.plan import Result
+    from sgpo.evaluation.results import Result
 
 LOUD_TRUNCATION = 0.05  # share of truncated answers above which an evaluation warns
 

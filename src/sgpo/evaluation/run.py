@@ -19,8 +19,9 @@ from sgpo.evaluation.card import CARD, add_scores
 from sgpo.evaluation.engines import EvaluationEngine
 from sgpo.evaluation.evaluate import Evaluation, evaluation_of
 from sgpo.evaluation.output import JOURNAL, begin_output, save_results
-from sgpo.evaluation.plan import EvaluationPlan, Result
+from sgpo.evaluation.plan import EvaluationPlan
 from sgpo.evaluation.report import print_set_results
+from sgpo.evaluation.results import Result
 from sgpo.runs.folder import explained_lack_of_space
 from sgpo.screen import counted
 

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sgpo import distributed, sharding
+from sgpo import sharding
 from sgpo.files import readable_size
+from sgpo.layouts import asks_for_deepspeed
 from sgpo.models.adapters import describe_adapter, has_adapter
 from sgpo.models.checkpoint import floating_type
 
@@ -64,7 +65,7 @@ def fitted_to_types(args: Any, config: Any) -> Any:
     changed.bf16 = own != "float32" and asked == "no" and not args.use_cpu and _gpu_has_bfloat16()
     if changed.bf16:
         changed.mixed_precision = "bf16"
-        where = " by the optimizer" if distributed.asks_for_deepspeed(args) else ""
+        where = " by the optimizer" if asks_for_deepspeed(args) else ""
         print(f"bf16 is true: the checkpoint is in {own}. What is trained is kept in float32{where}.")
     return changed
 
@@ -152,7 +153,7 @@ def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
         args: `TrainingArguments`.
     """
     found = Footprint.of(model)
-    apart = distributed.asks_for_deepspeed(args) and args.mixed_precision == "bf16"
+    apart = asks_for_deepspeed(args) and args.mixed_precision == "bf16"
     if apart:
         found = found.in_bfloat16()
     types = _types(found.trained)
@@ -171,7 +172,7 @@ def weight_rows(model: Any, args: Any) -> list[tuple[str, str]]:
     shown = ", ".join(f"{name} {readable_size(size)}" for name, size in parts.items())
     where = ""
     if args.world_size > 1:
-        divided = args.fsdp or distributed.asks_for_deepspeed(args)
+        divided = args.fsdp or asks_for_deepspeed(args)
         where = f", divided among {args.world_size} processes" if divided else " in each process"
     adapter = [("adapter", adapter_text(model))] if has_adapter(model) else []
     return [

@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from transformers import SchedulerType, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo.distributed import refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.errors import Refusals
+from sgpo.layouts import refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.methods.ampo import AMPOOptions
 from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions

@@ -13,9 +13,9 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.trainer_utils import IntervalStrategy
 
-from sgpo import distributed
 from sgpo.chat_templates import fit_template
 from sgpo.errors import Refusals
+from sgpo.layouts import asks_for_deepspeed
 from sgpo.methods.method import Method
 from sgpo.methods.records import response_ids
 from sgpo.methods.registry import find_method, options_from
@@ -240,7 +240,7 @@ def check_training(
         found = check_strategies(found, args)
     with refusals.collected():
         check_responses(found, args)
-    if (args.fsdp or distributed.asks_for_deepspeed(args)) and "reference" in method.uses:
+    if (args.fsdp or asks_for_deepspeed(args)) and "reference" in method.uses:
         refusals.add([f"method {args.method} uses a reference policy, which is not divided: leave fsdp, deepspeed out"])
     with refusals.collected():
         options = options_from(method, args)

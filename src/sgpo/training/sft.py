@@ -20,8 +20,8 @@ from transformers import SchedulerType
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from trl import SFTConfig, SFTTrainer
 
-from sgpo.distributed import asks_for_deepspeed, refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.errors import Refusals
+from sgpo.layouts import asks_for_deepspeed, refusals_of_deepspeed, refusals_of_parallelism
 from sgpo.models.checkpoint import Opened, say_loading
 from sgpo.models.modes import evaluation_mode
 from sgpo.models.precision import refusals_of_precision, weight_rows

@@ -26,6 +26,7 @@ from sgpo.engine.batching import BatchLayout, rows_are_packed
 from sgpo.engine.prefix_attention import can_share_prefixes
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.evaluation.evaluate import Evaluation, evaluate
+from sgpo.layouts import asks_for_deepspeed
 from sgpo.means import Means
 from sgpo.methods.method import check_state
 from sgpo.methods.records import ProblemRollouts, TokenScores, UpdateContext
@@ -130,9 +131,7 @@ class SGPOTrainer(RunTrainer):
             pad,
             packed=rows_are_packed(self.model, args.padding_free),
             # DeepSpeed divides a model that is given as a module only later, so that it has to be asked for here.
-            share_prefixes=args.share_prefixes
-            and not distributed.asks_for_deepspeed(args)
-            and can_share_prefixes(self.model),
+            share_prefixes=args.share_prefixes and not asks_for_deepspeed(args) and can_share_prefixes(self.model),
         )
         self.method = find_method(args.method)
         self.options = options_from(self.method, args)
