@@ -111,6 +111,17 @@ def test_what_compares_with_the_model_before_training_keeps_a_copy(tmp_path: Pat
     assert tokens == {"sampled": visits * 6 * 2048, "learnt": visits * 5 * 2248, "forward alone": visits * 5 * 2248}
 
 
+@pytest.mark.parametrize("method", ["opsd", "sdpo"])
+def test_what_is_learnt_from_a_teacher_has_the_logits_of_both(method: str) -> None:
+    grpo = stages("gsm8k/grpo")["grpo"]
+    alone, taught = phases_of(grpo), phases_of(grpo.changed(method=method))
+    assert set(taught) == {"distillation", "sampling"}
+    # Two rows of 512 tokens: a second buffer of 128 MiB, and the teacher's hidden states of 896 numbers in float32.
+    more = 128 * 1024**2 + 2 * 512 * 896 * 4
+    assert taught["distillation"] == {**alone["update"], "projection": alone["update"]["projection"] + more}
+    assert taught["sampling"] == alone["sampling"]
+
+
 def test_vllm_takes_its_share() -> None:
     changes = {"sampler": "vllm", "vllm_gpu_memory_utilization": 0.7}
     given = stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"]

@@ -19,14 +19,14 @@ Decide = Callable[[Sequence[ProblemRollouts], Any, UpdateContext], list[Decision
 class Work:
     """What a problem costs, in rows, where it has all that the method uses and nothing is left out; for `sgpo plan`.
 
-    Example: ``Work(sampled=12, learnt=9, ratios=8, scored=5, targets=1)``
+    Example: ``Work(sampled=12, learnt=9, ratios=8, scored=5, taught=1)``
     """
 
     sampled: int  # completions
     learnt: int  # rows that go forward and backward
     ratios: int  # of them with a ratio to pi_old: forward once more in all updates of a rollout batch but the first
     scored: int = 0  # passes forward alone: a choice among completions, entropies, the teacher's side of a divergence
-    targets: int = 0  # of the learnt rows the guided completions that are distilled
+    taught: int = 0  # of the learnt rows those with a teacher, whose logits need memory too
 
 
 def work_of_group(options: MethodOptions) -> Work:

@@ -80,8 +80,9 @@ def decide(groups: Sequence[ProblemRollouts], options: OPSDOptions, update: Upda
 
 
 def work_of_distillation(options: MethodOptions) -> Work:
-    """G1 + G2 completions without a ratio; scored is the teacher's side of each."""
-    return Work(options.num_samples, learnt=options.num_samples, ratios=0, scored=options.num_samples)
+    """G1 + G2 completions without a ratio, all with a teacher; scored is the teacher's side of each."""
+    count = options.num_samples
+    return Work(sampled=count, learnt=count, ratios=0, scored=count, taught=count)
 
 
 METHOD = Method(

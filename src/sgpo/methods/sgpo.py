@@ -154,7 +154,7 @@ def _reason(group: ProblemRollouts, weight: float, targets: Sequence[Rollout]) -
 def work(options: SGPOOptions) -> Work:
     """The autonomous group and one target; scored are the guided completions, and the teacher's side of the target."""
     alone, guided = options.num_autonomous, options.num_guided
-    return Work(sampled=alone + guided, learnt=alone + 1, ratios=alone, scored=guided + 1, targets=1)
+    return Work(sampled=alone + guided, learnt=alone + 1, ratios=alone, scored=guided + 1, taught=1)
 
 
 METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",), work=work)

@@ -38,7 +38,9 @@ class Assumptions:
     prompt_tokens: int = field(default=200, metadata={"help": "Mean of a prompt."})
     strategy_tokens: int = field(default=100, metadata={"help": "Mean of a strategy."})
     response_tokens: int = field(default=4000, metadata={"help": "Mean of a strong model's response."})
-    longest_prompt: int = field(default=1024, metadata={"help": "Tokens of the longest prompt, its strategy included."})
+    longest_prompt: int = field(
+        default=1024, metadata={"help": "Tokens of the longest prompt, with the strategy or solution in it."}
+    )
     utilisation: float = field(default=0.35, metadata={"help": "Share of the GPU's rate of products in training."})
     bandwidth_share: float = field(default=0.5, metadata={"help": "Share of its memory's bandwidth in sampling."})
     eager_layer: float = field(

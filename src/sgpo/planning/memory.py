@@ -151,7 +151,7 @@ class MicroBatchSize:
     prompt: int  # tokens
     completion: int  # tokens
     checkpointing: bool = False
-    divergence: bool = False  # whether it may hold targets of a distillation
+    divergence: bool = False  # whether its rows have a teacher
 
     @property
     def width(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from sgpo.evaluation.arguments import TOKENS_AT_ONCE
 from sgpo.evaluation.benchmarks import BENCHMARKS, split_names
 from sgpo.planning import memory, work
-from sgpo.planning.memory import FLOAT, largest_microbatch
+from sgpo.planning.memory import FLOAT, MicroBatchSize, largest_microbatch
 from sgpo.planning.scenario import PlannedFor
 
 
@@ -78,32 +79,42 @@ def _phases_of_sft(given: PlannedFor) -> dict[str, dict[str, int]]:
     values, prompt = given.values, given.assumed.prompt_tokens
     rows = values["per_device_train_batch_size"]
     longest = min(values["max_length"] or given.shape.context, given.shape.context)
-    batch = memory.MicroBatchSize(rows, prompt, max(1, longest - prompt), given.checkpointing)
+    batch = MicroBatchSize(rows, prompt, max(1, longest - prompt), given.checkpointing)
     return {"update": memory.update_parts(given.how, batch)}
 
 
 def _phases_of_rl(given: PlannedFor) -> dict[str, dict[str, int]]:
-    values, how, longest = given.values, given.how, given.assumed.longest_prompt
-    problems = -(-(values["problems_per_rollout"] // values["updates_per_rollout"]) // given.machine.gpus)
-    budget, completion = values["max_tokens_per_microbatch"], values["max_completion_length"]
-    autonomous, guided = values["num_autonomous"], values["num_guided"]
-    targets = given.work.targets
-    rows = autonomous if targets else autonomous + guided
-    batch = largest_microbatch(budget, problems * rows, longest, completion, checkpointing=given.checkpointing)
-    phases = {"update": memory.update_parts(how, batch)}
-    if targets:
-        target = largest_microbatch(
-            budget, problems * targets, longest, completion, checkpointing=given.checkpointing, divergence=True
-        )
-        phases["distillation"] = memory.update_parts(how, target)
+    values, how = given.values, given.how
+    phases = {name: memory.update_parts(how, batch) for name, batch in _microbatches(given).items()}
     if values["sampler"] == "transformers":
         at_once = values["sampler_batch_tokens"]
-        all_rows = -(-values["problems_per_rollout"] // given.machine.gpus) * (autonomous + guided)
+        all_rows = -(-values["problems_per_rollout"] // given.machine.gpus) * (
+            values["num_autonomous"] + values["num_guided"]
+        )
         count = max(1, min(at_once // given.longest_row, all_rows))
         phases["sampling"] = memory.sampling_parts(how, count * given.longest_row, count)
     elif values["vllm_enable_sleep_mode"]:
         phases["vLLM awake"] = {"weights": memory.weights(how), "Adam's moments": memory.moments(how)}
     return phases
+
+
+def _microbatches(given: PlannedFor) -> dict[str, MicroBatchSize]:
+    """The largest ones of an update: of the rows without a teacher, and of those with one."""
+    values, asked = given.values, given.work
+    problems = -(-(values["problems_per_rollout"] // values["updates_per_rollout"]) // given.machine.gpus)
+    largest = partial(
+        largest_microbatch,
+        values["max_tokens_per_microbatch"],
+        prompt=given.assumed.longest_prompt,
+        completion=values["max_completion_length"],
+        checkpointing=given.checkpointing,
+    )
+    found = {}
+    if plain := asked.learnt - asked.taught:
+        found["update"] = largest(rows=problems * plain)
+    if asked.taught:
+        found["distillation"] = largest(rows=problems * asked.taught, divergence=True)
+    return found
 
 
 def _of_rank(given: PlannedFor, phase: str, parts: Mapping[str, float]) -> dict[str, float]:
