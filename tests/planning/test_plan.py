@@ -122,6 +122,15 @@ def test_what_is_learnt_from_a_teacher_has_the_logits_of_both(method: str) -> No
     assert taught["sampling"] == alone["sampling"]
 
 
+@pytest.mark.parametrize(("method", "count"), [("grpo", 12), ("hpt", 12), ("luffy", 11), ("srft", 11)])
+def test_the_experts_response_is_not_sampled(method: str, count: int) -> None:
+    given = stages("gsm8k/grpo", changes={"method": method, "problems_per_rollout": 2})["grpo"]
+    sampling = phases_of(given)["sampling"]
+    assert sampling["logits"] == 3 * 4 * 2 * count * 151_936
+    # Rows of 1,024 + 512 tokens, a token 24 layers of 128 keys in float32 and 128 values in bfloat16.
+    assert sampling["keys and values"] == 2 * count * 1536 * 24 * 128 * 6
+
+
 def test_vllm_takes_its_share() -> None:
     changes = {"sampler": "vllm", "vllm_gpu_memory_utilization": 0.7}
     given = stages("qwen2.5-1.5b/sgpo", changes=changes)["sgpo"]

@@ -88,9 +88,7 @@ def _phases_of_rl(given: PlannedFor) -> dict[str, dict[str, int]]:
     phases = {name: memory.update_parts(how, batch) for name, batch in _microbatches(given).items()}
     if values["sampler"] == "transformers":
         at_once = values["sampler_batch_tokens"]
-        all_rows = -(-values["problems_per_rollout"] // given.machine.gpus) * (
-            values["num_autonomous"] + values["num_guided"]
-        )
+        all_rows = -(-values["problems_per_rollout"] // given.machine.gpus) * given.work.sampled
         count = max(1, min(at_once // given.longest_row, all_rows))
         phases["sampling"] = memory.sampling_parts(how, count * given.longest_row, count)
     elif values["vllm_enable_sleep_mode"]:
