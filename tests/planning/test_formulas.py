@@ -156,6 +156,7 @@ def test_seconds_of_training() -> None:
 
 def test_tokens_of_the_stages() -> None:
     assert work.sft_tokens(90, 10, ASSUMED) == work.TrainingTokens(90 * 10 * 4200, 0, 4200)
+    assert work.sft_tokens(90, 10, ASSUMED, compares=True) == work.TrainingTokens(90 * 10 * 4200, 90 * 10 * 4200, 4200)
     of_method = {name: method.work(method.options()) for name, method in METHODS.items()}  # G1 8, G2 4
     found = {name: work.rl_tokens(each, 10, 2, ASSUMED) for name, each in of_method.items()}
     assert {name: (each.learnt / 22_480, each.only_forward / 22_480) for name, each in found.items()} == {

@@ -168,6 +168,21 @@ def test_hours_and_cost() -> None:
     assert "more GPUs do not shorten the sampling" in engine.notes[-1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [({}, 4), ({"activation_checkpointing": False}, 3), ({"use_peft": True, "lora_r": 2}, 3)],
+)
+def test_a_warm_up_that_compares_goes_forward_once_more(changes: dict[str, Any], passes: int) -> None:
+    sft = stages("qwen2.5-7b/sft", changes=changes)["sft"]
+    plans = {loss: plan_stage(sft.changed(loss=loss), gpu_price=1.0) for loss in ("nll", "dft", "iw", "psft")}
+    operations = 2 * (7_615_616_512 - 152_064 * 3584 - 3584) + 4 * 28 * 3584 * 4200 / 2  # of a token, forward
+    tokens = 2833 * 0.9 * 10 * 4200
+    hours = tokens * operations / (989e12 * 0.35) / 3600
+    for loss, more in {"nll": 0, "dft": 0, "iw": 1, "psft": 1}.items():
+        assert plans[loss].hours == {"training": pytest.approx((passes + more) * hours, rel=1e-12)}
+        assert plans[loss].tokens == pytest.approx({"learnt": tokens} | ({"forward alone": tokens} if more else {}))
+
+
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "--recipe", "qwen2.5-7b", "--stages", "sft", "sgpo", "--json"]) == 0
     sft, sgpo = json.loads(capsys.readouterr().out)

@@ -11,6 +11,7 @@ from sgpo.evaluation.benchmarks import BENCHMARKS, split_names
 from sgpo.planning import memory, work
 from sgpo.planning.memory import FLOAT, MicroBatchSize, largest_microbatch
 from sgpo.planning.scenario import PlannedFor
+from sgpo.training.sft_losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -174,13 +175,15 @@ def _strategies(given: PlannedFor, gpu_price: float, prices: tuple[float, float]
 def _sft(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> StagePlan:
     values = given.values
     learnt = _counted(given) * (1 - values["validation_share"])
-    tokens = work.sft_tokens(learnt, values["num_train_epochs"], given.assumed)
+    compares = LOSSES[values["loss"]].compares_with is not None
+    tokens = work.sft_tokens(learnt, values["num_train_epochs"], given.assumed, compares=compares)
     seconds = work.training_seconds(given.how, tokens, given.machine, given.assumed, checkpointing=given.checkpointing)
     batch = values["per_device_train_batch_size"] * values["gradient_accumulation_steps"] * given.machine.gpus
     notes = [f"{batch} responses an update"]
     if (gpus := given.machine.gpus) > 1 and (steps := values["gradient_accumulation_steps"]) % gpus == 0:
         notes.append(f"as many as on one GPU with gradient_accumulation_steps: {steps // gpus}")
-    return _on_gpus(given, {"learnt": tokens.learnt}, {"training": seconds}, gpu_price, notes)
+    counted = {"learnt": tokens.learnt} | ({"forward alone": tokens.only_forward} if compares else {})
+    return _on_gpus(given, counted, {"training": seconds}, gpu_price, notes)
 
 
 def _rl(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> StagePlan:

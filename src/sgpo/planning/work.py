@@ -45,10 +45,16 @@ def training_seconds(
     return operations / (machine.specs.flops * assumed.utilisation * machine.gpus)
 
 
-def sft_tokens(problems: float, epochs: float, assumed: Assumptions) -> TrainingTokens:
-    """Args: problems: without those that choose the checkpoint."""
+def sft_tokens(problems: float, epochs: float, assumed: Assumptions, *, compares: bool = False) -> TrainingTokens:
+    """Responses that are learnt.
+
+    Args:
+        problems: without those that choose the checkpoint.
+        compares: whether the loss compares with another policy, before training or some updates ago: forward once more.
+    """
     length = assumed.prompt_tokens + assumed.response_tokens
-    return TrainingTokens(problems * epochs * length, 0.0, length)
+    learnt = problems * epochs * length
+    return TrainingTokens(learnt, learnt if compares else 0.0, length)
 
 
 def rl_tokens(work: Work, visits: float, updates: int, assumed: Assumptions) -> TrainingTokens:
