@@ -125,7 +125,7 @@ def print_scores(console: Console, summary: Mapping[str, Any]) -> None:
     else:
         console.print(
             "This is one seed, and training seeds differ by more than the interval says. Over ten seeds SGPO's lead at "
-            "this length was 0.9 points [0.1, 1.8] (docs/results-miniworld-2.md): one run cannot show it.",
+            "this length was 0.9 points [0.1, 1.8] (docs/results-miniworld.md): one run cannot show it.",
             style="dim",
         )
 

@@ -57,7 +57,7 @@ class Scale:
 
 NORMAL = Scale(
     Sizes.only(sft=400, rl=320, dev=100, test=300, test_deeper=100),  # RL visits each of its problems once
-    {"max_steps": 80, "problems_per_rollout": 8},
+    {"max_steps": 80, "problems_per_rollout": 8, "learning_rate": 2e-4},
 )
 FAST = Scale(
     Sizes.only(sft=64, rl=64, dev=12, test=24, test_deeper=12),
