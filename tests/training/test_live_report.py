@@ -14,6 +14,7 @@ from trainer_setup import MakeTrainer
 from transformers import TrainerCallback
 
 from sgpo.reports.run_folder import read_run
+from sgpo.reports.run_output import write_report
 from sgpo.runs.folder import REPORT
 from sgpo.training.live_report import PAUSE, REFRESH, SHARE, LiveReport
 
@@ -40,13 +41,24 @@ class Reader(TrainerCallback):
         self.pages.append((report["runs"][0]["updates"], report["refresh"]))
 
 
-def test_the_page_follows_the_run(make_trainer: MakeTrainer, problems: list[Any]) -> None:
-    trainer = make_trainer(eval_dataset=problems[3:4], max_steps=6, save_strategy="steps", save_steps=4)
+def test_the_page_follows_the_run(
+    make_trainer: MakeTrainer, problems: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def write(output: Path, runs: Any, **options: Any) -> None:
+        written.append((runs[0].updates, options["refresh"]))
+        write_report(output, runs, **options)
+
+    monkeypatch.setattr("sgpo.training.live_report.write_report", write)
+    steps = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 4}
+    trainer = make_trainer(eval_dataset=problems[3:4], max_steps=6, **steps)
     reader = Reader()
     trainer.add_callback(reader)
     trainer.train()
-    # After the first line, then after the checkpoint; the other lines came too soon after a page.
-    assert reader.pages == [None, (1, REFRESH), (1, REFRESH), (1, REFRESH), (4, REFRESH), (4, REFRESH)]
+    # After the first line, then after an evaluation; the other lines came too soon after a page.
+    assert reader.pages == [None, (1, REFRESH), (1, REFRESH), (3, REFRESH), (3, REFRESH), (3, REFRESH)]
+    assert written == [(1, REFRESH), (3, REFRESH), (6, REFRESH), (6, 0)]
     report = report_of(trainer.args.output_dir)
     assert (report["refresh"], report["runs"][0]["finished"], report["runs"][0]["updates"]) == (0, True, 6)
     assert report["runs"][0]["name"] == "run"

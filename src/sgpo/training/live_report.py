@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class LiveReport(TrainerCallback):
-    """Writes the page after each evaluation and checkpoint, at the end, and now and then after a line of metrics.
+    """Writes the page after each evaluation, at the end, and now and then after an update's line of metrics.
 
     Whatever goes wrong there is said once, and the run goes on. Only the first process has one.
 
@@ -46,15 +46,12 @@ class LiveReport(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.write()
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.write()
-
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.goes_on = False
         self.write()
 
     def after_line(self) -> None:
-        """To be called once metrics.jsonl has a line more; Trainer calls ``on_log`` before that."""
+        """To be called once metrics.jsonl has the line of an update; Trainer calls ``on_log`` before that."""
         if self.clock() >= self.next:
             self.write()
 

@@ -334,7 +334,7 @@ class SGPOTrainer(RunTrainer):
         super().log(logs, start_time)
         if self.is_world_process_zero():
             append_line(self.args.output_dir, self.state.log_history[-1])
-        if self.live_report is not None:
+        if self.live_report is not None and "loss" in logs:  # an evaluation and the end have a page in any case
             self.live_report.after_line()
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
