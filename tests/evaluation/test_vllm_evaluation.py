@@ -27,6 +27,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return create_world(tmp_path_factory.mktemp("world"), sizes=Sizes.only(dev=COUNT))
 
 
+@pytest.fixture(autouse=True)
+def _on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm_cpu.use_in_this_process(monkeypatch)
+
+
 def evaluated(
     world: Path, output: str, *options: str, model: Path = BASE_MODEL
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -40,12 +45,7 @@ def evaluated(
     return summary, Dataset.from_parquet(str(world / output / "samples" / "dev.parquet")).to_list()
 
 
-def test_greedy_answers_are_those_of_transformers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sgpo.sampling.vllm_engines import ColocatedEngine
-
-    for name, value in vllm_cpu.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
+def test_greedy_answers_are_those_of_transformers(world: Path) -> None:
     greedy = ["--k", "1", "--temperature", "0"]
     _, expected = evaluated(world, "transformers", *greedy)
     summary, found = evaluated(world, "vllm", *greedy, "--sampler", "vllm", "--vllm_max_model_length", "256")
@@ -59,11 +59,6 @@ def test_greedy_answers_are_those_of_transformers(world: Path, monkeypatch: pyte
 
 
 def test_completions_are_counted_while_they_are_sampled(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sgpo.sampling.vllm_engines import ColocatedEngine
-
-    for name, value in vllm_cpu.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
     seen: list[int] = []
     monkeypatch.setattr("sgpo.screen.Meter.add", lambda meter, count, tokens=0: seen.append(count))
     evaluated(world, "counted", "--k", "3", "--sampler", "vllm", "--vllm_max_model_length", "256")
@@ -71,16 +66,11 @@ def test_completions_are_counted_while_they_are_sampled(world: Path, monkeypatch
     assert len([count for count in seen if count]) > 3  # in one call of the engine
 
 
-def test_an_adapter_is_evaluated_as_with_transformers(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_is_evaluated_as_with_transformers(world: Path) -> None:
     peft = pytest.importorskip("peft")
     import torch
     from transformers import AutoModelForCausalLM
 
-    from sgpo.sampling.vllm_engines import ColocatedEngine
-
-    for name, value in vllm_cpu.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
     torch.manual_seed(0)
     model = peft.get_peft_model(
         AutoModelForCausalLM.from_pretrained(BASE_MODEL), peft.LoraConfig(target_modules="all-linear")

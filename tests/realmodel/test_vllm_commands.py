@@ -29,11 +29,7 @@ LENGTH = 24
 
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sgpo.sampling.vllm_engines import ColocatedEngine
-
-    for name, value in vllm_cpu.ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
+    vllm_cpu.use_in_this_process(monkeypatch)
 
 
 def completions(model: Path, problems: Path, output: Path, *options: str) -> tuple[dict[str, Any], list[str]]:

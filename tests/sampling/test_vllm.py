@@ -40,12 +40,8 @@ def base() -> tuple[Any, Any]:
 @pytest.fixture(scope="module", autouse=True)
 def _on_cpu() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in vllm_cpu.ENVIRONMENT.items():
-            patch.setenv(name, value)
-        from sgpo.sampling.vllm_engines import ColocatedEngine
-
+        vllm_cpu.use_in_this_process(patch)
         vllm_cpu.keep_weights()
-        patch.setattr(ColocatedEngine, "OPTIONS", vllm_cpu.OPTIONS)
         yield
 
 

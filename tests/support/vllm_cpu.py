@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 from collections.abc import Callable, Iterator
@@ -30,6 +31,21 @@ ENVIRONMENT = {
 }
 OPTIONS = {"enforce_eager": True}  # compilation takes minutes
 SERVER_OPTIONS = ["--enforce-eager", "--no-enable-chunked-prefill"]
+
+
+def use_in_this_process(monkeypatch: Any) -> None:
+    """For engines that this process starts. Those of earlier tests that nobody holds any more end before.
+
+    The end of an engine tears down the groups that all engines of a process share. vLLM hides engines from the garbage
+    collector, and collects them in the middle of the start of another one.
+    """
+    from sgpo.sampling.vllm_engines import ColocatedEngine
+
+    gc.unfreeze()
+    gc.collect()
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ColocatedEngine, "OPTIONS", OPTIONS)
 
 
 def keep_weights() -> None:
