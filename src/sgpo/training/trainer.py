@@ -117,22 +117,9 @@ class SGPOTrainer(RunTrainer):
             processing_class=found.tokenizer,
             **kwargs,
         )
-        self.add_callback(Alarms(args.max_completion_length, args.delta))
-        if args.eval_at_end and args.eval_strategy == "no" and found.eval_problems is not None:
-            self.add_callback(EvaluateAtEnd())
-        self.live_report = None
-        if args.live_report and self.is_world_process_zero():
-            self.live_report = LiveReport(args.output_dir, versions_of_training(self.model))
-            self.add_callback(self.live_report)
+        self._add_callbacks()
         add_head_task(self.model)
-        pad = pad_token_id(found.tokenizer)
-        self.layout = BatchLayout(
-            args.max_tokens_per_microbatch,
-            pad,
-            packed=rows_are_packed(self.model, args.padding_free),
-            # DeepSpeed divides a model that is given as a module only later, so that it has to be asked for here.
-            share_prefixes=args.share_prefixes and not asks_for_deepspeed(args) and can_share_prefixes(self.model),
-        )
+        self.layout = self._layout()
         self.method = find_method(args.method)
         self.options = options_from(self.method, args)
         self.method_state = {} if self.method.state is None else self.method.state(self.options)
@@ -149,6 +136,28 @@ class SGPOTrainer(RunTrainer):
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
         # Now that the policy has the types that it is trained in: the reference computes in the same.
         self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
+
+    def _add_callbacks(self) -> None:
+        """Alarms, an evaluation at the end, and the page of the run."""
+        args = self.args
+        self.add_callback(Alarms(args.max_completion_length, args.delta))
+        if args.eval_at_end and args.eval_strategy == "no" and self.eval_dataset is not None:
+            self.add_callback(EvaluateAtEnd())
+        self.live_report = None
+        if args.live_report and self.is_world_process_zero():
+            self.live_report = LiveReport(args.output_dir, versions_of_training(self.model))
+            self.add_callback(self.live_report)
+
+    def _layout(self) -> BatchLayout:
+        """How the rows of an update become micro-batches of this model."""
+        args = self.args
+        return BatchLayout(
+            args.max_tokens_per_microbatch,
+            pad_token_id(self.processing_class),
+            packed=rows_are_packed(self.model, args.padding_free),
+            # DeepSpeed divides a model that is given as a module only later, so that it has to be asked for here.
+            share_prefixes=args.share_prefixes and not asks_for_deepspeed(args) and can_share_prefixes(self.model),
+        )
 
     # One step
 
