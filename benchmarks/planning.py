@@ -23,10 +23,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from common import write_report
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from sgpo import SGPOConfig, SGPOTrainer
+from sgpo.miniworld.tokenizer import build_tokenizer
 from sgpo.planning.memory import TrainedAs, largest_microbatch, sampling_parts, update_parts
 from sgpo.planning.shapes import LINEAR, ModelShape
+from sgpo.problems import Problem
+from sgpo.prompts import PROMPTS
+from sgpo.sampling.transformers import TransformersSampler
+from sgpo.tokenizers import PromptLengths
 
 PROBLEMS, UPDATES, AUTONOMOUS, GUIDED = 4, 2, 8, 4
 SAMPLED_AT_ONCE = 16_384  # sampler_batch_tokens
@@ -85,22 +93,45 @@ def planned(case: Case, prompts: dict[str, int]) -> dict[str, Any]:
 # ---------------------------------------------------------------------- measured
 
 
+class Complete(TransformersSampler):
+    """Completions at the length limit count as complete ones, or none could be correct."""
+
+    def sample(self, *args: Any, **kwargs: Any) -> Any:
+        return [[replace(each, truncated=False) for each in group] for group in super().sample(*args, **kwargs)]
+
+
+def every_second(completions: Any, **columns: Any) -> list[float]:
+    return [float(number % 2) for number in range(len(completions))]
+
+
 def measure(case: Case) -> dict[str, Any]:
     """In this process."""
-    import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    from sgpo import SGPOConfig, SGPOTrainer
-    from sgpo.miniworld.tokenizer import build_tokenizer
-    from sgpo.problems import Problem
-    from sgpo.prompts import PROMPTS
-    from sgpo.sampling.transformers import TransformersSampler
-    from sgpo.tokenizers import PromptLengths
-
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    shape, tokenizer = case.shape, build_tokenizer(documents=100)
-    config = Qwen2Config(
+    config, tokenizer = config_of(case.shape), build_tokenizer(documents=100)
+    problems = [
+        Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), None, "Steps: (a) add the numbers (b) check the sum")
+        for n in range(PROBLEMS)
+    ]
+    start = _resident()
+    model = Qwen2ForCausalLM(config)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(case, model, tokenizer, problems, folder)
+        trainer.train()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    log = next(line for line in trainer.state.log_history if "loss" in line)
+    prompt = trainer.args.system_prompt
+    return {
+        "bytes": peak - start,
+        "prompts": {name: max(PromptLengths(tokenizer, prompt, {name: PROMPTS[name]})(problems)) for name in PROMPTS},
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "length": log["length/autonomous"],
+        "targets": log.get("alpha"),
+    }
+
+
+def config_of(shape: ModelShape) -> Qwen2Config:
+    return Qwen2Config(
         vocab_size=shape.vocabulary,
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -110,70 +141,46 @@ def measure(case: Case) -> dict[str, Any]:
         tie_word_embeddings=shape.tied,
         max_position_embeddings=4096,
     )
-    problems = [
-        Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), None, "Steps: (a) add the numbers (b) check the sum")
-        for n in range(PROBLEMS)
-    ]
 
-    class Complete(TransformersSampler):
-        """Completions at the length limit count as complete ones, or none could be correct."""
 
-        def sample(self, *args: Any, **kwargs: Any) -> Any:
-            return [[replace(each, truncated=False) for each in group] for group in super().sample(*args, **kwargs)]
-
-    def every_second(completions: Any, **columns: Any) -> list[float]:
-        return [float(number % 2) for number in range(len(completions))]
-
-    start = _resident()
-    model = Qwen2ForCausalLM(config)
+def trainer_of(case: Case, model: Any, tokenizer: Any, problems: list[Problem], folder: str) -> SGPOTrainer:
+    """Of one rollout batch, sampled by the model itself."""
     adapter = None
     if case.rank:
         from peft import LoraConfig
 
         adapter = LoraConfig(r=case.rank, target_modules="all-linear", task_type="CAUSAL_LM")
-    with tempfile.TemporaryDirectory() as folder:
-        args = SGPOConfig(
-            output_dir=folder,
-            use_cpu=True,
-            report_to="none",
-            disable_tqdm=True,
-            method=case.method,
-            num_autonomous=AUTONOMOUS,
-            num_guided=GUIDED,
-            problems_per_rollout=PROBLEMS,
-            updates_per_rollout=UPDATES,
-            max_completion_length=case.length,
-            max_tokens_per_microbatch=case.microbatch,
-            sampler_batch_tokens=SAMPLED_AT_ONCE,
-            activation_checkpointing=case.checkpointing,
-            max_steps=UPDATES,
-            save_strategy="no",
-            completions_steps=0,
-            **({"delta": 100.0} if case.method == "sgpo" else {}),
-        )
-        sampler = Complete(model, [shape.vocabulary - 1], 0, SAMPLED_AT_ONCE)
-        trainer = SGPOTrainer(
-            model,
-            args,
-            train_dataset=problems,
-            reward_funcs=every_second,
-            processing_class=tokenizer,
-            sampler=sampler,
-            peft_config=adapter,
-        )
-        sampler.model = trainer.model
-        trainer.train()
-        log = [line for line in trainer.state.log_history if "loss" in line]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "bytes": peak - start,
-        "prompts": {
-            name: max(PromptLengths(tokenizer, args.system_prompt, {name: PROMPTS[name]})(problems)) for name in PROMPTS
-        },
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "length": log[0]["length/autonomous"],
-        "targets": log[0].get("alpha"),
-    }
+    args = SGPOConfig(
+        output_dir=folder,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        method=case.method,
+        num_autonomous=AUTONOMOUS,
+        num_guided=GUIDED,
+        problems_per_rollout=PROBLEMS,
+        updates_per_rollout=UPDATES,
+        max_completion_length=case.length,
+        max_tokens_per_microbatch=case.microbatch,
+        sampler_batch_tokens=SAMPLED_AT_ONCE,
+        activation_checkpointing=case.checkpointing,
+        max_steps=UPDATES,
+        save_strategy="no",
+        completions_steps=0,
+        **({"delta": 100.0} if case.method == "sgpo" else {}),
+    )
+    sampler = Complete(model, [case.vocabulary - 1], 0, SAMPLED_AT_ONCE)
+    trainer = SGPOTrainer(
+        model,
+        args,
+        train_dataset=problems,
+        reward_funcs=every_second,
+        processing_class=tokenizer,
+        sampler=sampler,
+        peft_config=adapter,
+    )
+    sampler.model = trainer.model
+    return trainer
 
 
 def _resident() -> int:
