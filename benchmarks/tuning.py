@@ -94,7 +94,7 @@ def _command(recipe: str, output: Path, chosen: str = "") -> str:
 
 def configured(row: CellResult) -> tuple[str, float, str]:
     """Method, learning rate and schedule of a cell."""
-    name = "sft-all" if row["method"] == "sft-all" else row["method"].split("-")[0]
+    name = "sft-all" if row["method"].startswith("sft-all") else row["method"].split("-")[0]
     own = row["configuration"]["sft_all" if name == "sft-all" else "method"]
     return name, float(own["learning_rate"]), str(own["lr_scheduler_type"])
 

@@ -247,13 +247,28 @@ def shared(folder: Path, urls: str) -> dict[str, Any]:
     return found
 
 
-def zero3(folder: Path, urls: str) -> dict[str, Any]:
+def zero3_adapter(folder: Path, urls: str) -> dict[str, Any]:
+    """The engines get base and adapter together."""
+    from peft import LoraConfig
+
+    return zero3(folder, urls, adapter=LoraConfig(r=8, target_modules="all-linear"), learning_rate=1e-2)
+
+
+def zero3_bf16(folder: Path, urls: str) -> dict[str, Any]:
+    """Weights in 16 bits, of which the optimizer keeps those in float32."""
+    from transformers import training_args
+
+    training_args.is_torch_bf16_gpu_available = lambda: True  # else it refuses 16 bits unless use_cpu is set
+    return zero3(folder, urls, bf16=True)
+
+
+def zero3(folder: Path, urls: str, **changes: Any) -> dict[str, Any]:
     """An engine in each process, and a model that DeepSpeed divides among them."""
     from sharded_cases import KINDS
 
     take_cpus_for_accelerators()
     without_shared_memory()
-    trainer = with_engines(folder, **KINDS["zero3"])
+    trainer = with_engines(folder, **KINDS["zero3"], **changes)
     trainer.train()
     found = said(trainer) | {"divided": sharding.is_partitioned(trainer.model)}
     found["stale"] = without_new_weights(trainer)  # those of the last two updates
@@ -270,10 +285,9 @@ def ids(groups: Any) -> list[list[list[int]]]:
     return [[rollout.completion_ids for rollout in group] for group in groups]
 
 
-CASES = {
-    case.__name__: case
-    for case in (servers, misfit, killed_server, killed_process, colocated, divided_adapter, shared, zero3)
-}
+ZERO3 = (zero3, zero3_adapter, zero3_bf16)
+OTHERS = (servers, misfit, killed_server, killed_process, colocated, divided_adapter, shared)
+CASES = {case.__name__: case for case in (*OTHERS, *ZERO3)}
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])
