@@ -245,7 +245,7 @@ def _scores(axes: Any, each: SetSummary, looks: Mapping[str, Look]) -> None:
             color=color,
             fontweight="bold",
         )
-    title = each.name if each.k is None else f"{each.name} ({each.problems} problems, avg@{each.k})"
+    title = "average of the sets" if each.k is None else f"{each.name} ({each.problems} problems, avg@{each.k})"
     axes.set_title(title, loc="left", fontsize=11.5, color=INK)
     low, high = axes.get_xlim()
     axes.set_xlim(low, high + 0.12 * (high - low))

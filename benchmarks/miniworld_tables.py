@@ -1,0 +1,70 @@
+"""The tables of docs/results-miniworld.md, from the results of a comparison.
+
+    python benchmarks/miniworld_tables.py docs/data/miniworld-v2-methods.jsonl [--baseline grpo] [--methods grpo sgpo]
+
+Scores are avg@4 in %: the mean over base models and their seeds ± the standard deviation over all cells. The interval
+and Holm's p are those of `sgpo compare`, of the first set. The second table has the first set by base model.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from sgpo.comparison.results import CellResult, methods_of, read_results
+from sgpo.comparison.summary import MethodSummary, summarise
+
+
+def scores_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:
+    """Markdown: a row for each method, a column for each set."""
+    sets = [each for each in summarise(rows, baseline, methods) if each.k is not None]
+    names = [each.name.removeprefix("test_") for each in sets]
+    yield f"| | cells | {names[0]} | minus `{baseline}` | p (Holm) | {' | '.join(names[1:])} |"
+    yield f"|---|---:|---:|---|---:|{'---:|' * len(names[1:])}"
+    for lines in zip(*(each.lines for each in sets), strict=True):
+        first, *others = lines
+        cells = [str(len(first.scores)), score(first), *difference(first), *map(score, others)]
+        yield f"| `{first.method}` | {' | '.join(cells)} |"
+
+
+def score(line: MethodSummary) -> str:
+    spread = "" if line.deviation is None else f" ± {100 * line.deviation:.1f}"
+    return f"{100 * line.mean:.1f}{spread}"
+
+
+def difference(line: MethodSummary) -> tuple[str, str]:
+    """Difference to the baseline with its interval, in points, and p."""
+    if line.difference is None:
+        return "", ""
+    low, high = line.difference.interval
+    p = "" if line.adjusted_p is None else f"{line.adjusted_p:.2g}" if line.adjusted_p >= 1e-4 else "< .0001"
+    return f"{100 * line.difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", p
+
+
+def bases_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:
+    """Markdown: the first set, a row for each base model."""
+    lines = summarise(rows, baseline, methods)[0].lines
+    yield f"| base model | {' | '.join(f'`{line.method}`' for line in lines)} |"
+    yield f"|---|{'---:|' * len(lines)}"
+    for base in dict.fromkeys(row["base"] for row in rows):
+        means = [fmean(value for (own, _), value in line.scores.items() if own == base) for line in lines]
+        yield f"| {base.removeprefix('base-')} | {' | '.join(f'{100 * mean:.1f}' for mean in means)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--baseline", default="grpo")
+    parser.add_argument("--methods", nargs="+")
+    options = parser.parse_args()
+    rows = read_results(options.results)
+    methods = options.methods or methods_of(rows)
+    rows = [row for row in rows if row["method"] in methods]
+    print("\n".join(scores_table(rows, options.baseline, methods)), end="\n\n")
+    print("\n".join(bases_table(rows, options.baseline, methods)))
+
+
+if __name__ == "__main__":
+    main()
