@@ -101,7 +101,7 @@ def test_the_work_of_a_method_holds_what_it_samples(name: str) -> None:
     work = method.work(options)
     assert work.sampled == sum(method.sample_counts(problem, options).values())
     assert work.ratios <= work.sampled
-    assert work.ratios + work.targets <= work.learnt
+    assert work.ratios + work.taught <= work.learnt
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
