@@ -80,6 +80,12 @@ def test_the_tables_of_the_present_version() -> None:
     methods = ["sft", "sft-all", "grpo", "grpo-8", "luffy", "hpt", "sgpo"]
     assert "\n".join(miniworld_tables.scores_table(found, "grpo", methods)) in PRESENT
     assert "\n".join(miniworld_tables.bases_table(found, "grpo", methods)) in PRESENT
+    for rate, grpo, sgpo in (("4e-4", "grpo", "sgpo-4e-4"), ("2e-4", "grpo-2e-4", "sgpo")):
+        for each in summarise(found, grpo, [grpo, sgpo]):
+            if each.name in ("test", "test_unseen"):
+                base, other = each.lines
+                pair = f"{100 * base.mean:.1f} | {100 * other.mean:.1f} | {miniworld_tables.difference(other)[0]}"
+                assert f"| {rate} | {each.name.removeprefix('test_')} | {pair} |" in PRESENT
     sets = {each.name: each.lines for each in summarise(found, "grpo", list(IN_README))}
     for test, blocked, unseen in zip(sets["test"], sets["test_blocked"], sets["test_unseen"], strict=True):
         start = row(IN_README[test.method], test)
