@@ -15,6 +15,7 @@ from statistics import fmean
 
 from sgpo.comparison.results import CellResult, methods_of, read_results
 from sgpo.comparison.summary import MethodSummary, summarise
+from sgpo.comparison.table import mean_and_spread, points
 
 
 def scores_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:
@@ -25,22 +26,17 @@ def scores_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[st
     yield f"|---|---:|---:|---|---:|{'---:|' * len(names[1:])}"
     for lines in zip(*(each.lines for each in sets), strict=True):
         first, *others = lines
-        cells = [str(len(first.scores)), score(first), *difference(first), *map(score, others)]
+        cells = [str(len(first.scores)), mean_and_spread(first), *difference(first), *map(mean_and_spread, others)]
         yield f"| `{first.method}` | {' | '.join(cells)} |"
-
-
-def score(line: MethodSummary) -> str:
-    spread = "" if line.deviation is None else f" ± {100 * line.deviation:.1f}"
-    return f"{100 * line.mean:.1f}{spread}"
 
 
 def difference(line: MethodSummary) -> tuple[str, str]:
     """Difference to the baseline with its interval, in points, and p."""
     if line.difference is None:
         return "", ""
-    low, high = line.difference.interval
+    low, high = map(points, line.difference.interval)
     p = "" if line.adjusted_p is None else f"{line.adjusted_p:.2g}" if line.adjusted_p >= 1e-4 else "< .0001"
-    return f"{100 * line.difference.mean:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]", p
+    return f"{points(line.difference.mean)} [{low}, {high}]", p
 
 
 def bases_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:

@@ -14,6 +14,7 @@ import miniworld_tables
 
 from sgpo.comparison.results import CellResult, read_results
 from sgpo.comparison.summary import MethodSummary, summarise
+from sgpo.comparison.table import mean_and_spread, points
 
 PRESENT = (ROOT / "docs" / "results-miniworld.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "results-miniworld-1.md").read_text(encoding="utf-8")
@@ -58,14 +59,10 @@ def rows() -> list[CellResult]:
     return read_results(ROOT / "docs" / "data" / "miniworld-v1-methods.jsonl")
 
 
-def score(line: MethodSummary) -> str:
-    return f"{100 * line.mean:.1f} ± {100 * (line.deviation or 0.0):.1f}"
-
-
 def row(name: str, line: MethodSummary, *rest: str) -> str:
     """The beginning of a row, up to the interval of the difference."""
-    start = f"| {name} | {' | '.join([*rest, score(line)])} |"
-    return start if line.difference is None else f"{start} {round(100 * line.difference.mean, 1) + 0.0:+.1f} ["
+    start = f"| {name} | {' | '.join([*rest, mean_and_spread(line)])} |"
+    return start if line.difference is None else f"{start} {points(line.difference.mean)} ["
 
 
 def by_method(found: list[CellResult], baseline: str, names: dict[str, str]) -> dict[str, list[MethodSummary]]:
@@ -96,14 +93,14 @@ def test_the_tables_of_the_present_version() -> None:
 def test_the_table_of_methods() -> None:
     for method, (test, deeper, unseen) in by_method(rows(), "grpo", METHODS).items():
         assert row(METHODS[method], test, str(len(test.scores))) in PAGE
-        assert f"| {score(deeper)} | {score(unseen)} |" in PAGE
+        assert f"| {mean_and_spread(deeper)} | {mean_and_spread(unseen)} |" in PAGE
 
 
 def test_the_table_of_variants() -> None:
     found = [row for row in rows() if row["base"] == "base-102" and row["seed"] in (1, 2, 3)]
     for method, (test, deeper, unseen) in by_method(found, "sgpo", VARIANTS).items():
         assert row(VARIANTS[method], test, str(len(test.scores))) in PAGE
-        assert f"| {score(deeper)} | {score(unseen)} |" in PAGE
+        assert f"| {mean_and_spread(deeper)} | {mean_and_spread(unseen)} |" in PAGE
 
 
 def test_every_method_with_results_is_on_the_page() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from sgpo import distributed
 from sgpo.engine.batching import BatchLayout
 from sgpo.engine.update import accumulate_gradients, add_head_task, completion_scores
 from sgpo.integrations.verl.rows import Decided, Parcel, SampledRow, arranged, decided, to_fields
@@ -120,8 +121,7 @@ def main(model_folder: Path, folder: Path) -> None:
     for packed in (False, True):
         results["packed" if packed else "padded"] = theirs(model_folder, packed)
     torch.save(results, folder / f"{os.environ['RANK']}.pt")
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    distributed.leave()
 
 
 def theirs(model_folder: Path, packed: bool) -> dict[str, Any]:

@@ -51,7 +51,6 @@ def smallest_seen(each: SetSummary) -> str:
 
 def cells_of(line: MethodSummary) -> list[str]:
     """As COLUMNS has them."""
-    deviation = "" if line.deviation is None else f" ± {100 * line.deviation:.1f}"
     found = line.difference
     difference, interval, p = "", "", ""
     if found is not None and line.adjusted_p is not None:
@@ -59,8 +58,22 @@ def cells_of(line: MethodSummary) -> list[str]:
         interval = " to ".join(map(points, found.interval))
         p = f"{line.adjusted_p:.4f}" if line.adjusted_p < 0.001 else f"{line.adjusted_p:.3f}"
     samples = "" if line.samples is None else str(line.samples)
-    score = f"{100 * line.mean:.1f}{deviation}"
-    return [line.method, str(len(line.scores)), samples, score, difference, interval, p, every_seed(line)]
+    return [
+        line.method,
+        str(len(line.scores)),
+        samples,
+        mean_and_spread(line),
+        difference,
+        interval,
+        p,
+        every_seed(line),
+    ]
+
+
+def mean_and_spread(line: MethodSummary) -> str:
+    """In %. Example: ``44.1 ± 1.2``; without the deviation of a single cell."""
+    deviation = "" if line.deviation is None else f" ± {100 * line.deviation:.1f}"
+    return f"{100 * line.mean:.1f}{deviation}"
 
 
 def points(share: float) -> str:

@@ -92,7 +92,7 @@ class ColocatedEngine:
                 args.vllm_gpu_memory_utilization,
                 args.vllm_max_model_length,
                 distributed_executor_backend="external_launcher",  # the worker in this process, so with the weights
-                on_gpu={"max_num_batched_tokens": 4096},  # what its memory is measured with at the start, as in TRL
+                max_num_batched_tokens=4096,  # what vLLM measures a GPU's memory with at the start, as in TRL
                 tensor_parallel_size=size,
                 enable_sleep_mode=self._sleeps,
             )
@@ -158,21 +158,14 @@ class CheckpointEngine:
         return _complete(self.llm, prompts, options, watch)
 
 
-def _start(
-    model: str,
-    dtype: str,
-    gpu_memory_utilization: float,
-    max_length: int | None,
-    *,
-    on_gpu: dict[str, Any] | None = None,
-    **options: Any,
-) -> Any:
+def _start(model: str, dtype: str, gpu_memory_utilization: float, max_length: int | None, **options: Any) -> Any:
     """Raw log-probabilities, and nothing of the checkpoint's own sampling parameters. Raises EngineError.
 
     On a CPU a prompt is read whole: one that is read in parts winds the generator of a seeded request back, which
     generators of a CPU cannot do.
     """
-    batches = {"enable_chunked_prefill": False} if current_platform.is_cpu() else on_gpu or {}
+    if current_platform.is_cpu():
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": None}  # None: as many as a prompt needs
     with engine_errors("starting the engine", *START_FAILURES):
         return LLM(
             model=model,
@@ -183,7 +176,6 @@ def _start(
             enable_prefix_caching=True,
             generation_config="vllm",
             **options,
-            **batches,
             **ColocatedEngine.OPTIONS,
         )
 
