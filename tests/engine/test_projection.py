@@ -167,6 +167,29 @@ def test_loss_and_gradients_equal_full_logits(term: str, head: str, dtype: torch
         assert_close(actual, reference, tolerance)
 
 
+@pytest.mark.parametrize("kind", ["forward", "reverse", "Jensen-Shannon"])
+def test_a_teacher_with_a_head_of_its_own(kind: str) -> None:
+    case, other = Case(scale=1.5, softcap=3.0), Case(bias=False, scale=0.5)
+    with torch.no_grad():
+        other.weight.mul_(-2).add_(case.weight)
+    policy = case.logits(case.hidden).log_softmax(-1)
+    teacher = other.logits(case.teacher_hidden).log_softmax(-1).detach()
+    mean = ((policy.exp() + teacher.exp()) / 2).log()
+    both = (policy.exp() * (policy - mean) + teacher.exp() * (teacher - mean)) / 2
+    one = {"forward": teacher.exp() * (teacher - policy), "reverse": policy.exp() * (policy - teacher)}
+    expected = case.weights @ one.get(kind, both).sum(-1)
+    sizes: dict[str, Any] = {"teacher_head": other.head, "slice_bytes": case.slice_bytes}
+    inputs = case.hidden, case.teacher_hidden, case.head, lambda d, rows: case.weights[rows] * d
+    if kind == "Jensen-Shannon":
+        found = jensen_shannon_loss(*inputs, **sizes)
+    else:
+        found = divergence_loss(*inputs, reverse=kind == "reverse", **sizes)
+    assert_close(found.loss.detach(), expected.detach(), 1e-13)
+    gradients = torch.autograd.grad(found.loss, case.leaves)
+    for actual, reference in zip(gradients, torch.autograd.grad(expected, case.leaves), strict=True):
+        assert_close(actual, reference, 1e-12)
+
+
 @pytest.mark.parametrize("term", ["surrogate with bonus", "distillation", "Jensen-Shannon divergence"])
 def test_a_very_large_vocabulary(term: str) -> None:
     """That of Gemma 3: tokens in slices, and in each slice columns in blocks."""

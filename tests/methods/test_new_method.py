@@ -33,7 +33,7 @@ from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.terms import Thresholds
 from sgpo.problems import Problem, problems_from, save_problems
 from sgpo.prompts import student_messages
-from sgpo.training.trainer import _frozen_copy
+from sgpo.training.teacher import frozen_copy
 
 DOCS = ROOT / "docs" / "new-method.md"
 
@@ -295,7 +295,7 @@ def test_named_prompts_and_the_reference_policy(make_config: Any, checkpoint: Pa
     )
     trainer.method, trainer.options = method, SGPOOptions(delta=math.inf)
     trainer.thresholds = Thresholds()
-    trainer.reference = _frozen_copy(trainer.model)
+    trainer.reference = frozen_copy(trainer.model)
     trainer.train()
     assert "length/hinted" in trainer.state.log_history[0]
     assert trainer.state.log_history[0]["divergence"] > 0

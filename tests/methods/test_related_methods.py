@@ -25,6 +25,10 @@ SIZES: dict[str, Any] = {"num_autonomous": 4, "num_guided": 1, "max_completion_l
 class Reference(Written):
     """The formulas of docs/methods.md."""
 
+    @property
+    def teacher(self) -> Any:
+        return self.policy
+
     def entropies_of(self, model: Any, group: ProblemRollouts, rollout: Any) -> Tensor:
         logprobs = self.distributions(model, group.prompt_ids, rollout)
         return -(logprobs.exp() * logprobs).sum(-1)
@@ -84,7 +88,7 @@ class Reference(Written):
         of_tokens = []
         for group in groups:
             for o in group.autonomous if "informed" in group.prompts else []:
-                teacher = self.distributions(self.policy, group.prompts["informed"], o).detach()
+                teacher = self.distributions(self.teacher, group.prompts["informed"], o).detach()
                 student = self.distributions(self.policy, group.prompt_ids, o)
                 of_tokens.append(self.between(teacher, student, self.config.divergence))
         return torch.cat(of_tokens).mean()
@@ -108,10 +112,18 @@ class Reference(Written):
                 if others:
                     solution = "".join(chr(97 + i) for i in others[0].completion_ids)
                     text = f"S|?\n\nA correct solution:\n\n{solution}\n\nNow solve the problem correctly.|"
-                    teacher = self.distributions(self.policy, letters(text)["input_ids"], o).detach()
+                    teacher = self.distributions(self.teacher, letters(text)["input_ids"], o).detach()
                     student = self.distributions(self.policy, group.prompt_ids, o)
                     of_tokens.append(self.between(teacher, student, self.config.divergence))
         return torch.cat(of_tokens).mean()
+
+
+class OldTeacher(Reference):
+    """With another model on the fixed side."""
+
+    @property
+    def teacher(self) -> Any:
+        return self.old
 
 
 @pytest.mark.parametrize("normalization", ["authors", "grpo"])
@@ -154,6 +166,17 @@ def test_opsd(divergence: str) -> None:
     expected_loss, expected_gradients, _ = expected(Reference, "opsd", informed(rollout_groups()), config)
     assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
     assert distance(gradients, expected_gradients) < 3e-6
+
+
+@pytest.mark.parametrize("divergence", ["jensen_shannon", "reverse_kl", "forward_kl"])
+def test_a_teacher_that_is_another_model(divergence: str) -> None:
+    config = METHODS["opsd"].options(**SIZES, divergence=divergence)
+    loss, gradients = ours("opsd", informed(rollout_groups()), config, old_teacher=True)
+    expected_loss, expected_gradients, _ = expected(OldTeacher, "opsd", informed(rollout_groups()), config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+    other, _ = ours("opsd", informed(rollout_groups()), config)
+    assert abs(loss - other) > 5e-4
 
 
 def test_opsd_learns_nothing_from_a_prompt_that_says_nothing() -> None:

@@ -62,9 +62,17 @@ def policies() -> tuple[Any, Any]:
 
 
 def ours(
-    method: str, groups: list[ProblemRollouts], config: Any, deciding: dict[str, Any] | None = None
+    method: str,
+    groups: list[ProblemRollouts],
+    config: Any,
+    deciding: dict[str, Any] | None = None,
+    *,
+    old_teacher: bool = False,
 ) -> tuple[float, list[Tensor]]:
-    """Args: deciding: what of the context the method decides with is not the model that sampled."""
+    """Args:
+    deciding: what of the context the method decides with is not the model that sampled.
+    old_teacher: whether that model is on the fixed side of divergences.
+    """
     policy, old = policies()
     for model in (policy, old):
         add_head_task(model)
@@ -81,7 +89,9 @@ def ours(
         with_old(row)
         for row in decided(METHODS[method], groups, config, **{"scorer": scorer, **(deciding or {})}).sequences
     ]
-    found = accumulate_gradients(policy, rows, LAYOUT, Thresholds.of(config))
+    found = accumulate_gradients(
+        policy, rows, LAYOUT, Thresholds.of(config), teacher=old.requires_grad_(False) if old_teacher else None
+    )
     return found.loss, [p.grad for p in policy.parameters() if p.grad is not None]
 
 

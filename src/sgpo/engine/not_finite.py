@@ -35,6 +35,7 @@ def offenders(
     layout: BatchLayout,
     thresholds: Thresholds,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    teacher: nn.Module | None = None,
 ) -> list[TrainingSequence]:
     """The sequences whose own loss or gradient is not finite; all of them if each alone is.
 
@@ -51,7 +52,7 @@ def offenders(
         with without_dropout(bare):
             with context():
                 batches = plain.collate([row], bare.device)
-                loss = microbatch_loss(bare, batches, thresholds, Means())
+                loss = microbatch_loss(bare, batches, thresholds, Means(), teacher)
             loss.backward()
         gradients = [p.grad for p in bare.parameters() if p.grad is not None]
         if not is_finite(loss) or not all(bool(g.isfinite().all()) for g in gradients):

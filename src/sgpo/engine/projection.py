@@ -128,6 +128,7 @@ def divergence_loss(
     loss: SliceLoss,
     *,
     reverse: bool = False,
+    teacher_head: Head | None = None,
     slice_bytes: int = SLICE_BYTES,
 ) -> Projected:
     """The summed loss of tokens, each a function of the divergence of two distributions, the teacher's being fixed.
@@ -136,15 +137,22 @@ def divergence_loss(
         hidden, teacher_hidden: [T, H] each; the second gets no gradient, and the head none through it.
         loss: see ``SliceLoss``; the scores are divergences.
         reverse: KL(policy || teacher) in place of KL(teacher || policy), Eq. 3.
+        teacher_head: of a teacher that is another model; default: ``head``.
     """
-    return _project(hidden, head, DivergenceScore(teacher_hidden.detach(), loss, reverse), slice_bytes)
+    return _project(hidden, head, DivergenceScore(teacher_hidden.detach(), loss, reverse), slice_bytes, teacher_head)
 
 
 def jensen_shannon_loss(
-    hidden: Tensor, teacher_hidden: Tensor, head: Head, loss: SliceLoss, *, slice_bytes: int = SLICE_BYTES
+    hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Head,
+    loss: SliceLoss,
+    *,
+    teacher_head: Head | None = None,
+    slice_bytes: int = SLICE_BYTES,
 ) -> Projected:
     """As `divergence_loss`, of the divergence (KL(policy || m) + KL(teacher || m)) / 2, m the mean of both."""
-    return _project(hidden, head, JensenShannonScore(teacher_hidden.detach(), loss), slice_bytes)
+    return _project(hidden, head, JensenShannonScore(teacher_hidden.detach(), loss), slice_bytes, teacher_head)
 
 
 @torch.no_grad()
@@ -154,10 +162,22 @@ def token_scores(hidden: Tensor, head: Head, ids: Tensor, *, slice_bytes: int = 
 
 
 @torch.no_grad()
-def token_divergences(hidden: Tensor, teacher_hidden: Tensor, head: Head, *, slice_bytes: int = SLICE_BYTES) -> Tensor:
+def token_divergences(
+    hidden: Tensor,
+    teacher_hidden: Tensor,
+    head: Head,
+    *,
+    teacher_head: Head | None = None,
+    slice_bytes: int = SLICE_BYTES,
+) -> Tensor:
     """d_t of Eq. 3 without gradients. [T, H], [T, H] -> [T]"""
     return divergence_loss(
-        hidden, teacher_hidden, head, lambda d, _: torch.zeros_like(d), slice_bytes=slice_bytes
+        hidden,
+        teacher_hidden,
+        head,
+        lambda d, _: torch.zeros_like(d),
+        teacher_head=teacher_head,
+        slice_bytes=slice_bytes,
     ).score
 
 
@@ -169,7 +189,7 @@ def sliced_logits(hidden: Tensor, head: Head, slice_bytes: int = SLICE_BYTES) ->
     """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     step = _slice_length(len(hidden), head, dtype, slice_bytes)
-    projection = _Projection(head, _matmul_dtype(hidden), dtype, step)
+    projection = _Projection(head, head, _matmul_dtype(hidden), dtype, step)
     for start in range(0, len(hidden), step):
         rows = slice(start, start + step)
         with torch.autocast(hidden.device.type, enabled=False):
@@ -185,10 +205,13 @@ def _slice_length(tokens: int, head: Head, dtype: torch.dtype, slice_bytes: int)
 # The pass over slices.
 
 
-def _project(hidden: Tensor, head: Head, score: SliceScore, slice_bytes: int) -> Projected:
+def _project(
+    hidden: Tensor, head: Head, score: SliceScore, slice_bytes: int, teacher_head: Head | None = None
+) -> Projected:
     if isinstance(head.weight, DTensor):
         raise ValueError("the head's weight is sharded on its own; shard it together with the root of the model")
-    return Projected(*_SlicedProjection.apply(hidden, head.weight, head.bias, head, score, slice_bytes))
+    heads = head, teacher_head or head
+    return Projected(*_SlicedProjection.apply(hidden, head.weight, head.bias, heads, score, slice_bytes))
 
 
 class _SlicedProjection(torch.autograd.Function):
@@ -196,7 +219,13 @@ class _SlicedProjection(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, score: SliceScore, slice_bytes: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        heads: tuple[Head, Head],
+        score: SliceScore,
+        slice_bytes: int,
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -206,9 +235,9 @@ class _SlicedProjection(torch.autograd.Function):
             for tensor, needed in zip(inputs, ctx.needs_input_grad[:3], strict=True)
         ]
         per_token = hidden.new_zeros(4, len(hidden), dtype=dtype)
-        step = _slice_length(len(hidden), head, dtype, slice_bytes)
+        step = _slice_length(len(hidden), heads[0], dtype, slice_bytes)
         with torch.autocast(hidden.device.type, enabled=False):
-            projection = _Projection(head, _matmul_dtype(hidden), dtype, step)
+            projection = _Projection(*heads, _matmul_dtype(hidden), dtype, step)
             for start in range(0, len(hidden), step):
                 rows = slice(start, start + step)
                 found = score(projection.of_policy(hidden[rows]), rows, projection.of_teacher)
@@ -237,9 +266,13 @@ def _matmul_dtype(hidden: Tensor) -> torch.dtype:
 class _Projection:
     """Logits of a slice, and from their gradient those of hidden states, weight and bias; the buffers are its own."""
 
-    def __init__(self, head: Head, matmul_dtype: torch.dtype, dtype: torch.dtype, rows: int) -> None:
-        self.head, self.dtype, self.rows = head, dtype, rows
+    def __init__(
+        self, head: Head, teacher_head: Head, matmul_dtype: torch.dtype, dtype: torch.dtype, rows: int
+    ) -> None:
+        self.head, self.teacher_head, self.dtype, self.rows = head, teacher_head, dtype, rows
         self.weight = head.weight.detach().to(matmul_dtype)
+        own = teacher_head is head
+        self.teacher_weight = self.weight if own else teacher_head.weight.detach().to(matmul_dtype)
         self.chain: Tensor | None = None  # derivative of the capped logits by those before the cap
 
     @cached_property
@@ -255,16 +288,16 @@ class _Projection:
 
     def of_policy(self, hidden: Tensor) -> Tensor:
         """Logits of the side with a gradient: what the chain rule needs of them is kept for ``backward``."""
-        logits = self._logits(hidden, self.first)
+        logits = self._logits(hidden, self.head, self.weight, self.first)
         if self.head.softcap is not None:
             self.chain = (logits / self.head.softcap).square_().neg_().add_(1)
         return logits
 
     def of_teacher(self, hidden: Tensor) -> Tensor:
-        return self._logits(hidden, self.second)
+        return self._logits(hidden, self.teacher_head, self.teacher_weight, self.second)
 
-    def _logits(self, hidden: Tensor, buffer: Tensor) -> Tensor:
-        return self.head.finish_(self._matmul(hidden.to(self.weight.dtype), self.weight.t(), buffer[: len(hidden)]))
+    def _logits(self, hidden: Tensor, head: Head, weight: Tensor, buffer: Tensor) -> Tensor:
+        return head.finish_(self._matmul(hidden.to(weight.dtype), weight.t(), buffer[: len(hidden)]))
 
     def backward(self, found: Slice, hidden: Tensor, rows: slice, gradients: list[Tensor | None]) -> None:
         """Add the slice's part to the gradients of hidden states, weight and bias."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from types import MethodType
 from typing import Any, NamedTuple
 
@@ -63,31 +63,51 @@ def add_head_task(model: Any) -> None:
     model.forward = MethodType(forward, model)
 
 
-def microbatch_loss(model: nn.Module, batches: Sequence[MicroBatch], thresholds: Thresholds, means: Means) -> Tensor:
+class FixedSide(NamedTuple):
+    """What the teacher of a batch says, before the projection."""
+
+    hidden: Tensor  # [T, H] without a gradient
+    head: Head | None  # of a teacher that is another model; None: it is the policy's
+
+
+def microbatch_loss(
+    model: nn.Module,
+    batches: Sequence[MicroBatch],
+    thresholds: Thresholds,
+    means: Means,
+    teacher: nn.Module | None = None,
+) -> Tensor:
     """The weighted sum over the tokens of one forward pass, in which each term has a batch. -> scalar with gradient
 
-    The model needs ``add_head_task``. ``means`` get what is measured of the tokens.
+    Both models need ``add_head_task``. ``means`` get what is measured of the tokens. ``teacher`` is the model on the
+    fixed side of divergences, by default the policy itself.
     """
     sides = [batch.teacher for batch in batches if batch.teacher is not None]
+
+    def keep(states: list[Tensor], head: Head) -> list[FixedSide]:
+        return [FixedSide(each, None if teacher is None else head) for each in states]
+
     with torch.no_grad():
-        hidden = iter(with_hidden(model, sides, lambda states, _: states) if sides else ())
-    teachers = [None if batch.teacher is None else next(hidden) for batch in batches]
+        fixed = iter(with_hidden(teacher or model, sides, keep) if sides else ())
+    teachers = [None if batch.teacher is None else next(fixed) for batch in batches]
 
     def project(states: list[Tensor], head: Head) -> list[Tensor]:
         parts = zip(batches, states, teachers, strict=True)
-        return [_loss_of(batch, own, teacher, head, thresholds, means) for batch, own, teacher in parts]
+        return [_loss_of(batch, own, side, head, thresholds, means) for batch, own, side in parts]
 
     losses = with_hidden(model, [batch.policy for batch in batches], project)
     return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
 
 def _loss_of(
-    batch: MicroBatch, hidden: Tensor, teacher: Tensor | None, head: Head, thresholds: Thresholds, means: Means
+    batch: MicroBatch, hidden: Tensor, teacher: FixedSide | None, head: Head, thresholds: Thresholds, means: Means
 ) -> Tensor:
-    """Of a batch of one term, from its hidden states and those of the fixed side [T, H]. -> scalar"""
+    """Of a batch of one term, from its hidden states [T, H] and the fixed side. -> scalar"""
     term = TERMS[batch.term]
     measured: dict[str, list[Tensor]] = {}
-    divergence = token_divergences(hidden, teacher, head) if term.masked and teacher is not None else None
+    divergence = None
+    if term.masked and teacher is not None:
+        divergence = token_divergences(hidden, teacher.hidden, head, teacher_head=teacher.head)
 
     def loss(score: Tensor, rows: slice) -> Tensor:
         """Of a slice of the tokens; called once for each."""
@@ -99,7 +119,7 @@ def _loss_of(
     if teacher is None or term.masked:
         found = logprob_loss(hidden, head, batch.completion_ids, loss, entropy_bonus=batch.entropy_bonus)
     else:
-        found = DIVERGENCES[term.score](hidden, teacher, head, loss)
+        found = DIVERGENCES[term.score](hidden, teacher.hidden, head, loss, teacher_head=teacher.head)
     for name, parts in measured.items():  # not within the slices: a number of a device is waited for
         means.add(name, torch.cat(parts))
     if term.has_ratio or term.of_sampled:
@@ -138,6 +158,7 @@ def accumulate_gradients(
     layout: BatchLayout,
     thresholds: Thresholds,
     *,
+    teacher: nn.Module | None = None,
     backward: Callable[[Tensor], None] = Tensor.backward,
     context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Accumulated:
@@ -149,6 +170,7 @@ def accumulate_gradients(
     Args:
         model: with ``add_head_task``, bare or wrapped, on one device.
         sequences: the rows of a method's decisions; all normalisation is in their weights.
+        teacher: see `microbatch_loss`; frozen, and without dropout.
         backward: in place of ``loss.backward()``, such as accelerate's.
         context: entered around each forward pass, such as autocast.
 
@@ -160,12 +182,16 @@ def accumulate_gradients(
     device, means, loss, tokens = next(model.parameters()).device, Means(), 0.0, 0
     layout = layout.for_rows(sequences)
     parts = in_step(layout.split(sequences), layout)
-    with without_dropout(model), prefix_attention(model, layout.share_prefixes):
+    models = [model] if teacher is None else [model, teacher]
+    with without_dropout(model), ExitStack() as attention:
+        for each in models:
+            attention.enter_context(prefix_attention(each, layout.share_prefixes))
         for number, rows in enumerate(parts):
             batches = layout.collate(rows, device)
             with sharding.gradient_sync(model, last=number == len(parts) - 1):
                 with context():
-                    part = microbatch_loss(model, batches, thresholds, means if rows[0].contributes else Means())
+                    measured = means if rows[0].contributes else Means()
+                    part = microbatch_loss(model, batches, thresholds, measured, teacher)
                 backward(part * scale)
             loss += part.item()
             tokens += sum(len(row.prompt_ids) + len(row.completion_ids) for row in rows)

@@ -50,6 +50,9 @@ class Method:
     uses: tuple[str, ...] = ()
     prompts: Mapping[str, PromptOf] = field(default_factory=dict)  # beside "autonomous" and "guided"
     state: Callable[[Any], dict[str, Any]] | None = None  # (options) -> what a run begins with, see `UpdateContext`
+    # (options) -> the part of the way that the teacher of divergences goes towards the policy after each rollout batch:
+    # 0 leaves it as the policy before training. At 1, and without this, it is the present policy, and needs no copy.
+    teacher_update_rate: Callable[[Any], float] | None = None
     work: Callable[[Any], Work] = work_of_group  # (options) -> what a problem costs
 
     def __post_init__(self) -> None:
@@ -70,6 +73,14 @@ class Method:
     def has_experts(self) -> bool:
         """Whether it learns from a strong model's solutions."""
         return "response" in self.uses or "responses" in self.uses
+
+    def teacher_rate(self, options: Any) -> float:
+        """`teacher_update_rate` of these options."""
+        return 1.0 if self.teacher_update_rate is None else self.teacher_update_rate(options)
+
+    def copies(self, options: Any) -> int:
+        """Frozen copies of the policy beside it: the reference, and a teacher that is not the present policy."""
+        return ("reference" in self.uses) + (self.teacher_rate(options) != 1)
 
     def solutions_of(self, problem: Problem) -> tuple[str, ...]:
         """Those of a problem that it learns from."""

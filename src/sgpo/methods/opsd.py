@@ -6,9 +6,11 @@
 e is the expert's response, D the Jensen-Shannon divergence (beta = 0.5), or one of the two KL. Rewards take no part.
 Completions are the student's own, where SGPO distils a guided one; all tokens count, where SGPO leaves out large d_t.
 
-Source: opsd_trainer.py and data_collator.py of siyan-zhao/OPSD at 590ec26, with the teacher that is the present policy
-(their default; the runs that they report fix it to the policy before training, by --fixed_teacher with LoRA). There the
-temperature of sampling, 1.1, divides the logits of the loss too; here probabilities are those of temperature 1.
+The teacher is the policy before training (rate 0), a moving average of the policy, or the present policy (rate 1).
+
+Source: opsd_trainer.py, data_collator.py and scripts of siyan-zhao/OPSD at 590ec26: --fixed_teacher of the runs that
+they report, --ema_decay 0.999, and the default of their code. There the temperature of sampling, 1.1, divides the
+logits of the loss too; here probabilities are those of temperature 1.
 """
 
 from __future__ import annotations
@@ -53,9 +55,24 @@ class DivergenceOptions(MethodOptions):
         yield from without_ratios(self)
 
 
+def outside_of_rates(options: MethodOptions, name: str) -> Iterator[str]:
+    """A refusal for a rate that is no part of a way."""
+    if not 0 <= getattr(options, name) <= 1:
+        yield f"{name} is {getattr(options, name)}; it must be between 0 and 1"
+
+
 @dataclass
 class OPSDOptions(DivergenceOptions):
-    """Those of methods that distil all tokens."""
+    """Those of methods that distil all tokens, and how fast the teacher follows."""
+
+    opsd_teacher_update_rate: float = field(
+        default=0.0,
+        metadata={"help": "0: the teacher stays the policy before training; 1: it is the present policy."},
+    )
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        yield from outside_of_rates(self, "opsd_teacher_update_rate")
 
 
 def informed_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
@@ -92,4 +109,5 @@ METHOD = Method(
     uses=("response",),
     prompts={INFORMED: informed_prompt},
     work=work_of_distillation,
+    teacher_update_rate=lambda options: options.opsd_teacher_update_rate,
 )

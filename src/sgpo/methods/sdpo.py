@@ -7,9 +7,9 @@ g is the first correct completion of the group that is not o itself; D the Jense
 one of the two KL. Rewards take no other part, and a completion may be correct or not.
 
 Source: compute_self_distillation_loss in verl/trainer/ppo/core_algos.py, ray_trainer.py and config/actor/actor.yaml of
-lasgroup/SDPO at 0e6d510, without feedback of an environment. There the teacher is a moving average of the policy
-(teacher_update_rate 0.05); here it is the present policy. Their divergence is of the 100 likeliest tokens and the rest
-as one; here it is of the full vocabulary. Their importance weights, which are 1 where the policy that samples is the
+lasgroup/SDPO at 0e6d510, without feedback of an environment. The teacher is a moving average of the policy, which goes
+on after every rollout batch (teacher_update_rate 0.05). Their divergence is of the 100 likeliest tokens and the rest as
+one; here it is of the full vocabulary. Their importance weights, which are 1 where the policy that samples is the
 present one, are left out.
 """
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from sgpo.methods.expert import count_tokens
 from sgpo.methods.grpo import outcome
 from sgpo.methods.method import Method, all_autonomous
-from sgpo.methods.opsd import TERM_OF_DIVERGENCE, DivergenceOptions, work_of_distillation
+from sgpo.methods.opsd import TERM_OF_DIVERGENCE, DivergenceOptions, outside_of_rates, work_of_distillation
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
 from sgpo.prompts import encode_prompts, student_messages
 from sgpo.sampling.records import Rollout, decode
@@ -32,14 +32,19 @@ SOLVED_TEMPLATE = "{problem}\n\nA correct solution:\n\n{solution}\n\nNow solve t
 
 @dataclass
 class SDPOOptions(DivergenceOptions):
-    """Those of methods that distil all tokens, and how long a prompt with a solution may be."""
+    """Those of methods that distil all tokens, how fast the teacher follows, and how long its prompt may be."""
 
+    sdpo_teacher_update_rate: float = field(
+        default=0.05,
+        metadata={"help": "Part of its way to the policy that the teacher goes after each rollout batch; 1: it is it."},
+    )
     sdpo_prompt_length: int = field(
         default=10_240, metadata={"help": "Tokens of a prompt with a solution; beyond it nothing is distilled."}
     )
 
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()
+        yield from outside_of_rates(self, "sdpo_teacher_update_rate")
         if self.sdpo_prompt_length < 1:
             yield f"sdpo_prompt_length is {self.sdpo_prompt_length}; it must be at least 1"
 
@@ -85,4 +90,10 @@ def teachers(group: ProblemRollouts, update: UpdateContext) -> list[tuple[Rollou
     return found
 
 
-METHOD = Method(SDPOOptions, all_autonomous, decide, work=work_of_distillation)
+METHOD = Method(
+    SDPOOptions,
+    all_autonomous,
+    decide,
+    work=work_of_distillation,
+    teacher_update_rate=lambda options: options.sdpo_teacher_update_rate,
+)

@@ -56,6 +56,11 @@ def weights(how: TrainedAs) -> int:
     return FLOAT * how.trained + how.computed * frozen
 
 
+def copied_weights(how: TrainedAs) -> int:
+    """Of a frozen copy of the policy, which has the frozen weights in common with it (`sgpo.training.teacher`)."""
+    return FLOAT * how.trained
+
+
 def gradients(how: TrainedAs) -> int:
     return FLOAT * how.trained
 

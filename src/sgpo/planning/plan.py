@@ -71,8 +71,9 @@ def phases_of(given: PlannedFor) -> dict[str, dict[str, float]]:
     if given.kind == "eval":
         return _phases_of_evaluation(given)
     phases = _phases_of_sft(given) if given.kind == "sft" else _phases_of_rl(given)
-    if given.keeps_reference:
-        phases = {name: parts | {"policy before training": memory.weights(given.how)} for name, parts in phases.items()}
+    if given.copies:
+        copies = given.copies * memory.copied_weights(given.how)
+        phases = {name: parts | {"copy of the policy": copies} for name, parts in phases.items()}
     return {name: _of_rank(given, name, parts) for name, parts in phases.items()}
 
 

@@ -63,11 +63,12 @@ class PlannedFor:
         return method.work(options_from(method, _arguments(self.values)))
 
     @property
-    def keeps_reference(self) -> bool:
-        """Whether a copy of the model before training stands beside it."""
+    def copies(self) -> int:
+        """Of the trained weights beside them: those before training, or of a teacher."""
         if self.kind == "sft":
-            return LOSSES[self.values["loss"]].compares_with == "reference"
-        return "reference" in find_method(self.values["method"]).uses
+            return int(LOSSES[self.values["loss"]].compares_with == "reference")
+        method = find_method(self.values["method"])
+        return method.copies(options_from(method, _arguments(self.values)))
 
     @property
     def longest_row(self) -> int:

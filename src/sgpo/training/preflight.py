@@ -240,10 +240,12 @@ def check_training(
         found = check_strategies(found, args)
     with refusals.collected():
         check_responses(found, args)
-    if (args.fsdp or asks_for_deepspeed(args)) and "reference" in method.uses:
-        refusals.add([f"method {args.method} uses a reference policy, which is not divided: leave fsdp, deepspeed out"])
     with refusals.collected():
         options = options_from(method, args)
+        if (args.fsdp or asks_for_deepspeed(args)) and method.copies(options):
+            kept = "its reference, or a teacher whose update rate is not 1"
+            text = f"method {args.method} keeps a copy of the policy ({kept}), which is not divided"
+            refusals.add([f"{text}: leave fsdp, deepspeed out"])
         for problem in found:
             method.sample_counts(problem, options)
     args = fitted_to_problems(args, len(found))

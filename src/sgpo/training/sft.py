@@ -7,7 +7,6 @@ negative log-likelihood whatever it is, since that of DFT falls where the policy
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from sgpo.training.push import check_push
 from sgpo.training.run import RunTrainer
 from sgpo.training.seen import seen_by
 from sgpo.training.sft_losses import LOSSES, SFTLossArguments
+from sgpo.training.teacher import frozen_copy
 from sgpo.training.trackers import check_trackers
 
 CHOICES = {
@@ -220,7 +220,7 @@ def build_warmup_trainer(
     compares_with = LOSSES[args.loss].compares_with
     trainer.begin_run(data, model, adapter, args.psft_updates if compares_with == OLD else 1)
     if compares_with == REFERENCE:  # now that the policy has the types that it is trained in
-        trainer.reference = copy.deepcopy(trainer.model).requires_grad_(False)
+        trainer.reference = frozen_copy(trainer.model)
     trainer.seen = seen_by(model) | {text_key(problem.prompt) for problem in found}
     if trainer.is_world_process_zero():
         for name, text in weight_rows(trainer.model, args):

@@ -8,7 +8,6 @@ begins and kept for the updates after it; each update optimises its own part of 
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -50,6 +49,7 @@ from sgpo.training.progress import EvaluateAtEnd
 from sgpo.training.run import RunTrainer
 from sgpo.training.seen import seen_by
 from sgpo.training.start_table import print_start
+from sgpo.training.teacher import FollowPolicy, frozen_copy, teacher_of
 from sgpo.training.token_views import keep_views
 
 
@@ -134,8 +134,11 @@ class SGPOTrainer(RunTrainer):
         self.peft_config = peft_config
         self.seen = seen_by(base_model)
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
-        # Now that the policy has the types that it is trained in: the reference computes in the same.
-        self.reference = _frozen_copy(self.model) if "reference" in self.method.uses else None
+        # Now that the policy has the types that it is trained in: copies of it compute in the same.
+        self.reference = frozen_copy(self.model) if "reference" in self.method.uses else None
+        self.teacher = teacher_of(self.model, self.method.teacher_rate(self.options))
+        if self.teacher is not None:
+            self.add_callback(FollowPolicy(self.teacher, args.updates_per_rollout))
 
     def _add_callbacks(self) -> None:
         """Alarms, an evaluation at the end, and the page of the run."""
@@ -235,6 +238,7 @@ class SGPOTrainer(RunTrainer):
             update.rows,
             self.layout,
             self.thresholds,
+            teacher=None if self.teacher is None else self.teacher.model,
             backward=sharding.backward_of(model, self.accelerator),
             context=self.compute_loss_context_manager,
         )
@@ -268,7 +272,8 @@ class SGPOTrainer(RunTrainer):
             number = self.state.global_step
             rows = self._updates[number % self.args.updates_per_rollout].rows
             context = self.compute_loss_context_manager
-            found = not_finite.offenders(model, rows, self.layout, self.thresholds, context)
+            teacher = None if self.teacher is None else self.teacher.model
+            found = not_finite.offenders(model, rows, self.layout, self.thresholds, context, teacher)
             not_finite.stop_run(what, number + 1, self.args.output_dir, found, self.processing_class)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -297,12 +302,16 @@ class SGPOTrainer(RunTrainer):
     def write_own_state(self, folder: Path) -> None:
         if self.method.state is not None:
             (folder / METHOD_STATE).write_text(json.dumps(self.method_state))
+        if self.teacher is not None:
+            self.teacher.save(folder)
 
     def read_own_state(self, folder: Path) -> None:
         if self.method.state is not None:
             check_kept_state(folder, self.args)
             self.method_state.clear()
             self.method_state.update(json.loads((folder / METHOD_STATE).read_text()))
+        if self.teacher is not None:
+            self.teacher.load(folder)
 
     # Evaluation and logging
 
@@ -359,8 +368,3 @@ class SGPOTrainer(RunTrainer):
             evaluated = self.eval_dataset is not None
             print_start(self.args, self.train_dataset, self._longest_prompt, max_steps, first, self.model, evaluated)
         return found
-
-
-def _frozen_copy(model: Any) -> Any:
-    """The policy before training."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
