@@ -5,13 +5,14 @@
 Each configuration runs in a process of its own: `SGPOTrainer` with a random Qwen2, one rollout batch, two updates. The
 samples are those of the `transformers` sampler; a model with random weights hardly ever ends a completion, so that most
 have the full length. Every second completion counts as correct. Measured is the largest resident set of the process
-less the one before the model is made. glibc is told to give every block of 64 KB back (MALLOC_MMAP_THRESHOLD_), so that
-the resident set is what is in use.
+less the one before the model is made, after a step of a tiny model. glibc is told to give every block of 64 KB back
+(MALLOC_MMAP_THRESHOLD_), so that the resident set is what is in use.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -107,27 +108,35 @@ def every_second(completions: Any, **columns: Any) -> list[float]:
 def measure(case: Case) -> dict[str, Any]:
     """In this process."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    config, tokenizer = config_of(case.shape), build_tokenizer(documents=100)
+    tokenizer = build_tokenizer(documents=100)
     problems = [
         Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), None, "Steps: (a) add the numbers (b) check the sum")
         for n in range(PROBLEMS)
     ]
+    train(
+        replace(case, hidden=64, layers=1, length=8), tokenizer, problems
+    )  # what is loaded at the first step, is loaded
+    gc.collect()
     start = _resident()
-    model = Qwen2ForCausalLM(config)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(case, model, tokenizer, problems, folder)
-        trainer.train()
+    trainer = train(case, tokenizer, problems)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     log = next(line for line in trainer.state.log_history if "loss" in line)
     prompt = trainer.args.system_prompt
     return {
         "bytes": peak - start,
         "prompts": {name: max(PromptLengths(tokenizer, prompt, {name: PROMPTS[name]})(problems)) for name in PROMPTS},
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
         "length": log["length/autonomous"],
         "targets": log.get("alpha"),
     }
+
+
+def train(case: Case, tokenizer: Any, problems: list[Problem]) -> SGPOTrainer:
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = trainer_of(case, Qwen2ForCausalLM(config_of(case.shape)), tokenizer, problems, folder)
+        trainer.train()
+    return trainer
 
 
 def config_of(shape: ModelShape) -> Qwen2Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from sgpo.sampling import decoding
-from sgpo.sampling.cache import PromptRows, SharedPrompts
+from sgpo.sampling.cache import KeyValueBuffer, PromptRows, SharedPrompts
 from sgpo.sampling.decoding import attention_of_one_query, fast_decoding, may_share_prompts
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 from sgpo.sampling.transformers import TransformersSampler
@@ -79,6 +81,27 @@ def test_nothing_stays_behind() -> None:
         raise KeyError
     assert not any("forward" in vars(module) for module in model.modules())
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_keys_and_values_are_freed_at_the_end(attention: str) -> None:
+    """Not when garbage is collected: until then an update would have to do with the memory that is left."""
+    model, made, set_aside = tiny_model(attention), list[weakref.ref[Any]](), KeyValueBuffer._set_aside
+
+    def watched(self: KeyValueBuffer, *arguments: Any) -> None:
+        made.append(weakref.ref(self))
+        set_aside(self, *arguments)
+
+    gc.collect()
+    gc.disable()
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(KeyValueBuffer, "_set_aside", watched)
+            sample(model)
+        assert len(made) == 2  # a layer each
+        assert all(layer() is None for layer in made)
+    finally:
+        gc.enable()
 
 
 def test_frequencies_made_while_sampling_serve_training() -> None:

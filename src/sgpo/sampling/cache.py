@@ -10,6 +10,7 @@ keys, C capacity, W width of the prompts (padded on the left), L tokens drawn, D
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -77,7 +78,8 @@ class SharedPrompts(KeyValueBuffer):
         if self.attended != self.length:
             raise RuntimeError("the model does not attend to a drawn token as it does to its prompt; report its type")
         keys, values = super().update(key_states, value_states)
-        keys.shared = self  # type: ignore[attr-defined]
+        # Weakly: the keys are this layer's own, and a cycle would keep the whole cache until garbage is collected.
+        keys.shared = weakref.ref(self)  # type: ignore[attr-defined]
         return keys, values
 
     def attend(self, query: Tensor, scale: float) -> Tensor:

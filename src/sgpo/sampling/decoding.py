@@ -130,7 +130,7 @@ def attention_of_one_query(
     special = special or not _is_plain(query) or (attention_mask is not None and attention_mask.shape[1] != 1)
     one_query = query.shape[2] == 1 and not special
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shared: SharedPrompts | None = getattr(key, "shared", None)
+    shared: SharedPrompts | None = key.shared() if hasattr(key, "shared") else None
     if one_query and shared is not None:
         return shared.attend(query, scale)[:, None], None
     if one_query:
