@@ -12,6 +12,7 @@ import pytest
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
+import miniworld_claims
 import miniworld_tables
 
 from sgpo.comparison.results import CellResult, read_results
@@ -90,6 +91,16 @@ def test_the_tables_of_the_present_version() -> None:
         start = row(IN_README[test.method], test)
         (line,) = [line for line in README.splitlines() if line.startswith(start)]
         assert line.endswith(f"| {100 * blocked.mean:.1f} | {100 * unseen.mean:.1f} |")
+
+
+def test_the_tables_of_claims_and_variants() -> None:
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    measured = [line for line in miniworld_claims.table(found, miniworld_claims.CLAIMS) if "not measured" not in line]
+    assert len(measured) > 15
+    assert "\n".join(measured) in PRESENT
+    cells = [row for row in found if row["base"] == "base-101" and row["seed"] in (1, 2, 3)]
+    variants = ["sgpo", "sgpo-no-autonomous", "sgpo-no-constraints", "sgpo-no-clipping", "sgpo-foreign"]
+    assert "\n".join(miniworld_tables.scores_table(cells, "sgpo", variants)) in PRESENT
 
 
 def test_the_table_of_pass_at_16() -> None:
