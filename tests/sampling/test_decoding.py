@@ -83,10 +83,9 @@ def test_nothing_stays_behind() -> None:
     assert ALL_ATTENTION_FUNCTIONS["sdpa"] is sdpa_attention_forward
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_keys_and_values_are_freed_at_the_end(attention: str) -> None:
+def test_keys_and_values_are_freed_at_the_end() -> None:
     """Not when garbage is collected: until then an update would have to do with the memory that is left."""
-    model, made, set_aside = tiny_model(attention), list[weakref.ref[Any]](), KeyValueBuffer._set_aside
+    model, made, set_aside = tiny_model(), list[weakref.ref[Any]](), KeyValueBuffer._set_aside
 
     def watched(self: KeyValueBuffer, *arguments: Any) -> None:
         made.append(weakref.ref(self))

@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from sgpo.problems import Problem
 from sgpo.training.config import SGPOConfig
-from sgpo.training.teacher import TEACHER, FollowPolicy, TeacherPolicy, frozen_copy
+from sgpo.training.preflight import TEACHER, check_kept_state
+from sgpo.training.teacher import FollowPolicy, TeacherPolicy, frozen_copy
 
 
 @pytest.fixture
@@ -126,3 +127,32 @@ def test_what_the_teacher_changes(make_trainer: MakeTrainer, problems: list[Prob
 def test_rates_that_are_no_part_of_a_way(make_config: Callable[..., SGPOConfig], method: str, rate: float) -> None:
     with pytest.raises(ValueError, match=f"{method}_teacher_update_rate is {rate}; it must be between 0 and 1"):
         make_config(method=method, **{f"{method}_teacher_update_rate": rate})
+
+
+def test_an_old_checkpoint_without_a_teacher_is_refused(make_config: Callable[..., SGPOConfig], tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"has no teacher.safetensors: .* set sdpo_teacher_update_rate: 1, or begin a new"
+    ):
+        check_kept_state(tmp_path, make_config(method="sdpo"))
+    check_kept_state(tmp_path, make_config(method="sdpo", sdpo_teacher_update_rate=1.0))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_it_computes_as_the_policy_does_in_bfloat16(make_trainer: MakeTrainer, problems: Any, frozen: bool) -> None:
+    """Equal prompts, before the first update: no divergence. Also where some weights are frozen, in bfloat16."""
+    solved = [replace(problem, response="Both are added.") for problem in problems]
+    rates: dict[str, Any] = {"opsd_teacher_update_rate": 0.0, "updates_per_rollout": 1, "max_steps": 1, "bf16": True}
+    trainer = make_trainer(solved, method="opsd", **rates, **SIZES)
+    if frozen:
+        for parameter in trainer.model.model.layers[0].parameters():
+            parameter.requires_grad_(False).data = parameter.data.bfloat16()
+        trainer.teacher = TeacherPolicy(trainer.model, 0.0)
+    sample = trainer._sample
+
+    def with_equal_prompts(*arguments: Any) -> Any:
+        return [replace(g, prompts={**g.prompts, "informed": g.prompt_ids}) for g in sample(*arguments)]
+
+    trainer._sample = with_equal_prompts  # type: ignore[method-assign]
+    trainer.train()
+    (divergence,) = [line["divergence"] for line in trainer.state.log_history if "divergence" in line]
+    assert abs(divergence) < 1e-7

@@ -271,7 +271,7 @@ class _Projection:
     ) -> None:
         self.head, self.teacher_head, self.dtype, self.rows = head, teacher_head, dtype, rows
         self.weight = head.weight.detach().to(matmul_dtype)
-        own = teacher_head is head
+        own = teacher_head.weight is head.weight
         self.teacher_weight = self.weight if own else teacher_head.weight.detach().to(matmul_dtype)
         self.chain: Tensor | None = None  # derivative of the capped logits by those before the cap
 

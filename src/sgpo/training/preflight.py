@@ -46,7 +46,7 @@ from sgpo.training.seen import seen_by, seen_problems
 from sgpo.training.trackers import check_trackers
 
 TRAINING, EVALUATION = "training problems", "evaluation problems"
-METHOD_STATE = "method_state.json"  # in a checkpoint
+METHOD_STATE, TEACHER = "method_state.json", "teacher.safetensors"  # in a checkpoint
 
 
 UNREADABLE: Any = object()  # in place of something whose reading was refused already
@@ -114,7 +114,7 @@ def prepare_training(
             args, problems, longest = check_training(args, opened, problems, learnt, golds=golds)
             data["train"] = said_data(TRAINING, problems)
             if saved is not None:
-                check_room(args, saved, len(batch_sampler(problems, args)))
+                check_room(args, saved, len(batch_sampler(problems, args)), copies=int(keeps_moving_teacher(args)))
     if eval_problems is not None:
         with refusals.collected():
             eval_problems = check_evaluation(args, opened, eval_problems, golds=golds)
@@ -191,9 +191,21 @@ def check_resumed(checkpoint: str | Path, args: Any, data: dict[str, Any], adapt
     check_same_run(checkpoint, run_of(args, data, adapter))
 
 
+def keeps_moving_teacher(args: SGPOConfig) -> bool:
+    """Whether checkpoints hold a teacher that is neither the policy before training nor the present one."""
+    method = find_method(args.method)
+    return 0 < method.teacher_rate(options_from(method, args)) < 1
+
+
 def check_kept_state(checkpoint: Path, args: SGPOConfig) -> None:
-    """Raises ValueError for a checkpoint from before the method had a state."""
-    if find_method(args.method).state is not None and not (checkpoint / METHOD_STATE).exists():
+    """Raises ValueError for a checkpoint from before the method had a state, or a teacher that moves."""
+    method = find_method(args.method)
+    if keeps_moving_teacher(args) and not (checkpoint / TEACHER).exists():
+        raise ValueError(
+            f"{checkpoint} has no {TEACHER}: it was written when the teacher of {args.method} was the present policy; "
+            f"set {args.method}_teacher_update_rate: 1, or begin a new run with it as the model"
+        )
+    if method.state is not None and not (checkpoint / METHOD_STATE).exists():
         raise ValueError(
             f"{checkpoint} has no {METHOD_STATE}: it was written when the method {args.method} had no state yet; begin "
             "a new run with it as the model"
@@ -366,8 +378,11 @@ def _refusals_of_budgets(args: SGPOConfig, longest_prompt: int) -> Iterator[str]
             )
 
 
-def check_room(args: Any, parameters: int, updates_per_epoch: int) -> None:
-    """Refuse an output_dir without room for the checkpoints that `args` asks for; one at least, that of Ctrl-C."""
+def check_room(args: Any, parameters: int, updates_per_epoch: int, copies: int = 0) -> None:
+    """Refuse an output_dir without room for the checkpoints that `args` asks for; one at least, that of Ctrl-C.
+
+    Args: copies: of the trained weights, in each checkpoint beside them.
+    """
     updates = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * updates_per_epoch)
     every = {"epoch": updates_per_epoch, "steps": args.save_steps, "best": args.eval_steps}
     # A share of the run counts as steps that are below 1.
@@ -375,7 +390,7 @@ def check_room(args: Any, parameters: int, updates_per_epoch: int) -> None:
     saved = math.ceil(1 / between if between < 1 else updates / between)
     if args.save_total_limit is not None:
         saved = min(saved, args.save_total_limit + 1)  # the new one is written before the oldest is deleted
-    check_space(args.output_dir, parameters, max(saved, 1))
+    check_space(args.output_dir, parameters, max(saved, 1), copies)
 
 
 def said_data(name: str, problems: Sequence[Problem]) -> dict[str, Any]:

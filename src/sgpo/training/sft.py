@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, ClassVar
@@ -162,7 +163,9 @@ class WarmupTrainer(RunTrainer, SFTTrainer):
     @torch.no_grad()
     def _logprobs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Of each token [N, L], 0 outside of responses; without dropout."""
-        with self.compute_loss_context_manager(), evaluation_mode(model):
+        # Accelerate makes the policy compute under autocast, but not its copy.
+        autocast = self.accelerator.autocast() if model is self.reference else nullcontext()
+        with self.compute_loss_context_manager(), autocast, evaluation_mode(model):
             return model(**{**self._prepare_inputs(inputs), "use_cache": False}, fused_lm_head=True).log_probs
 
 

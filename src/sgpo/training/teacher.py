@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback
 
-TEACHER = "teacher.safetensors"  # in a checkpoint
+from sgpo.training.preflight import TEACHER
 
 
 def frozen_copy(model: Any) -> Any:

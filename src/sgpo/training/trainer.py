@@ -258,6 +258,11 @@ class SGPOTrainer(RunTrainer):
         with self.compute_loss_context_manager():
             return completion_scores(model, sequences, self.layout)
 
+    def compute_loss_context_manager(self) -> Any:
+        """Around forward passes. Accelerate makes the policy compute under autocast; copies of it are not prepared."""
+        has_copies = self.reference is not None or self.teacher is not None
+        return self.accelerator.autocast() if has_copies else super().compute_loss_context_manager()
+
     def phase_seconds(self) -> dict[str, float]:
         return {phase: sum(seconds) for phase, seconds in self.logbook.seconds.items()}
 
@@ -302,7 +307,7 @@ class SGPOTrainer(RunTrainer):
     def write_own_state(self, folder: Path) -> None:
         if self.method.state is not None:
             (folder / METHOD_STATE).write_text(json.dumps(self.method_state))
-        if self.teacher is not None:
+        if self.teacher is not None and not self.args.save_only_model:
             self.teacher.save(folder)
 
     def read_own_state(self, folder: Path) -> None:
