@@ -156,3 +156,13 @@ def test_it_computes_as_the_policy_does_in_bfloat16(make_trainer: MakeTrainer, p
     trainer.train()
     (divergence,) = [line["divergence"] for line in trainer.state.log_history if "divergence" in line]
     assert abs(divergence) < 1e-7
+
+
+def test_a_copy_is_not_divided(make_trainer: MakeTrainer, problems: list[Problem]) -> None:
+    solved = [replace(problem, response="Both are added.") for problem in problems]
+    with pytest.raises(
+        ValueError, match=r"method opsd keeps a copy of the policy \(.*not divided: leave fsdp, deepspeed"
+    ):
+        make_trainer(solved, method="opsd", fsdp="full_shard", **SIZES)
+    present = make_trainer(solved, method="opsd", opsd_teacher_update_rate=1.0, **SIZES)
+    assert not present.method.copies(present.options)
