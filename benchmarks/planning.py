@@ -113,9 +113,7 @@ def measure(case: Case) -> dict[str, Any]:
         Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), None, "Steps: (a) add the numbers (b) check the sum")
         for n in range(PROBLEMS)
     ]
-    train(
-        replace(case, hidden=64, layers=1, length=8), tokenizer, problems
-    )  # what is loaded at the first step, is loaded
+    train(replace(case, hidden=64, layers=1, length=8), tokenizer, problems)  # loads what a first step loads
     gc.collect()
     start = _resident()
     trainer = train(case, tokenizer, problems)

@@ -81,7 +81,7 @@ def test_it_follows_after_the_last_update_of_a_rollout_batch(policy: Any) -> Non
 
 
 class Weights(TrainerCallback):
-    """The sum of the weights of policy and teacher after each update."""
+    """The sum of the policy's weights after each update."""
 
     def __init__(self) -> None:
         self.policies: list[float] = []

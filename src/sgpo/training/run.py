@@ -57,6 +57,7 @@ class RunTrainer(Trainer):
     data: dict[str, Any]  # what data.json will hold, see `sgpo.problems.inspection.describe_problems`
     seen: frozenset[str] = frozenset()  # problems learnt in a warm-up, this one or one before, see `sgpo.training.seen`
     peft_config: Any = None  # of a new adapter
+    has_copies = False  # of the policy, frozen, which forward passes are made with too
     command_line: Any = None  # the options of the command that this run is, beside `args`; None in Python
 
     def begin_run(
@@ -184,6 +185,10 @@ class RunTrainer(Trainer):
             if main:
                 say_failed(self.push_in_progress)
             super()._push_from_checkpoint(str(folder / name))
+
+    def autocast_smart_context_manager(self) -> Any:
+        """Accelerate makes the policy compute under autocast; copies of it are not prepared, and need it from here."""
+        return self.accelerator.autocast() if self.has_copies else super().autocast_smart_context_manager()
 
     def write_own_state(self, folder: Path) -> None:
         """What a checkpoint holds beside Trainer's files. The first process calls it."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, ClassVar
@@ -163,9 +162,7 @@ class WarmupTrainer(RunTrainer, SFTTrainer):
     @torch.no_grad()
     def _logprobs(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         """Of each token [N, L], 0 outside of responses; without dropout."""
-        # Accelerate makes the policy compute under autocast, but not its copy.
-        autocast = self.accelerator.autocast() if model is self.reference else nullcontext()
-        with self.compute_loss_context_manager(), autocast, evaluation_mode(model):
+        with self.compute_loss_context_manager(), evaluation_mode(model):
             return model(**{**self._prepare_inputs(inputs), "use_cache": False}, fused_lm_head=True).log_probs
 
 
@@ -223,7 +220,7 @@ def build_warmup_trainer(
     compares_with = LOSSES[args.loss].compares_with
     trainer.begin_run(data, model, adapter, args.psft_updates if compares_with == OLD else 1)
     if compares_with == REFERENCE:  # now that the policy has the types that it is trained in
-        trainer.reference = frozen_copy(trainer.model)
+        trainer.reference, trainer.has_copies = frozen_copy(trainer.model), True
     trainer.seen = seen_by(model) | {text_key(problem.prompt) for problem in found}
     if trainer.is_world_process_zero():
         for name, text in weight_rows(trainer.model, args):

@@ -135,6 +135,7 @@ class SGPOTrainer(RunTrainer):
         self.seen = seen_by(base_model)
         self.begin_run(found.data, base_model, found.adapter, args.updates_per_rollout)
         # Now that the policy has the types that it is trained in: copies of it compute in the same.
+        self.has_copies = self.method.copies(self.options) > 0
         self.reference = frozen_copy(self.model) if "reference" in self.method.uses else None
         self.teacher = teacher_of(self.model, self.method.teacher_rate(self.options))
         if self.teacher is not None:
@@ -238,7 +239,7 @@ class SGPOTrainer(RunTrainer):
             update.rows,
             self.layout,
             self.thresholds,
-            teacher=None if self.teacher is None else self.teacher.model,
+            teacher=self._teacher_model,
             backward=sharding.backward_of(model, self.accelerator),
             context=self.compute_loss_context_manager,
         )
@@ -258,10 +259,10 @@ class SGPOTrainer(RunTrainer):
         with self.compute_loss_context_manager():
             return completion_scores(model, sequences, self.layout)
 
-    def compute_loss_context_manager(self) -> Any:
-        """Around forward passes. Accelerate makes the policy compute under autocast; copies of it are not prepared."""
-        has_copies = self.reference is not None or self.teacher is not None
-        return self.accelerator.autocast() if has_copies else super().compute_loss_context_manager()
+    @property
+    def _teacher_model(self) -> Any:
+        """On the fixed side of divergences; None: the policy itself."""
+        return None if self.teacher is None else self.teacher.model
 
     def phase_seconds(self) -> dict[str, float]:
         return {phase: sum(seconds) for phase, seconds in self.logbook.seconds.items()}
@@ -277,8 +278,7 @@ class SGPOTrainer(RunTrainer):
             number = self.state.global_step
             rows = self._updates[number % self.args.updates_per_rollout].rows
             context = self.compute_loss_context_manager
-            teacher = None if self.teacher is None else self.teacher.model
-            found = not_finite.offenders(model, rows, self.layout, self.thresholds, context, teacher)
+            found = not_finite.offenders(model, rows, self.layout, self.thresholds, context, self._teacher_model)
             not_finite.stop_run(what, number + 1, self.args.output_dir, found, self.processing_class)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
