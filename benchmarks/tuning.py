@@ -38,6 +38,7 @@ EXPLORED: dict[str, dict[str, object]] = {
     "delta-3": {"delta": 3.0},
     "delta-inf": {"delta": float("inf")},
     "reverse": {"distillation": "reverse_kl"},
+    "guided-2": {"num_autonomous": 10, "num_guided": 2},
 }
 
 

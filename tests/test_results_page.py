@@ -103,6 +103,15 @@ def test_the_tables_of_claims_and_variants() -> None:
     assert "\n".join(miniworld_tables.scores_table(cells, "sgpo", variants)) in PRESENT
 
 
+def test_the_table_of_ampo() -> None:
+    beside = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    own = read_results(ROOT / "docs" / "data" / "miniworld-v2-related.jsonl")
+    cells = [row for row in [*beside, *own] if row["base"] == "base-101" and row["seed"] in (1, 2, 3)]
+    methods = ["grpo", "hpt", "luffy", "sgpo", "ampo"]
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert "\n".join(miniworld_tables.scores_table(cells, "grpo", methods)) in page
+
+
 def test_the_table_of_pass_at_16() -> None:
     found = json.loads((ROOT / "docs" / "data" / "miniworld-v2-pass-at-16.json").read_text(encoding="utf-8"))
     assert found.keys() == {"sft", "sft-all", "grpo", "grpo-8", "luffy", "hpt", "sgpo", "sgpo-4e-4"}

@@ -1,0 +1,104 @@
+"""The mini-world with an expert who is easier to imitate: problems and a recipe for `sgpo compare`.
+
+    python benchmarks/miniworld_sensitivity.py runs/sensitivity/0.4 --eagerness 0.4
+
+The world assumes that imitating the expert fails, because the expert makes several computations one. How well a tiny
+model does that in its head cannot be set; what is set here is the *eagerness*, the share of such leaps that the expert
+makes: 1 in the mini-world, 0 for an expert who writes every computation out. Problems, answers, strategies and the base
+model are those of `miniworld/compare`; the expert's responses are written anew. The recipe has the methods of the plan
+(docs/results-miniworld.md). With `--reliability SAMPLES.parquet ...` the script prints how often computations in the
+expert's dialect are right, by how many were made one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet
+import yaml
+from miniworld_measures import puzzle_of
+
+from sgpo.comparison.recipe import read_recipe
+from sgpo.miniworld.documents import expert_solution
+from sgpo.miniworld.families.arithmetic import equalities, is_true
+from sgpo.miniworld.solutions import EXPERT_LONGEST, expert_dialect, is_expert_dialect
+from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
+from sgpo.problems import Problem, save_problems
+
+RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
+METHODS = ("sft", "sft-all", "grpo", "hpt", "sgpo")
+SETS = ("test", "test_unseen")
+
+
+def rewritten(problem: Problem, eagerness: float) -> Problem:
+    """The problem with as many responses of the expert as it has, who makes this share of the leaps."""
+    rng, puzzle = random.Random(f"{problem.id} {eagerness}"), puzzle_of(problem)
+    solutions = [expert_solution(puzzle, rng) for _ in problem.responses]
+    texts = [expert_dialect(puzzle.text, solution, rng, EXPERT_LONGEST, eagerness) for solution in solutions]
+    return replace(problem, response=texts[0], more_responses=tuple(texts[1:]))
+
+
+def write(folder: Path, eagerness: float) -> Path:
+    """Problems and recipe; returns the recipe."""
+    world = read_recipe("miniworld/compare").world
+    assert world is not None
+    for name, problems in problem_sets(world.seed, Sizes.only(sft=400, rl=800, test=600, test_unseen=150)).items():
+        is_training = name in ("sft", "rl")
+        save_problems(
+            [rewritten(each, eagerness) if is_training else each for each in problems], folder / f"{name}.jsonl"
+        )
+    values = {
+        "sft_problems": str(folder / "sft.jsonl"),
+        "problems": str(folder / "rl.jsonl"),
+        "sets": {name: str(folder / f"{name}.jsonl") for name in SETS},
+        "base_models": [str(BASE_MODEL)],
+        "sft": str(RECIPES / "sft.yaml"),
+        "sft_all": str(RECIPES / "sft-all.yaml"),
+        "methods": list(METHODS),
+        "baseline": "grpo",
+        "evaluation": yaml.safe_load((RECIPES / "compare.yaml").read_text())["evaluation"],
+    }
+    recipe = folder / "compare.yaml"
+    recipe.write_text(yaml.safe_dump(values, sort_keys=False))
+    return recipe
+
+
+def reliability(samples: Sequence[str]) -> Iterator[str]:
+    """Lines: computations made one, how many there are, the share that is right."""
+    right = defaultdict[int, list[bool]](list)
+    for file in samples:
+        for row in pyarrow.parquet.read_table(file).to_pylist():
+            lines = row["completion"].split("\n")
+            if is_expert_dialect(row["completion"]) and len(lines) > 1:
+                for term, value in equalities(lines[1]):
+                    right[len(re.findall(r"(?<=[\d)])[-+*/]", term))].append(is_true(term, value))
+    for number, found in sorted(right.items()):
+        yield f"{number} in one: {len(found)}, of which right {sum(found) / len(found):.3f}"
+    every = [each for found in right.values() for each in found]
+    yield f"all: {len(every)}, of which right {sum(every) / len(every):.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?")
+    parser.add_argument("--eagerness", type=float, default=1.0)
+    parser.add_argument("--reliability", nargs="+", default=[], metavar="SAMPLES")
+    options = parser.parse_args()
+    if options.reliability:
+        print("\n".join(reliability(options.reliability)))
+    elif options.folder is None or not 0 <= options.eagerness <= 1:
+        parser.error("give a folder, and an eagerness from 0 to 1")
+    else:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        recipe = write(options.folder.resolve(), options.eagerness)
+        print(f"sgpo compare --recipe {recipe} --seeds 1 2 --output {options.folder}/comparison")
+
+
+if __name__ == "__main__":
+    main()
