@@ -19,48 +19,63 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import yaml
 from miniworld_measures import puzzle_of
+from transformers import AutoTokenizer
 
 from sgpo.comparison.recipe import read_recipe
+from sgpo.methods.records import response_ids
 from sgpo.miniworld.documents import expert_solution
 from sgpo.miniworld.families.arithmetic import equalities, is_true
-from sgpo.miniworld.solutions import EXPERT_LONGEST, expert_dialect, is_expert_dialect
+from sgpo.miniworld.solutions import EXPERT_LONGEST, Solution, expert_dialect, is_expert_dialect
 from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import Problem, save_problems
 
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
-METHODS = ("sft", "sft-all", "grpo", "hpt", "sgpo")
+METHODS = ("grpo", "hpt", "sgpo")
+LONGEST_COMPLETION = 192  # tokens, of the recipes
 SETS = ("test", "test_unseen")
+SIZES = {"sft": 400, "rl": 800, "dev": 240, "test": 600, "test_unseen": 150}  # of miniworld/compare
 
 
-def rewritten(problem: Problem, eagerness: float) -> Problem:
+def rewritten(problem: Problem, eagerness: float, tokenizer: Any) -> Problem:
     """The problem with as many responses of the expert as it has, who makes this share of the leaps."""
     rng, puzzle = random.Random(f"{problem.id} {eagerness}"), puzzle_of(problem)
     solutions = [expert_solution(puzzle, rng) for _ in problem.responses]
-    texts = [expert_dialect(puzzle.text, solution, rng, EXPERT_LONGEST, eagerness) for solution in solutions]
+    texts = [one_that_fits(puzzle.text, solution, rng, eagerness, tokenizer) for solution in solutions]
     return replace(problem, response=texts[0], more_responses=tuple(texts[1:]))
+
+
+def one_that_fits(text: str, solution: Solution, rng: random.Random, eagerness: float, tokenizer: Any) -> str:
+    """Of 3,200 responses without leaps one would be longer than the recipes' completions may be."""
+    while True:
+        written = expert_dialect(text, solution, rng, EXPERT_LONGEST, eagerness)
+        if len(response_ids(written, tokenizer)) <= LONGEST_COMPLETION:
+            return written
 
 
 def write(folder: Path, eagerness: float) -> Path:
     """Problems and recipe; returns the recipe."""
     world = read_recipe("miniworld/compare").world
     assert world is not None
-    for name, problems in problem_sets(world.seed, Sizes.only(sft=400, rl=800, test=600, test_unseen=150)).items():
-        is_training = name in ("sft", "rl")
-        save_problems(
-            [rewritten(each, eagerness) if is_training else each for each in problems], folder / f"{name}.jsonl"
-        )
+    tokenizer = AutoTokenizer.from_pretrained(BASE_MODEL)
+    for name, problems in problem_sets(world.seed, Sizes.only(**SIZES)).items():
+        if name in ("sft", "rl"):
+            problems = [rewritten(each, eagerness, tokenizer) for each in problems]
+        if problems:
+            save_problems(problems, folder / f"{name}.jsonl")
     values = {
         "sft_problems": str(folder / "sft.jsonl"),
         "problems": str(folder / "rl.jsonl"),
+        "dev_problems": str(folder / "dev.jsonl"),
         "sets": {name: str(folder / f"{name}.jsonl") for name in SETS},
         "base_models": [str(BASE_MODEL)],
         "sft": str(RECIPES / "sft.yaml"),
         "sft_all": str(RECIPES / "sft-all.yaml"),
-        "methods": list(METHODS),
+        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in METHODS)],
         "baseline": "grpo",
         "evaluation": yaml.safe_load((RECIPES / "compare.yaml").read_text())["evaluation"],
     }

@@ -83,8 +83,12 @@ def explorations(folder: Path) -> str:
     """Write the recipes; returns the command."""
     own = RECIPES / "sgpo.yaml"
     methods = [write(folder / f"{name}.yaml", {"extends": str(own), **values}) for name, values in EXPLORED.items()]
+    # Checkpoints stand between rollout batches, so after a multiple of 4 updates.
+    saving = {"save_strategy": "steps", "save_steps": 20, "save_total_limit": 1}
+    beside = {name: str(RECIPES / f"{name.replace('_', '-')}.yaml") for name in ("sft", "sft_all")}
+    recipe = write(folder / "compare.yaml", {"extends": str(RECIPES / "compare.yaml"), **beside, "options": saving})
     chosen = f"--baseline sgpo --methods {' '.join(map(str, [own, *methods]))}"
-    return _command("miniworld/compare", folder.parent / "methods", chosen)
+    return _command(str(recipe), folder.parent / "methods", chosen)
 
 
 def _command(recipe: str, output: Path, chosen: str = "") -> str:

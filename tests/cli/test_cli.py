@@ -131,7 +131,7 @@ def test_missing_files_are_named(
     [
         (
             ["--method", "ppo"],
-            "choose one of ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft, or name your own: ",
+            "choose one of ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft, or name your own: ",
         ),
         (["--columns", "answer"], "columns takes field=name, for example answer=solution, not 'answer'"),
         (["--rewards", "nothing.py:reward"], "there is no file nothing.py"),

@@ -64,8 +64,8 @@ from sgpo.configuration import recipes
         ),
         (
             ["--method", "ppo"],
-            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft, or name your own: "
-            "path/to/file.py:METHOD",
+            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft, or name your "
+            "own: path/to/file.py:METHOD",
         ),
         (
             ["--sampler", "vllm"],

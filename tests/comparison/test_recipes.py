@@ -43,7 +43,7 @@ def test_the_ablations_share_the_cells_of_the_methods(tmp_path: Path) -> None:
 def test_the_related_methods_have_the_budget_of_the_others(tmp_path: Path) -> None:
     plan = make_plan(read_recipe("miniworld/compare-related"), tmp_path, [1], [101])
     assert {name: budget["samples"] for name, budget in plan.budgets.items()} == {
-        **dict.fromkeys(("grpo", "hpt", "ampo", "opsd", "sdpo", "sgpo"), 12),
+        **dict.fromkeys(("grpo", "hpt", "ampo", "scaf-grpo", "opsd", "sdpo", "sgpo"), 12),
         **dict.fromkeys(("luffy", "srft"), 11),  # and the expert's response
     }
     updates = {

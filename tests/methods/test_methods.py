@@ -55,21 +55,23 @@ Config = Callable[..., SGPOConfig]
 
 
 def test_the_methods() -> None:
-    assert sorted(METHODS) == ["ampo", "grpo", "hpt", "luffy", "opsd", "sdpo", "sgpo", "srft"]
+    assert sorted(METHODS) == ["ampo", "grpo", "hpt", "luffy", "opsd", "scaf_grpo", "sdpo", "sgpo", "srft"]
 
 
 OPTIONS_OF = {
     "sgpo": "delta alpha_scale alpha_smoothing alpha_max alpha_rule alpha_fixed target_selection distillation "
     "train_autonomous without_strategy",
-    "ampo grpo sgpo": "eps_low eps_high",
+    "ampo grpo scaf_grpo sgpo": "eps_low eps_high",
     "ampo": "ampo_replaced",
     "ampo hpt luffy srft": "normalization entropy_coefficient",
     "opsd sdpo": "divergence",
     "opsd": "opsd_teacher_update_rate",
     "sdpo": "sdpo_prompt_length sdpo_teacher_update_rate",
+    "scaf_grpo": "scaf_exempt_updates",
     "srft": "srft_sft_coefficient srft_rl_coefficient",
     "hpt": "hpt_gate hpt_sft_coefficient",
-    "ampo grpo hpt luffy opsd sdpo sgpo srft": "num_autonomous num_guided max_completion_length importance_cap",
+    "ampo grpo hpt luffy opsd scaf_grpo sdpo sgpo srft": "num_autonomous num_guided max_completion_length "
+    "importance_cap",
 }
 OWNERS = {option: owners.split() for owners, options in OPTIONS_OF.items() for option in options.split()}
 OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
@@ -83,7 +85,8 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
     "sdpo_prompt_length": 100,
     "num_autonomous": 5,
     "ampo_replaced": 3,
-    "num_guided": 6,
+    "scaf_exempt_updates": 7,
+    "num_guided": 3,
     "max_completion_length": 20,
 }
 
@@ -170,6 +173,7 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
         ("opsd", WITH_BOTH, {"autonomous": 12}),
         ("sdpo", BARE, {"autonomous": 12}),
         ("ampo", WITH_BOTH, {"autonomous": 12}),
+        ("scaf_grpo", WITH_BOTH, {"autonomous": 10, "guided": 1, "informed": 1}),
         ("hpt", WITH_BOTH, {"autonomous": 12}),
         ("hpt", BARE, {"autonomous": 12}),
     ],

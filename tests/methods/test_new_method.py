@@ -199,7 +199,8 @@ def test_it_trains_from_the_command_line(
     [
         (
             "ppo",
-            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft, or name your own: ",
+            "method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft, or name your "
+            "own: ",
         ),
         ("nowhere.py:METHOD", "there is no file nowhere.py to take a method METHOD from"),
         ("math:METHOD", "method 'math:METHOD': math has no METHOD 'METHOD'"),

@@ -117,6 +117,21 @@ class Reference(Written):
                     of_tokens.append(self.between(teacher, student, self.config.divergence))
         return torch.cat(of_tokens).mean()
 
+    def scaf_grpo(self, groups: list[ProblemRollouts]) -> Tensor:
+        """Of `hinted_groups`: the second problem's last completion makes room for that of the second hint."""
+        total = torch.zeros((), dtype=F64)
+        for number, group in enumerate(groups):
+            pairs = [(group.prompt_ids, o) for o in group.autonomous]
+            if number == 1:
+                pairs[-1] = group.prompts["type_and_strategy"], group.groups["type_and_strategy"][0]
+            advantages = self.advantages([o.reward for _, o in pairs], std=True)
+            for advantage, (prompt, o) in zip(advantages, pairs, strict=True):
+                old = self.chosen(self.old, prompt, o).detach()
+                rho = (self.chosen(self.policy, prompt, o) - old).exp()
+                values = torch.minimum(rho * advantage, rho.clamp(0.8, 1.2) * advantage)
+                total = total - values.mean() / (len(groups) * len(pairs))
+        return total
+
 
 class OldTeacher(Reference):
     """With another model on the fixed side."""
@@ -293,3 +308,86 @@ def test_who_is_taught_by_sdpo() -> None:
     assert len({weight for row in found.sequences for weight in weights_of(row)}) == 1
     short = METHODS["sdpo"].options(**SIZES, sdpo_prompt_length=20)
     assert decided(METHODS["sdpo"], rollout_groups(), short, tokenizer=Letters()).sequences == []
+
+
+HINTS = ("problem_type", "type_and_strategy", "guided", "informed")
+
+
+def hinted_groups(*, correct: str = "0110") -> list[ProblemRollouts]:
+    """`rollout_groups`, each with a completion of each hint; which of them are correct is the same in all."""
+    source = torch.Generator().manual_seed(8)
+    found = []
+    for group in rollout_groups():
+        ids = [torch.randint(1, VOCABULARY, (6 + n,), generator=source).tolist() for n in range(2 * len(HINTS))]
+        rollouts = [
+            Rollout(each, None, truncated=False, reward=float(right), correct=right == "1")
+            for each, right in zip(ids[::2], correct, strict=True)
+        ]
+        prompts = {"autonomous": group.prompt_ids, **dict(zip(HINTS, ids[1::2], strict=True))}
+        groups = {"autonomous": group.autonomous, **{n: [o] for n, o in zip(HINTS, rollouts, strict=True)}}
+        found.append(replace(group, prompts=prompts, groups=groups))
+    return found
+
+
+def test_scaf_grpo() -> None:
+    """Only the second problem fails; the smallest of its two correct hints is the second."""
+    config = METHODS["scaf_grpo"].options(num_autonomous=4, num_guided=4, eps_high=0.2, scaf_exempt_updates=0)
+    loss, gradients = ours("scaf_grpo", hinted_groups(), config)
+    expected_loss, expected_gradients, _ = expected(Reference, "scaf_grpo", hinted_groups(), config)
+    assert loss == pytest.approx(expected_loss, rel=2e-6, abs=1e-6)
+    assert distance(gradients, expected_gradients) < 3e-6
+    found = decided(METHODS["scaf_grpo"], hinted_groups(), config)
+    assert found.metric("hinted_share") == [0, 1, 0, 0, 0]
+    assert found.metric("hint_level") == [None, 2, None, None, None]
+    assert found.decisions[1].reason.endswith("; that of hint 2 takes the place of one")
+
+
+@pytest.mark.parametrize("why", ["exempt", "no hint helps", "nobody fails"])
+def test_scaf_grpo_without_a_hint_is_grpo(why: str) -> None:
+    groups = hinted_groups(correct="0000" if why == "no hint helps" else "0110")
+    groups = [group for group in groups if why != "nobody fails" or any(o.correct for o in group.autonomous)]
+    config = METHODS["scaf_grpo"].options(**SIZES, scaf_exempt_updates=3)
+    state = {"updates": 2 if why == "exempt" else 3}
+    found = decided(METHODS["scaf_grpo"], groups, config, state=state).sequences
+    rows = decided(METHODS["grpo"], groups, METHODS["grpo"].options(**SIZES)).sequences
+    assert [(row.term, row.prompt_ids, row.completion_ids) for row in found] == [
+        (row.term, row.prompt_ids, row.completion_ids) for row in rows
+    ]
+    assert [weights_of(row) for row in found] == [weights_of(row) for row in rows]
+    assert state == {"updates": 3 if why == "exempt" else 4}
+
+
+STRATEGY = "Problem type: sums\nStrategy: add the units first\nSteps: (a) add (b) check"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "response", "hints", "counts"),
+    [
+        (STRATEGY, "So 4.", 4, {"autonomous": 8, **dict.fromkeys(HINTS, 1)}),
+        (STRATEGY, "So 4.", 2, {"autonomous": 8, **dict.fromkeys(HINTS[:2], 1)}),
+        (STRATEGY, None, 4, {"autonomous": 9, **dict.fromkeys(HINTS[:3], 1)}),
+        ("Just add.", "So 4.", 4, {"autonomous": 10, "guided": 1, "informed": 1}),
+        (None, None, 4, {"autonomous": 12}),
+    ],
+)
+def test_the_hints_of_scaf_grpo(strategy: str | None, response: str | None, hints: int, counts: dict[str, int]) -> None:
+    method, problem = METHODS["scaf_grpo"], Problem("1", "2+2?", "4", strategy=strategy, response=response)
+    assert method.sample_counts(problem, method.options(num_guided=hints)) == counts
+    said = {name: prompt(problem, None) for name, prompt in method.all_prompts.items()}
+    if strategy == STRATEGY:
+        first, second, third = (said[name][0]["content"] for name in HINTS[:3])
+        assert "Problem type: sums\n\nProblem:\n2+2?" in first
+        assert "Problem type: sums\nStrategy: add the units first\n\nProblem:\n2+2?" in second
+        assert f"{STRATEGY}\n\nProblem:\n2+2?" in third
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"num_guided": 0}, "num_guided is 0; it is the number of hints here, 1 to 4"),
+        ({"num_guided": 5}, "num_guided is 5; it is the number of hints here, 1 to 4"),
+        ({"scaf_exempt_updates": -1}, "scaf_exempt_updates is -1; it must be 0 or positive"),
+    ],
+)
+def test_options_that_scaf_grpo_refuses(changes: dict[str, int], said: str) -> None:
+    assert list(METHODS["scaf_grpo"].options(**changes).refusals()) == [said]

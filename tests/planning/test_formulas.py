@@ -168,6 +168,7 @@ def test_tokens_of_the_stages() -> None:
         "opsd": (12, 12),
         "sdpo": (12, 12),
         "ampo": (12, 6),
+        "scaf_grpo": (8, 4),
     }
     paper = {"problems_per_rollout": 128, "updates_per_rollout": 2, "num_train_epochs": 10}
     assert work.updates_of(5667, paper) == (880, 440)

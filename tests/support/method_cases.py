@@ -56,14 +56,17 @@ def decided(
     num_problems: int | None = None,
     tokenizer: Any = None,
     system_prompt: str | None = None,
+    state: dict[str, Any] | None = None,
 ) -> Decided:
     """As the trainer asks a method.
 
     Args:
         options: of the method, or the configuration of a run.
+        state: instead of what a run begins with.
     """
     values = options_from(method, options) if hasattr(options, "method_options") else options
-    given = {} if scorer is None else {"policy": scorer}
+    given: dict[str, Any] = {} if scorer is None else {"policy": scorer}
+    given |= {"state": method.state(values) if method.state and state is None else state or {}}
     context = UpdateContext(num_problems or len(groups), tokenizer=tokenizer, system_prompt=system_prompt, **given)
     return Decided(method.decide(groups, values, context))
 

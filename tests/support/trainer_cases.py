@@ -109,7 +109,7 @@ def union(checkpoint: str, folder: Path) -> None:
 def related(checkpoint: str, folder: Path) -> None:
     """Two updates of given completions by each of the methods of other papers; the gradients."""
     results = {}
-    for method in ("srft", "ampo", "opsd", "sdpo"):
+    for method in ("srft", "ampo", "opsd", "sdpo", "scaf_grpo"):
         run, recorder = folder / f"run-{method}-{WORLD}", Recorder()
         trainer = make(checkpoint, run, scripted=True, max_steps=2, method=method, delta=1.0, eval_strategy="no")
         trainer.add_callback(recorder)

@@ -21,7 +21,10 @@ from sgpo.training.trainer import SGPOTrainer
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "ppo"}, r"method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft"),
+        (
+            {"method": "ppo"},
+            r"method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft",
+        ),
         ({"target_selection": "max"}, r"target_selection is 'max'; choose one of sum, mean"),
         ({"without_strategy": "keep"}, r"without_strategy is 'keep'; choose one of autonomous, drop"),
         ({"num_autonomous": 1}, r"num_autonomous must be at least 2"),

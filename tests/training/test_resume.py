@@ -23,8 +23,8 @@ def parity_reward(completions: Sequence[str], **columns: Any) -> list[float]:
 
 
 def rare_reward(completions: Sequence[str], **columns: Any) -> list[float]:
-    """About half of the groups fail."""
-    return [float(len(completion) % 8 == 0) for completion in completions]
+    """About half of the groups fail; wrong completions differ in what they get."""
+    return [1.0 if len(completion) % 8 == 0 else len(completion) % 8 / 16 for completion in completions]
 
 
 RESPONSES = ("so \\boxed{1}", "\\boxed{1}", "add: \\boxed{1}")
@@ -44,11 +44,13 @@ def make_sampling_trainer(
             for p in problems
         ]
         values = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": None, "learning_rate": 1e-3, **changes}
+        if values.get("method") == "scaf_grpo":
+            values |= {"num_autonomous": 2, "num_guided": 4, "scaf_exempt_updates": 2}
         config = make_config(output_dir=str(tmp_path / folder), max_completion_length=9, **values)
         model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
         # Every fourth token ends a completion, or a model with random weights would hardly ever end one.
         model.generation_config.eos_token_id = list(range(1, model.config.vocab_size, 4))
-        reward = rare_reward if config.method == "ampo" else parity_reward
+        reward = rare_reward if config.method in ("ampo", "scaf_grpo") else parity_reward
         return SGPOTrainer(model, config, train_dataset=copies[:12], reward_funcs=reward)
 
     return make
@@ -72,6 +74,7 @@ TOOK_PART = {
     "ampo": "imitated_share",
     "opsd": "divergence",
     "sdpo": "taught_share",
+    "scaf_grpo": "hinted_share",
 }
 
 

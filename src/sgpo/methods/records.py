@@ -45,7 +45,7 @@ class ProblemRollouts:
 
     @property
     def prompt_ids(self) -> list[int]:
-        """The unguided prompt, after which everything is learnt."""
+        """The unguided prompt, after which nearly all is learnt."""
         return self.prompts[AUTONOMOUS]
 
     @property
@@ -60,21 +60,29 @@ class ProblemRollouts:
         return replace(self, groups=groups, experts=[next(others) for _ in self.experts])
 
     def row(
-        self, term: str, rollout: Rollout, weights: float | Tensor, *, entropy_bonus: float = 0.0, teacher: str = GUIDED
+        self,
+        term: str,
+        rollout: Rollout,
+        weights: float | Tensor,
+        *,
+        entropy_bonus: float = 0.0,
+        prompt: str = AUTONOMOUS,
+        teacher: str = GUIDED,
     ) -> TrainingSequence:
-        """A rollout after the unguided prompt, with what the term computes with.
+        """A rollout after a prompt, with what the term computes with.
 
         The token ids are reused as they are, never decoded and encoded again.
 
         Args:
             weights: of all tokens alike, or [T] of each.
+            prompt: of the policy; unguided, as at inference, if nothing else is said.
             teacher: the prompt of the fixed side, for a term that has one.
 
         Raises KeyError for an unknown term.
         """
         return TrainingSequence(
             term=term,
-            prompt_ids=self.prompt_ids,
+            prompt_ids=self.prompts[prompt],
             completion_ids=rollout.completion_ids,
             weights=weights,
             teacher_prompt_ids=self.prompts.get(teacher) if TERMS[term].has_teacher else None,

@@ -17,7 +17,7 @@ from dataclasses import MISSING, Field, field, fields, make_dataclass
 from typing import Any
 
 from sgpo.errors import Refusals
-from sgpo.methods import ampo, grpo, hpt, luffy, opsd, sdpo, sgpo, srft
+from sgpo.methods import ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft
 from sgpo.methods.method import Method
 from sgpo.methods.options import MethodOptions
 from sgpo.user_code import load_object
@@ -31,6 +31,7 @@ METHODS: dict[str, Method] = {
     "ampo": ampo.METHOD,
     "opsd": opsd.METHOD,
     "sdpo": sdpo.METHOD,
+    "scaf_grpo": scaf_grpo.METHOD,
 }
 DEFAULTS: dict[str, Any] = {each.name: each.default for method in METHODS.values() for each in fields(method.options)}
 

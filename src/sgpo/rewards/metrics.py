@@ -8,11 +8,12 @@ from sgpo.means import Means
 
 # What stands before the first slash of every name in docs/metrics.md; the prefixes are those of evaluations and totals.
 OF_SAMPLES = ("reward", "rewards", "pass_rate", "length", "truncated", "surprisal", "zero_variance_share", "verdicts")
-OF_METHODS = ("target_share", "alpha", "alpha_with_target", "imitated_share", "imitated_surprisal")
+OF_TARGETS = ("target_share", "alpha", "alpha_with_target")
+OF_OTHER_METHODS = ("imitated_share", "imitated_surprisal", "hinted_share", "hint_level", "taught_share")
 OF_DIVERGENCE = ("divergence", "divergence_masked_share")
 OF_UPDATES = ("loss", "grad_norm", "skipped_updates", "learning_rate", "epoch", "step", "entropy", "clipped_share")
 OF_TIME = ("sampler_mismatch", "seconds", "tokens_per_second", "total_flos")
-OWN_NAMES = {*OF_SAMPLES, *OF_METHODS, *OF_DIVERGENCE, *OF_UPDATES, *OF_TIME}
+OWN_NAMES = {*OF_SAMPLES, *OF_TARGETS, *OF_OTHER_METHODS, *OF_DIVERGENCE, *OF_UPDATES, *OF_TIME}
 OWN_PREFIXES = ("eval_", "train_")
 
 

@@ -125,7 +125,9 @@ class MethodArguments:
 
     method: str = field(
         default="sgpo",
-        metadata={"help": "sgpo, grpo, luffy, hpt, srft, ampo, opsd, sdpo, or your own: path/to/file.py:METHOD."},
+        metadata={
+            "help": "sgpo, grpo, luffy, hpt, srft, ampo, opsd, sdpo, scaf_grpo, or your own: path/to/file.py:METHOD."
+        },
     )
 
 

@@ -19,6 +19,7 @@ from sgpo.methods.hpt import HPTOptions
 from sgpo.methods.luffy import LUFFYOptions
 from sgpo.methods.opsd import OPSDOptions
 from sgpo.methods.registry import DEFAULTS, check_method_options, find_method, names_of
+from sgpo.methods.scaf_grpo import ScafGRPOOptions
 from sgpo.methods.sdpo import SDPOOptions
 from sgpo.methods.sgpo import SGPOOptions
 from sgpo.methods.srft import SRFTOptions
@@ -54,6 +55,7 @@ class SGPOConfig(
     AMPOOptions,
     OPSDOptions,
     SDPOOptions,
+    ScafGRPOOptions,
     SeenArguments,
     SamplingArguments,
     EngineArguments,

@@ -321,11 +321,10 @@ def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]
     with_strategy = [problem for problem in problems if problem.strategy]
     said = f"{len(with_strategy)} of {len(problems)} problems have a strategy."
     if len(with_strategy) < len(problems):
-        total = args.num_autonomous + args.num_guided
         said += (
             " The others are left out (without_strategy: drop)."
             if args.without_strategy == "drop"
-            else f" The others get {total} autonomous samples and alpha 0 (without_strategy: autonomous)."
+            else " The others get autonomous samples alone."
         )
     print(said)
     if not with_strategy:

@@ -1,0 +1,135 @@
+"""Scaf-GRPO (arXiv:2510.19807): GRPO, and where all completions fail, the one that needed the smallest hint joins them.
+
+    hints       1 the problem type   2 and the strategy   3 and its steps   4 the expert's response
+    sampled     one completion of each of the first G2 hints; of the bare prompt the rest of G1 + G2
+    replaced    where no completion is correct, the last one, by the correct completion h of the smallest hint
+    J           = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho) A_i),   A_i = (R_i - mean) / std
+
+The row of h keeps the prompt with the hint: rho = pi(h | q, hint) / pi_old(h | q, hint). So the policy learns to use
+hints, and what it learns without them is the other completions' part of the advantage. During the first
+`scaf_exempt_updates` nothing is replaced.
+
+Source: hint_mix_grpo/trainer/ray_trainer.py (fit, build_new_message) and sh/hint_mix_grpo/bs256_6k_mix.sh of
+JIA-Lab-research/Scaf-GRPO at ac9f99e, with replace_num 1, replace_hint_prompt False and eps_low = eps_high = 0.2. There
+hints are sampled once a problem has failed, so for fewer problems; four of knowledge and four of the solution, where
+here are three and one; and all tokens of an update weigh alike. Completions are drawn independently, so the last one is
+as good as the first, which makes room there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sgpo.methods.grpo import outcome
+from sgpo.methods.method import Method, Work
+from sgpo.methods.opsd import INFORMED, informed_prompt
+from sgpo.methods.options import ClipOptions
+from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
+from sgpo.methods.weights import surrogate_weights
+from sgpo.problems import Problem
+from sgpo.prompts import AUTONOMOUS, GUIDED, PROMPTS, Messages, PromptOf, guided_messages
+from sgpo.sampling.records import lengths_of, rewards_of
+from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
+
+
+def type_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
+    """With the problem type; None without a strategy in three parts."""
+    parts = three_parts(problem)
+    if parts is None:
+        return None
+    return guided_messages(problem.prompt, f"Problem type: {parts.problem_type}", system_prompt)
+
+
+def type_and_strategy_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
+    """With the strategy but for its steps; None without one in three parts."""
+    parts = three_parts(problem)
+    if parts is None:
+        return None
+    hint = f"Problem type: {parts.problem_type}\nStrategy: {parts.strategy}"
+    return guided_messages(problem.prompt, hint, system_prompt)
+
+
+def three_parts(problem: Problem) -> Strategy | None:
+    try:
+        return parse_strategy(problem.strategy) if problem.strategy else None
+    except StrategyFormatError:
+        return None
+
+
+HINTS: Mapping[str, PromptOf] = {  # from the smallest to the largest
+    "problem_type": type_prompt,
+    "type_and_strategy": type_and_strategy_prompt,
+    GUIDED: PROMPTS[GUIDED],
+    INFORMED: informed_prompt,
+}
+
+
+@dataclass
+class ScafGRPOOptions(ClipOptions):
+    """Those of GRPO, and when hints begin."""
+
+    scaf_exempt_updates: int = field(
+        default=200, metadata={"help": "Updates at the beginning in which no hint takes part."}
+    )
+
+    def refusals(self) -> Iterator[str]:
+        yield from super().refusals()
+        if not 1 <= self.num_guided <= len(HINTS):
+            yield f"num_guided is {self.num_guided}; it is the number of hints here, 1 to {len(HINTS)}"
+        if self.scaf_exempt_updates < 0:
+            yield f"scaf_exempt_updates is {self.scaf_exempt_updates}; it must be 0 or positive"
+
+
+def with_hints(problem: Problem, options: ScafGRPOOptions) -> dict[str, int]:
+    """One completion of each of the first G2 hints that the problem has, of the bare prompt the others of G1 + G2."""
+    hints = [name for name, prompt in HINTS.items() if prompt(problem, None) is not None][: options.num_guided]
+    return {AUTONOMOUS: options.num_samples - len(hints), **dict.fromkeys(hints, 1)}
+
+
+def decide(groups: Sequence[ProblemRollouts], options: ScafGRPOOptions, update: UpdateContext) -> list[Decision]:
+    """Of each problem the autonomous group, in which a hinted completion takes a place where it fails."""
+    exempt = update.state["updates"] < options.scaf_exempt_updates
+    update.state["updates"] += 1
+    return [hinted_decision(group, None if exempt else smallest_hint(group), update.num_problems) for group in groups]
+
+
+def smallest_hint(group: ProblemRollouts) -> str | None:
+    """The hint that led to a correct completion; None where none is needed, and where none did."""
+    if any(rollout.correct for rollout in group.autonomous):
+        return None
+    return next((name for name in HINTS if any(rollout.correct for rollout in group.groups.get(name, []))), None)
+
+
+def hinted_decision(group: ProblemRollouts, hint: str | None, num_problems: int) -> Decision:
+    own = group.autonomous
+    prompts, rollouts = [AUTONOMOUS] * len(own), [*own]
+    if hint is not None:
+        prompts[-1], rollouts[-1] = hint, next(rollout for rollout in group.groups[hint] if rollout.correct)
+    weights = surrogate_weights(rewards_of(rollouts), lengths_of(rollouts), num_problems=num_problems)
+    rows = [
+        group.row("surrogate", rollout, weight, prompt=prompt)
+        for rollout, weight, prompt in zip(rollouts, weights.tolist(), prompts, strict=True)
+    ]
+    metrics = {"hinted_share": float(hint is not None)}
+    if hint is None:
+        return Decision(rows, outcome(group), metrics=metrics)
+    level = [*HINTS].index(hint) + 1
+    reason = f"{outcome(group)}; that of hint {level} takes the place of one"
+    return Decision(rows, reason, metrics=metrics | {"hint_level": float(level)})
+
+
+def work(options: ScafGRPOOptions) -> Work:
+    """G1 completions are learnt; those of the hints are only sampled, or take the place of one."""
+    return Work(sampled=options.num_samples, learnt=options.num_autonomous, ratios=options.num_autonomous)
+
+
+METHOD = Method(
+    ScafGRPOOptions,
+    with_hints,
+    decide,
+    uses=("strategy", "response"),
+    prompts={name: prompt for name, prompt in HINTS.items() if name != GUIDED},
+    state=lambda options: {"updates": 0},
+    work=work,
+)
