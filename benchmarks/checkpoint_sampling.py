@@ -3,9 +3,9 @@
     python benchmarks/checkpoint_sampling.py --model CHECKPOINT --problems problems.jsonl
 
 The requests are those of training: for each problem 8 completions of the plain prompt and 4 of that with its strategy.
-The engines are loaded one after another and timed in turns, on the same threads, after a turn that is not timed. What
-each samples differs; so the rate counts tokens, and their mean number is reported. Runs in an environment with vLLM
-(constraints/vllm.txt), or with `--engines transformers` without.
+The engines are loaded one after another and timed in turns, on the same machine, after a turn that is not timed; of its
+cores vLLM for CPU keeps one for its scheduler. What each samples differs; so the rate counts tokens, and their mean
+number is reported. Runs in an environment with vLLM (constraints/vllm.txt), or with `--engines transformers` without.
 """
 
 from __future__ import annotations
