@@ -18,6 +18,7 @@ import miniworld_tables
 from sgpo.comparison.results import CellResult, read_results
 from sgpo.comparison.summary import MethodSummary, summarise
 from sgpo.comparison.table import mean_and_spread, points
+from sgpo.configuration import RECIPES, read_config
 
 PRESENT = (ROOT / "docs" / "results-miniworld.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "results-miniworld-1.md").read_text(encoding="utf-8")
@@ -99,8 +100,34 @@ def test_the_tables_of_claims_and_variants() -> None:
     assert len(measured) > 15
     assert "\n".join(measured) in PRESENT
     cells = [row for row in found if row["base"] == "base-101" and row["seed"] in (1, 2, 3)]
-    variants = ["sgpo", "sgpo-no-autonomous", "sgpo-no-constraints", "sgpo-no-clipping", "sgpo-foreign"]
+    variants = [
+        "sgpo",
+        "sgpo-no-autonomous",
+        "sgpo-no-autonomous-foreign",
+        "sgpo-no-constraints",
+        "sgpo-no-selection",
+        "sgpo-no-clipping",
+        "sgpo-delta-3",
+        "sgpo-alpha-1",
+        "sgpo-alpha-0.61",
+        "sgpo-group-advantage",
+        "sgpo-reverse",
+        "sgpo-likelihood",
+        "sgpo-foreign",
+    ]
     assert "\n".join(miniworld_tables.scores_table(cells, "sgpo", variants)) in PRESENT
+
+
+def test_the_constant_weight_is_the_mean_of_the_adaptive_one() -> None:
+    """Over the problems with a target, in the cells of `sgpo`."""
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    means = []
+    for cell in (row for row in found if row["method"] == "sgpo"):
+        alphas, shares = ([v for v in cell["curves"][name] if v is not None] for name in ("alpha", "target_share"))
+        means.append(fmean(alphas) / fmean(shares))
+    recipe = read_config(RECIPES / "miniworld" / "sgpo-alpha-mean.yaml")
+    assert recipe["alpha_rule"] == "fixed"
+    assert recipe["alpha_fixed"] == pytest.approx(fmean(means), abs=0.005)
 
 
 def test_the_table_of_ampo() -> None:
