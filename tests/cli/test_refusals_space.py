@@ -28,6 +28,7 @@ from sgpo.runs.folder import explained_lack_of_space
         ("train", ["--save_steps", "2", "--max_steps", "14"], 7),
         ("train", ["--save_steps", "2", "--max_steps", "14", "--save_total_limit", "1"], 2),
         ("train", ["--save_strategy", "epoch", "--max_steps", "-1", "--num_train_epochs", "3"], 3),
+        ("train", ["--save_steps", "2", "--max_steps", "14", "--save_only_model", "true"], 7),
         ("sft", ["--num_train_epochs", "5"], 2),
         ("sft", ["--num_train_epochs", "5", "--save_total_limit", "9"], 5),
     ],
@@ -45,7 +46,7 @@ def test_no_space_is_noticed_beforehand(
     from sgpo.models.checkpoint import count_parameters
 
     parameters = count_parameters(AutoConfig.from_pretrained(checkpoint))
-    each, final = 12 * parameters, 4 * parameters
+    each, final = (4 if "--save_only_model" in changes else 12) * parameters, 4 * parameters
     assert refuse(command, *changes) == (
         f"no space left for output_dir run: {checkpoints} x {each / 1e6:.1f} MB of checkpoints and the final "
         f"weights need "

@@ -131,18 +131,22 @@ def save_data(folder: str | Path, data: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------- room on the device
 
 
-def check_space(folder: str | Path, parameters: int, checkpoints: int, copies: int = 0) -> None:
+def check_space(
+    folder: str | Path, parameters: int, checkpoints: int, copies: int = 0, *, weights_alone: bool = False
+) -> None:
     """Refuse a run whose checkpoints, and the final weights beside them, will not fit on the device.
 
     Args:
         parameters: that are saved, and trained.
         copies: of them in each checkpoint, beside weights and optimizer.
+        weights_alone: whether checkpoints have neither copies nor an optimizer.
 
     Raises:
         ValueError: less free space than they need together, or a place that cannot be written at all.
     """
     check_folder_writable(Path(folder), "output_dir")
-    each = parameters * ((1 + copies) * BYTES_OF_WEIGHT + BYTES_OF_OPTIMIZER)
+    state = 0 if weights_alone else copies * BYTES_OF_WEIGHT + BYTES_OF_OPTIMIZER
+    each = parameters * (BYTES_OF_WEIGHT + state)
     needed = checkpoints * each + parameters * BYTES_OF_WEIGHT
     free = free_space(Path(folder))
     if free is not None and needed > free:

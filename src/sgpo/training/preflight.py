@@ -389,7 +389,7 @@ def check_room(args: Any, parameters: int, updates_per_epoch: int, copies: int =
     saved = math.ceil(1 / between if between < 1 else updates / between)
     if args.save_total_limit is not None:
         saved = min(saved, args.save_total_limit + 1)  # the new one is written before the oldest is deleted
-    check_space(args.output_dir, parameters, max(saved, 1), copies)
+    check_space(args.output_dir, parameters, max(saved, 1), copies, weights_alone=args.save_only_model)
 
 
 def said_data(name: str, problems: Sequence[Problem]) -> dict[str, Any]:
