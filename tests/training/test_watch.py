@@ -221,17 +221,29 @@ def test_a_run_warns(make_trainer: Train, caplog: pytest.LogCaptureFixture) -> N
 
 # --- what is not finite -------------------------------------------------------------------------------------
 
+POISONED = ("surrogate", "jensen_shannon_distillation")
 
-@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
-@pytest.mark.parametrize("what", ["the loss", "the gradient"])
-def test_not_finite_stops_with_the_sequences(make_trainer: Train, what: str, max_grad_norm: float) -> None:
-    trainer = make_trainer(max_grad_norm=max_grad_norm, max_steps=4)
+
+@pytest.mark.parametrize(
+    ("what", "max_grad_norm", "method"),
+    [
+        ("the loss", 0.0, {}),
+        ("the loss", 1.0, {}),
+        ("the gradient", 0.0, {}),
+        ("the gradient", 1.0, {}),
+        ("the loss", 1.0, {"method": "opsd"}),  # whose teacher is another model
+    ],
+)
+def test_not_finite_stops_with_the_sequences(
+    make_trainer: Train, what: str, max_grad_norm: float, method: dict[str, str]
+) -> None:
+    trainer = make_trainer(max_grad_norm=max_grad_norm, max_steps=4, **method)
     before = [parameter.clone() for parameter in trainer.model.parameters()]
     decide = trainer._decide
 
     def poisoned(groups: Any) -> list[Update]:
         first, *others = decide(groups)
-        place = next(n for n, row in enumerate(first.rows) if row.term == "surrogate" and row.contributes)
+        place = next(n for n, row in enumerate(first.rows) if row.term in POISONED and row.contributes)
         weights = torch.ones(len(first.rows[place].completion_ids))
         weights[0] = math.nan if what == "the loss" else 1e38
         first.rows[place] = replace(first.rows[place], weights=weights)
