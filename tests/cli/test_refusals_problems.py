@@ -152,3 +152,15 @@ def test_no_strategies_are_refused(refuse: Refuse) -> None:
     assert refuse("train", problems="bare.jsonl") == (
         "method sgpo needs strategies, and no problem has one; fill the column 'strategy', or use method: grpo"
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "prompts"),
+    [("opsd", "informed"), ("scaf_grpo", "problem_type, type_and_strategy, whole_strategy, informed")],
+)
+def test_a_method_without_any_of_its_prompts_is_refused(refuse: Refuse, method: str, prompts: str) -> None:
+    save_problems([Problem(p.id, p.prompt, p.answer) for p in PROBLEMS], "bare.jsonl")
+    assert refuse("train", "--method", method, problems="bare.jsonl") == (
+        f"method {method} needs a prompt of its own ({prompts}), and no problem has one; fill the columns that it is "
+        "made of, such as 'response' or 'strategy', or name those that hold them"
+    )

@@ -173,7 +173,7 @@ BARE, WITH_BOTH = Problem("1", "?", "1"), Problem("1", "?", "1", strategy="a way
         ("opsd", WITH_BOTH, {"autonomous": 12}),
         ("sdpo", BARE, {"autonomous": 12}),
         ("ampo", WITH_BOTH, {"autonomous": 12}),
-        ("scaf_grpo", WITH_BOTH, {"autonomous": 10, "guided": 1, "informed": 1}),
+        ("scaf_grpo", WITH_BOTH, {"autonomous": 10, "whole_strategy": 1, "informed": 1}),
         ("hpt", WITH_BOTH, {"autonomous": 12}),
         ("hpt", BARE, {"autonomous": 12}),
     ],

@@ -310,17 +310,23 @@ def test_who_is_taught_by_sdpo() -> None:
     assert decided(METHODS["sdpo"], rollout_groups(), short, tokenizer=Letters()).sequences == []
 
 
-HINTS = ("problem_type", "type_and_strategy", "guided", "informed")
+HINTS = ("problem_type", "type_and_strategy", "whole_strategy", "informed")
 
 
 def hinted_groups(*, correct: str = "0110") -> list[ProblemRollouts]:
-    """`rollout_groups`, each with a completion of each hint; which of them are correct is the same in all."""
+    """`rollout_groups`, each with a completion of each hint; which of them are correct is the same in all.
+
+    Wrong ones have rewards too: with hints, and one of the second problem, which is never solved.
+    """
     source = torch.Generator().manual_seed(8)
     found = []
     for group in rollout_groups():
+        if not any(o.correct for o in group.autonomous):
+            first, *others = group.autonomous
+            group = replace(group, groups={**group.groups, "autonomous": [replace(first, reward=0.25), *others]})
         ids = [torch.randint(1, VOCABULARY, (6 + n,), generator=source).tolist() for n in range(2 * len(HINTS))]
         rollouts = [
-            Rollout(each, None, truncated=False, reward=float(right), correct=right == "1")
+            Rollout(each, None, truncated=False, reward=0.5 + 0.5 * (right == "1"), correct=right == "1")
             for each, right in zip(ids[::2], correct, strict=True)
         ]
         prompts = {"autonomous": group.prompt_ids, **dict(zip(HINTS, ids[1::2], strict=True))}
@@ -339,7 +345,9 @@ def test_scaf_grpo() -> None:
     found = decided(METHODS["scaf_grpo"], hinted_groups(), config)
     assert found.metric("hinted_share") == [0, 1, 0, 0, 0]
     assert found.metric("hint_level") == [None, 2, None, None, None]
-    assert found.decisions[1].reason.endswith("; that of hint 2 takes the place of one")
+    assert found.decisions[1].reason == (
+        "none of 4 autonomous completions is correct; that with type_and_strategy takes the place of one"
+    )
 
 
 @pytest.mark.parametrize("why", ["exempt", "no hint helps", "nobody fails"])
@@ -366,16 +374,18 @@ STRATEGY = "Problem type: sums\nStrategy: add the units first\nSteps: (a) add (b
         (STRATEGY, "So 4.", 4, {"autonomous": 8, **dict.fromkeys(HINTS, 1)}),
         (STRATEGY, "So 4.", 2, {"autonomous": 8, **dict.fromkeys(HINTS[:2], 1)}),
         (STRATEGY, None, 4, {"autonomous": 9, **dict.fromkeys(HINTS[:3], 1)}),
-        ("Just add.", "So 4.", 4, {"autonomous": 10, "guided": 1, "informed": 1}),
+        ("Just add.", "So 4.", 4, {"autonomous": 10, "whole_strategy": 1, "informed": 1}),
+        (None, "So 4.", 4, {"autonomous": 11, "informed": 1}),
         (None, None, 4, {"autonomous": 12}),
     ],
 )
 def test_the_hints_of_scaf_grpo(strategy: str | None, response: str | None, hints: int, counts: dict[str, int]) -> None:
     method, problem = METHODS["scaf_grpo"], Problem("1", "2+2?", "4", strategy=strategy, response=response)
     assert method.sample_counts(problem, method.options(num_guided=hints)) == counts
-    said = {name: prompt(problem, None) for name, prompt in method.all_prompts.items()}
+    said = {name: prompt(problem, "Think.") for name, prompt in method.all_prompts.items()}
+    assert all(turns[0] == {"role": "system", "content": "Think."} for turns in said.values() if turns)
     if strategy == STRATEGY:
-        first, second, third = (said[name][0]["content"] for name in HINTS[:3])
+        first, second, third = (said[name][1]["content"] for name in HINTS[:3])
         assert "Problem type: sums\n\nProblem:\n2+2?" in first
         assert "Problem type: sums\nStrategy: add the units first\n\nProblem:\n2+2?" in second
         assert f"{STRATEGY}\n\nProblem:\n2+2?" in third

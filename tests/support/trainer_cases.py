@@ -20,10 +20,15 @@ from sgpo.runs.interrupt import TrainingInterrupted
 from sgpo.sampling.records import Rollout, SampleRequest, SamplingConfig
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def strategy_of(number: int) -> str:
+    return f"Problem type: sum {number}\nStrategy: add\nSteps: (a) add {number}"
+
+
 # Ten problems, five an update: three in one process, two in the other.
 PROBLEMS = [
-    Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), "-", f"Steps: (a) add {n}" if n % 4 else None)
-    for n in range(10)
+    Problem(f"p{n}", f"Compute {n}+{n + 3}", str(2 * n + 3), "-", strategy_of(n) if n % 4 else None) for n in range(10)
 ]
 
 
@@ -111,10 +116,15 @@ def related(checkpoint: str, folder: Path) -> None:
     results = {}
     for method in ("srft", "ampo", "opsd", "sdpo", "scaf_grpo"):
         run, recorder = folder / f"run-{method}-{WORLD}", Recorder()
-        trainer = make(checkpoint, run, scripted=True, max_steps=2, method=method, delta=1.0, eval_strategy="no")
+        sizes = {"num_guided": 4} if method == "scaf_grpo" else {}
+        trainer = make(
+            checkpoint, run, scripted=True, max_steps=2, method=method, delta=1.0, eval_strategy="no", **sizes
+        )
         trainer.add_callback(recorder)
         trainer.train()
         results[method] = recorder.gradients
+        if method == "scaf_grpo":
+            results["hinted"] = [line["hinted_share"] for line in trainer.state.log_history if "hinted_share" in line]
     save(results, folder)
 
 

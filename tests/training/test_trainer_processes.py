@@ -63,7 +63,9 @@ def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.integration
 def test_two_processes_train_by_methods_of_other_papers_as_one(checkpoint: Path, tmp_path: Path) -> None:
     alone, both = alone_and_both("related", checkpoint, tmp_path)
+    assert max(alone["hinted"]) > 0
     for of_process in both:
+        assert of_process.pop("hinted") == pytest.approx(alone["hinted"])
         for method, gradients in of_process.items():
             assert_same_gradients(gradients, alone[method], method)
 

@@ -79,7 +79,7 @@ def documented_names() -> set[str]:
     return {name for text in (*cells, totals) for name in re.findall(r"`([^`]+)`", text)}
 
 
-HINTED = {"method": "scaf_grpo", "num_autonomous": 2, "num_guided": 2, "scaf_exempt_updates": 0, "max_steps": 6}
+HINTED = {"method": "scaf_grpo", "num_autonomous": 2, "num_guided": 2, "max_steps": 6}
 
 
 def test_metrics_are_those_of_the_documentation(make_trainer: Train) -> None:

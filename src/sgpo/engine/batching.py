@@ -50,7 +50,7 @@ class MicroBatch:
     """
 
     term: str  # a key of sgpo.methods.terms.TERMS
-    policy: ModelInputs  # under the unguided prompt
+    policy: ModelInputs  # under the row's prompt
     teacher: ModelInputs | None  # under the prompt of the fixed side; None for a term without that side
     completion_ids: Tensor  # [T]
     weights: Tensor  # [T]

@@ -30,7 +30,7 @@ class HPTOptions(ExpertOptions):
     hpt_gate: float = field(
         default=0.0, metadata={"help": "The expert is imitated where the pass rate is at most this."}
     )
-    hpt_sft_coefficient: float = field(default=1.0, metadata={"help": "Weight of the imitation of the expert."})
+    hpt_sft_coefficient: float = field(default=1.0, metadata={"help": "Weight of the imitation."})
 
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()

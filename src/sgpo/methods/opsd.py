@@ -44,7 +44,7 @@ class DivergenceOptions(MethodOptions):
 
     divergence: str = field(
         default="jensen_shannon",
-        metadata={"help": "'jensen_shannon', 'reverse_kl' KL(policy || teacher), or 'forward_kl'."},
+        metadata={"help": "'jensen_shannon', 'reverse_kl' or 'forward_kl'."},
     )
 
     delta = math.inf  # no option: all tokens count
@@ -106,7 +106,6 @@ METHOD = Method(
     OPSDOptions,
     all_autonomous,
     decide,
-    uses=("response",),
     prompts={INFORMED: informed_prompt},
     work=work_of_distillation,
     teacher_update_rate=lambda options: options.opsd_teacher_update_rate,

@@ -23,7 +23,9 @@ class MethodOptions:
     num_autonomous: int = field(default=8, metadata={"help": "G1: completions of the bare prompt."})
     num_guided: int = field(
         default=4,
-        metadata={"help": "G2: completions with the strategy; other methods have G1 + G2 without."},
+        metadata={
+            "help": "G2: completions with the strategy, or hints of scaf_grpo; other methods have G1 + G2 without."
+        },
     )
     max_completion_length: int = field(
         default=Default(16384),
@@ -53,8 +55,8 @@ class MethodOptions:
 class ClipOptions(MethodOptions):
     """The clip range of the ratio, of methods with rows of the term ``surrogate``."""
 
-    eps_low: float = field(default=0.2, metadata={"help": "Lower clip range of the ratio (Eq. 1)."})
-    eps_high: float = field(default=0.28, metadata={"help": "Upper clip range of the ratio (Eq. 1)."})
+    eps_low: float = field(default=0.2, metadata={"help": "Lower clip range (Eq. 1)."})
+    eps_high: float = field(default=0.28, metadata={"help": "Upper clip range (Eq. 1)."})
 
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()

@@ -1,27 +1,28 @@
 """Scaf-GRPO (arXiv:2510.19807): GRPO, and where all completions fail, the one that needed the smallest hint joins them.
 
-    hints       1 the problem type   2 and the strategy   3 and its steps   4 the expert's response
+    hints       problem_type, type_and_strategy, whole_strategy, informed (the expert's response)
     sampled     one completion of each of the first G2 hints; of the bare prompt the rest of G1 + G2
     replaced    where no completion is correct, the last one, by the correct completion h of the smallest hint
     J           = 1/B sum_problems 1/G sum_i 1/|o_i| sum_t min(rho A_i, clip(rho) A_i),   A_i = (R_i - mean) / std
 
 The row of h keeps the prompt with the hint: rho = pi(h | q, hint) / pi_old(h | q, hint). So the policy learns to use
 hints, and what it learns without them is the other completions' part of the advantage. During the first
-`scaf_exempt_updates` nothing is replaced.
+`scaf_exempt_updates` nothing is replaced; what is sampled with hints then is not used.
 
 Source: hint_mix_grpo/trainer/ray_trainer.py (fit, build_new_message) and sh/hint_mix_grpo/bs256_6k_mix.sh of
-JIA-Lab-research/Scaf-GRPO at ac9f99e, with replace_num 1, replace_hint_prompt False and eps_low = eps_high = 0.2. There
-hints are sampled once a problem has failed, so for fewer problems; four of knowledge and four of the solution, where
-here are three and one; and all tokens of an update weigh alike. Completions are drawn independently, so the last one is
-as good as the first, which makes room there.
+JIA-Lab-research/Scaf-GRPO at ac9f99e, with replace_num 1, replace_hint_prompt False and eps_low = eps_high = 0.2; 50
+rollout batches of four updates are exempt there. What differs: hints are sampled there once a problem has failed, so
+for fewer problems; four of knowledge and four of the solution alone, in words of their own, where here are three and
+one; all tokens of a micro-batch weigh alike; and a second clip, of ratios above 3 where A < 0, is left out. The first
+completion makes room there, here the last: they are drawn independently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sgpo.methods.grpo import outcome
+from sgpo.methods.grpo import outcome, surrogate_rows
 from sgpo.methods.method import Method, Work
 from sgpo.methods.opsd import INFORMED, informed_prompt
 from sgpo.methods.options import ClipOptions
@@ -33,34 +34,23 @@ from sgpo.sampling.records import lengths_of, rewards_of
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
 
 
-def type_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
-    """With the problem type; None without a strategy in three parts."""
-    parts = three_parts(problem)
-    if parts is None:
-        return None
-    return guided_messages(problem.prompt, f"Problem type: {parts.problem_type}", system_prompt)
+def hint_of(text: Callable[[Strategy], str]) -> PromptOf:
+    """A prompt with a part of the strategy, where a strategy in three parts is."""
 
+    def prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
+        try:
+            parts = parse_strategy(problem.strategy or "")
+        except StrategyFormatError:
+            return None
+        return guided_messages(problem.prompt, text(parts), system_prompt)
 
-def type_and_strategy_prompt(problem: Problem, system_prompt: str | None) -> Messages | None:
-    """With the strategy but for its steps; None without one in three parts."""
-    parts = three_parts(problem)
-    if parts is None:
-        return None
-    hint = f"Problem type: {parts.problem_type}\nStrategy: {parts.strategy}"
-    return guided_messages(problem.prompt, hint, system_prompt)
-
-
-def three_parts(problem: Problem) -> Strategy | None:
-    try:
-        return parse_strategy(problem.strategy) if problem.strategy else None
-    except StrategyFormatError:
-        return None
+    return prompt
 
 
 HINTS: Mapping[str, PromptOf] = {  # from the smallest to the largest
-    "problem_type": type_prompt,
-    "type_and_strategy": type_and_strategy_prompt,
-    GUIDED: PROMPTS[GUIDED],
+    "problem_type": hint_of(lambda parts: f"Problem type: {parts.problem_type}"),
+    "type_and_strategy": hint_of(lambda parts: f"Problem type: {parts.problem_type}\nStrategy: {parts.strategy}"),
+    "whole_strategy": PROMPTS[GUIDED],
     INFORMED: informed_prompt,
 }
 
@@ -69,9 +59,7 @@ HINTS: Mapping[str, PromptOf] = {  # from the smallest to the largest
 class ScafGRPOOptions(ClipOptions):
     """Those of GRPO, and when hints begin."""
 
-    scaf_exempt_updates: int = field(
-        default=200, metadata={"help": "Updates at the beginning in which no hint takes part."}
-    )
+    scaf_exempt_updates: int = field(default=0, metadata={"help": "Updates before the first hint is learnt."})
 
     def refusals(self) -> Iterator[str]:
         yield from super().refusals()
@@ -91,7 +79,8 @@ def decide(groups: Sequence[ProblemRollouts], options: ScafGRPOOptions, update: 
     """Of each problem the autonomous group, in which a hinted completion takes a place where it fails."""
     exempt = update.state["updates"] < options.scaf_exempt_updates
     update.state["updates"] += 1
-    return [hinted_decision(group, None if exempt else smallest_hint(group), update.num_problems) for group in groups]
+    hints = [None if exempt else smallest_hint(group) for group in groups]
+    return [hinted_decision(*pair, update.num_problems) for pair in zip(groups, hints, strict=True)]
 
 
 def smallest_hint(group: ProblemRollouts) -> str | None:
@@ -103,20 +92,17 @@ def smallest_hint(group: ProblemRollouts) -> str | None:
 
 def hinted_decision(group: ProblemRollouts, hint: str | None, num_problems: int) -> Decision:
     own = group.autonomous
-    prompts, rollouts = [AUTONOMOUS] * len(own), [*own]
-    if hint is not None:
-        prompts[-1], rollouts[-1] = hint, next(rollout for rollout in group.groups[hint] if rollout.correct)
+    if hint is None:
+        return Decision(surrogate_rows(group, num_problems), outcome(group), metrics={"hinted_share": 0.0})
+    (hinted,) = group.groups[hint]
+    prompts, rollouts = [*[AUTONOMOUS] * (len(own) - 1), hint], [*own[:-1], hinted]
     weights = surrogate_weights(rewards_of(rollouts), lengths_of(rollouts), num_problems=num_problems)
     rows = [
         group.row("surrogate", rollout, weight, prompt=prompt)
         for rollout, weight, prompt in zip(rollouts, weights.tolist(), prompts, strict=True)
     ]
-    metrics = {"hinted_share": float(hint is not None)}
-    if hint is None:
-        return Decision(rows, outcome(group), metrics=metrics)
-    level = [*HINTS].index(hint) + 1
-    reason = f"{outcome(group)}; that of hint {level} takes the place of one"
-    return Decision(rows, reason, metrics=metrics | {"hint_level": float(level)})
+    reason = f"none of {len(own)} autonomous completions is correct; that with {hint} takes the place of one"
+    return Decision(rows, reason, metrics={"hinted_share": 1.0, "hint_level": [*HINTS].index(hint) + 1.0})
 
 
 def work(options: ScafGRPOOptions) -> Work:
@@ -124,12 +110,4 @@ def work(options: ScafGRPOOptions) -> Work:
     return Work(sampled=options.num_samples, learnt=options.num_autonomous, ratios=options.num_autonomous)
 
 
-METHOD = Method(
-    ScafGRPOOptions,
-    with_hints,
-    decide,
-    uses=("strategy", "response"),
-    prompts={name: prompt for name, prompt in HINTS.items() if name != GUIDED},
-    state=lambda options: {"updates": 0},
-    work=work,
-)
+METHOD = Method(ScafGRPOOptions, with_hints, decide, prompts=HINTS, state=lambda options: {"updates": 0}, work=work)

@@ -36,7 +36,7 @@ class SDPOOptions(DivergenceOptions):
 
     sdpo_teacher_update_rate: float = field(
         default=0.05,
-        metadata={"help": "Part of its way to the policy that the teacher goes after each rollout batch; 1: it is it."},
+        metadata={"help": "How far the teacher goes towards the policy after each rollout batch."},
     )
     sdpo_prompt_length: int = field(
         default=10_240, metadata={"help": "Tokens of a prompt with a solution; beyond it nothing is distilled."}

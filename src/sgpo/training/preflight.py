@@ -253,6 +253,8 @@ def check_training(
     with refusals.collected():
         check_responses(found, args)
     with refusals.collected():
+        check_prompts(found, args)
+    with refusals.collected():
         options = options_from(method, args)
         if (args.fsdp or asks_for_deepspeed(args)) and method.copies(options):
             kept = "its reference, or a teacher whose update rate is not 1"
@@ -321,10 +323,11 @@ def check_strategies(problems: list[Problem], args: SGPOConfig) -> list[Problem]
     with_strategy = [problem for problem in problems if problem.strategy]
     said = f"{len(with_strategy)} of {len(problems)} problems have a strategy."
     if len(with_strategy) < len(problems):
+        total = args.num_autonomous + args.num_guided
         said += (
             " The others are left out (without_strategy: drop)."
             if args.without_strategy == "drop"
-            else " The others get autonomous samples alone."
+            else f" The others get {total} autonomous samples and alpha 0 (without_strategy: autonomous)."
         )
     print(said)
     if not with_strategy:
@@ -346,6 +349,19 @@ def check_responses(problems: Sequence[Problem], args: SGPOConfig) -> None:
         raise ValueError(
             f"method {args.method} learns from strong-model responses, and no problem has one; fill the column "
             "'response', or name the column that holds it"
+        )
+
+
+def check_prompts(problems: Sequence[Problem], args: SGPOConfig) -> None:
+    """Says how many problems have each of the prompts that the method has for itself; refuses if none has any."""
+    prompts = find_method(args.method).prompts
+    having = {name: sum(prompt(each, None) is not None for each in problems) for name, prompt in prompts.items()}
+    for name, count in having.items():
+        print(f"{count} of {len(problems)} problems have the prompt {name}.")
+    if having and not any(having.values()):
+        raise ValueError(
+            f"method {args.method} needs a prompt of its own ({', '.join(having)}), and no problem has one; fill the "
+            "columns that it is made of, such as 'response' or 'strategy', or name those that hold them"
         )
 
 
