@@ -130,11 +130,11 @@ def test_the_constant_weight_is_the_mean_of_the_adaptive_one() -> None:
     assert recipe["alpha_fixed"] == pytest.approx(fmean(means), abs=0.005)
 
 
-def test_the_table_of_ampo() -> None:
+def test_the_table_of_related_methods_with_three_seeds() -> None:
     beside = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
     own = read_results(ROOT / "docs" / "data" / "miniworld-v2-related.jsonl")
     cells = [row for row in [*beside, *own] if row["base"] == "base-101" and row["seed"] in (1, 2, 3)]
-    methods = ["grpo", "hpt", "luffy", "sgpo", "ampo"]
+    methods = ["grpo", "grpo-8", "hpt", "luffy", "sgpo", "ampo", "scaf-grpo"]
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     assert "\n".join(miniworld_tables.scores_table(cells, "grpo", methods)) in page
 
