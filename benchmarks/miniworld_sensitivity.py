@@ -1,13 +1,15 @@
-"""The mini-world with an expert who is easier to imitate: problems and a recipe for `sgpo compare`.
+"""The mini-world with an expert who is easier to imitate: problems and a recipe for `sgpo compare`, and the scores.
 
-    python benchmarks/miniworld_sensitivity.py runs/sensitivity/0.4 --eagerness 0.4
+    python benchmarks/miniworld_sensitivity.py write runs/sensitivity/0.5 --eagerness 0.5
+    python benchmarks/miniworld_sensitivity.py table docs/data
+    python benchmarks/miniworld_sensitivity.py reliability CELL/evaluation/samples/test.parquet ...
 
 The world assumes that imitating the expert fails, because the expert makes several computations one. How well a tiny
 model does that in its head cannot be set; what is set here is the *eagerness*, the share of such leaps that the expert
 makes: 1 in the mini-world, 0 for an expert who writes every computation out. Problems, answers, strategies and the base
-model are those of `miniworld/compare`; the expert's responses are written anew. The recipe has the methods of the plan
-(docs/results-miniworld.md). With `--reliability SAMPLES.parquet ...` the script prints how often computations in the
-expert's dialect are right, by how many were made one.
+model are those of `miniworld/compare`; the expert's responses are written anew. The first prints the command that
+compares the methods of the plan (docs/results-miniworld.md); the second makes the page's table of the results; the
+third prints how often computations in the expert's dialect are right, by how many were made one.
 """
 
 from __future__ import annotations
@@ -16,9 +18,10 @@ import argparse
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet
@@ -27,6 +30,7 @@ from miniworld_measures import puzzle_of
 from transformers import AutoTokenizer
 
 from sgpo.comparison.recipe import read_recipe
+from sgpo.comparison.results import CellResult, read_results
 from sgpo.methods.records import response_ids
 from sgpo.miniworld.documents import expert_solution
 from sgpo.miniworld.families.arithmetic import equalities, is_true
@@ -35,7 +39,8 @@ from sgpo.miniworld.world import BASE_MODEL, Sizes, problem_sets
 from sgpo.problems import Problem, save_problems
 
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
-METHODS = ("grpo", "hpt", "sgpo")
+RL = ("grpo", "hpt", "sgpo")
+COMPARED = ("sft-all", *RL)
 LONGEST_COMPLETION = 192  # tokens, of the recipes
 SETS = ("test", "test_unseen")
 SIZES = {"sft": 400, "rl": 800, "dev": 240, "test": 600, "test_unseen": 150}  # of miniworld/compare
@@ -75,7 +80,7 @@ def write(folder: Path, eagerness: float) -> Path:
         "base_models": [str(BASE_MODEL)],
         "sft": str(RECIPES / "sft.yaml"),
         "sft_all": str(RECIPES / "sft-all.yaml"),
-        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in METHODS)],
+        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in RL)],
         "baseline": "grpo",
         "evaluation": yaml.safe_load((RECIPES / "compare.yaml").read_text())["evaluation"],
     }
@@ -99,16 +104,47 @@ def reliability(samples: Sequence[str]) -> Iterator[str]:
     yield f"all: {len(every)}, of which right {sum(every) / len(every):.3f}"
 
 
+def table(settings: Mapping[str, Sequence[CellResult]]) -> Iterator[str]:
+    """Markdown: a row for each setting, test scores in %, the mean over seeds and each of them."""
+    names = ("sft", *COMPARED)
+    yield f"| eagerness | {' | '.join(f'`{name}`' for name in names)} |"
+    yield f"|---|{'---:|' * len(names)}"
+    for setting, rows in settings.items():
+        scores = {name: [100 * r["sets"]["test"]["score"] for r in rows if r["method"] == name] for name in names}
+        cells = [f"{fmean(found):.1f}" + _each(sorted(found)) for found in scores.values()]
+        yield f"| {setting} | {' | '.join(cells)} |"
+
+
+def _each(scores: Sequence[float]) -> str:
+    return f" ({', '.join(f'{score:.1f}' for score in scores)})" if len(scores) > 1 else ""
+
+
+def results(folder: Path) -> dict[str, list[CellResult]]:
+    """Of each setting its cells; of the mini-world itself those of the same seeds on the same base model."""
+    others = {
+        eagerness: read_results(folder / f"miniworld-v2-eagerness-{eagerness}.jsonl") for eagerness in ("0.5", "0.0")
+    }
+    shipped = [
+        row
+        for row in read_results(folder / "miniworld-v2-methods.jsonl")
+        if row["base"] == BASE_MODEL.name and row["seed"] in (None, 1, 2)
+    ]
+    return {"1": shipped, "0.5": others["0.5"], "0": others["0.0"]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--eagerness", type=float, default=1.0)
-    parser.add_argument("--reliability", nargs="+", default=[], metavar="SAMPLES")
+    parts = parser.add_subparsers(dest="part", required=True)
+    writing = parts.add_parser("write")
+    writing.add_argument("folder", type=Path)
+    writing.add_argument("--eagerness", type=float, required=True, help="from 0 to 1")
+    parts.add_parser("table").add_argument("folder", type=Path)
+    parts.add_parser("reliability").add_argument("samples", nargs="+")
     options = parser.parse_args()
-    if options.reliability:
-        print("\n".join(reliability(options.reliability)))
-    elif options.folder is None or not 0 <= options.eagerness <= 1:
-        parser.error("give a folder, and an eagerness from 0 to 1")
+    if options.part == "table":
+        print("\n".join(table(results(options.folder))))
+    elif options.part == "reliability":
+        print("\n".join(reliability(options.samples)))
     else:
         options.folder.mkdir(parents=True, exist_ok=True)
         recipe = write(options.folder.resolve(), options.eagerness)

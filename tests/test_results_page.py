@@ -13,6 +13,7 @@ from places import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 import miniworld_claims
+import miniworld_sensitivity
 import miniworld_tables
 
 from sgpo.comparison.results import CellResult, read_results
@@ -137,6 +138,11 @@ def test_the_table_of_related_methods_with_three_seeds() -> None:
     methods = ["grpo", "grpo-8", "hpt", "luffy", "sgpo", "ampo", "scaf-grpo"]
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     assert "\n".join(miniworld_tables.scores_table(cells, "grpo", methods)) in page
+
+
+def test_the_table_of_sensitivity() -> None:
+    settings = miniworld_sensitivity.results(ROOT / "docs" / "data")
+    assert "\n".join(miniworld_sensitivity.table(settings)) in PRESENT
 
 
 def test_the_table_of_pass_at_16() -> None:
