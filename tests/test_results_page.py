@@ -111,6 +111,7 @@ def test_the_tables_of_claims_and_variants() -> None:
         "sgpo-delta-3",
         "sgpo-alpha-1",
         "sgpo-alpha-0.61",
+        "sgpo-alpha-mean",
         "sgpo-group-advantage",
         "sgpo-reverse",
         "sgpo-likelihood",
