@@ -141,6 +141,18 @@ def test_the_table_of_related_methods_with_three_seeds() -> None:
     assert "\n".join(miniworld_tables.scores_table(cells, "grpo", methods)) in page
 
 
+def test_the_table_of_the_larger_base_model() -> None:
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-large.jsonl")
+    methods = [name for name in ("sft", "grpo", "sgpo", "sgpo-4e-4") if name in {row["method"] for row in found}]
+    assert "\n".join(miniworld_tables.scores_table(found, "grpo", methods)) in PRESENT
+    others = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    gains = list(miniworld_claims.gains([*others, *found]))
+    assert len(gains) == 3
+    for line in gains:
+        base, warm_up, gain = line.replace(": warm-up", ",").replace("sgpo ", "").split(", ", 2)
+        assert f"| {base.removeprefix('base-')} | {warm_up} | {gain} |" in PRESENT
+
+
 def test_the_table_of_sensitivity() -> None:
     settings = miniworld_sensitivity.results(ROOT / "docs" / "data")
     assert "\n".join(miniworld_sensitivity.table(settings)) in PRESENT
