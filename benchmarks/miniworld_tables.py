@@ -1,4 +1,4 @@
-"""The tables of docs/results-miniworld.md, from the results of a comparison.
+"""The tables of docs/results-miniworld.md and results-miniworld-claims.md, from the results of a comparison.
 
     python benchmarks/miniworld_tables.py docs/data/miniworld-v2-methods.jsonl [--baseline grpo] [--methods grpo sgpo]
 
