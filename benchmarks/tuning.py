@@ -3,12 +3,14 @@
     python benchmarks/tuning.py recipes runs/tuning/recipes [--rates 1e-4 2e-4 ...] [--schedules linear ...]
     python benchmarks/tuning.py table runs/tuning/*/results.jsonl
     python benchmarks/tuning.py explore runs/explored/recipes
+    python benchmarks/tuning.py explored runs/explored/methods/results.jsonl
 
 The first writes a recipe for each method, rate and schedule, which extends the method's own, and prints the commands
 that compare them on the development problems with the base model of seed 103, which no test has. SFT on all responses
 is a recipe of the whole comparison, so it has a command for each configuration. A best value on an edge of the grid
 calls for more values, for all methods. The second prints the scores. The third is for the question what to set: it
-writes recipes that change one option of SGPO each, on the same development problems. All see every problem once.
+writes recipes that change one option of SGPO each, on the same development problems, and the fourth prints their
+scores. All see every problem once.
 """
 
 from __future__ import annotations
@@ -120,6 +122,19 @@ def table(rows: Sequence[CellResult]) -> Iterator[str]:
         yield f"| {method} | {' | '.join(cells)} |"
 
 
+def explored_table(rows: Sequence[CellResult]) -> Iterator[str]:
+    """Markdown: what was changed, and the score of each seed and their mean; the best first."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["seed"] or 0):
+        if row["seed"] is not None:
+            scores[row["method"]].append(100 * row["sets"]["dev"]["score"])
+    yield "| | | dev |"
+    yield "|---|---|---:|"
+    for name in sorted(scores, key=lambda name: -fmean(scores[name])):
+        changes = ", ".join(f"`{key}: {value}`" for key, value in EXPLORED.get(name, {}).items())
+        yield f"| `{name}` | {changes} | {_cell(scores[name], best=False)} |"
+
+
 def _cell(scores: Sequence[float] | None, *, best: bool) -> str:
     if not scores:
         return ""
@@ -136,11 +151,14 @@ def main() -> None:
     recipes.add_argument("--schedules", nargs="+", default=["linear", "constant_with_warmup"])
     parts.add_parser("table").add_argument("results", type=Path, nargs="+")
     parts.add_parser("explore").add_argument("folder", type=Path)
+    parts.add_parser("explored").add_argument("results", type=Path)
     options = parser.parse_args()
     if options.part == "recipes":
         print("\n".join(commands(options.folder.resolve(), options.rates, options.schedules)))
     elif options.part == "explore":
         print(explorations(options.folder.resolve()))
+    elif options.part == "explored":
+        print("\n".join(explored_table(read_results(options.results))))
     else:
         print("\n".join(table([row for path in options.results for row in read_results(path)])))
 
