@@ -8,8 +8,9 @@ The world assumes that imitating the expert fails, because the expert makes seve
 model does that in its head cannot be set; what is set here is the *eagerness*, the share of such leaps that the expert
 makes: 1 in the mini-world, 0 for an expert who writes every computation out. Problems, answers, strategies and the base
 model are those of `miniworld/compare`; the expert's responses are written anew. The first prints the command that
-compares the methods of the plan (docs/results-miniworld-tuning.md); the second makes the page's table of the results; the
-third prints how often computations in the expert's dialect are right, by how many were made one.
+compares the methods of the plan (docs/results-miniworld-tuning.md); the second makes the table of the results on
+docs/results-miniworld-claims.md; the third prints how often computations in the expert's dialect are right, by how many
+were made one.
 """
 
 from __future__ import annotations
