@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import miniworld_claims
 import miniworld_sensitivity
 import miniworld_tables
+import tuning
 
 from sgpo.comparison.results import CellResult, read_results
 from sgpo.comparison.summary import MethodSummary, summarise
@@ -101,7 +102,7 @@ def test_the_tables_of_claims_and_variants() -> None:
     measured = [line for line in miniworld_claims.table(found, miniworld_claims.CLAIMS) if "not measured" not in line]
     assert len(measured) > 15
     assert "\n".join(measured) in CLAIMS
-    cells = [row for row in found if row["base"] == "base-101" and row["seed"] in (1, 2, 3)]
+    cells = [row for row in found if row["base"] == "base-101" and row["seed"] in (1, 2, 3, 4)]
     variants = [
         "sgpo",
         "sgpo-no-autonomous",
@@ -152,6 +153,12 @@ def test_the_table_of_the_larger_base_model() -> None:
     for line in gains:
         base, warm_up, gain = line.replace(": warm-up", ",").replace("sgpo ", "").split(", ", 2)
         assert f"| {base.removeprefix('base-')} | {warm_up} | {gain} |" in CLAIMS
+
+
+def test_the_table_of_what_was_explored() -> None:
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-explored.jsonl")
+    page = (ROOT / "docs" / "results-miniworld-tuning.md").read_text(encoding="utf-8")
+    assert "\n".join(tuning.explored_table(found)) in page
 
 
 def test_the_table_of_sensitivity() -> None:
