@@ -12,7 +12,6 @@ over cells. Composed problems are left out: two families decide in them.
 from __future__ import annotations
 
 import argparse
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 import pyarrow.parquet
 from common import write_report
-from miniworld_measures import decisions_of, puzzle_of
+from miniworld_measures import computations_in, decisions_of, puzzle_of, work_in
 
 from sgpo.miniworld.families.arithmetic import equalities, valid_computations
 from sgpo.miniworld.families.puzzles import right_decisions
@@ -46,9 +45,9 @@ class Answer:
 def taken_apart(problem: Problem, completion: str, correct: bool) -> Answer:
     """Raises ValueError for a composed problem, or one that is not of the mini-world."""
     start = puzzle_of(problem).start
-    work = completion.split("\n")[1] if is_expert_dialect(completion) and "\n" in completion else completion
+    work = work_in(completion)
     decisions = decisions_of(completion)
-    operators = [len(re.findall(r"(?<=[\d)])[-+*/]", term)) for term, _ in equalities(work)]
+    operators = [computations_in(term) for term, _ in equalities(work)]
     return Answer(
         problem.id,
         correct,

@@ -32,6 +32,16 @@ def decisions_of(response: str) -> tuple[str, ...]:
     return tuple(OPTION_OF.get(word, word) for word in words)
 
 
+def work_in(completion: str) -> str:
+    """What is computed: of the expert's dialect the second line, between the two restatements of the problem."""
+    return completion.split("\n")[1] if is_expert_dialect(completion) and "\n" in completion else completion
+
+
+def computations_in(term: str) -> int:
+    """How many computations are one in a term such as 24/4-3."""
+    return len(re.findall(r"(?<=[\d)])[-+*/]", term))
+
+
 def puzzle_of(problem: Problem) -> Puzzle:
     family = FAMILIES[problem.extra["family"]]
     state = family.read(problem.prompt)

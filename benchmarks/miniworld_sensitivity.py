@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -27,7 +26,7 @@ from typing import Any
 
 import pyarrow.parquet
 import yaml
-from miniworld_measures import puzzle_of
+from miniworld_measures import computations_in, puzzle_of, work_in
 from transformers import AutoTokenizer
 
 from sgpo.comparison.recipe import read_recipe
@@ -95,10 +94,9 @@ def reliability(samples: Sequence[str]) -> Iterator[str]:
     right = defaultdict[int, list[bool]](list)
     for file in samples:
         for row in pyarrow.parquet.read_table(file).to_pylist():
-            lines = row["completion"].split("\n")
-            if is_expert_dialect(row["completion"]) and len(lines) > 1:
-                for term, value in equalities(lines[1]):
-                    right[len(re.findall(r"(?<=[\d)])[-+*/]", term))].append(is_true(term, value))
+            if is_expert_dialect(row["completion"]) and "\n" in row["completion"]:
+                for term, value in equalities(work_in(row["completion"])):
+                    right[computations_in(term)].append(is_true(term, value))
     for number, found in sorted(right.items()):
         yield f"{number} in one: {len(found)}, of which right {sum(found) / len(found):.3f}"
     every = [each for found in right.values() for each in found]

@@ -12,7 +12,8 @@ from sgpo.methods.method import Method, all_autonomous
 from sgpo.methods.options import ClipOptions
 from sgpo.methods.records import Decision, ProblemRollouts, TrainingSequence, UpdateContext
 from sgpo.methods.weights import surrogate_weights
-from sgpo.sampling.records import correct_of, lengths_of, rewards_of
+from sgpo.prompts import AUTONOMOUS
+from sgpo.sampling.records import Rollout, correct_of, lengths_of, rewards_of
 
 
 @dataclass
@@ -25,11 +26,21 @@ def decide(groups: Sequence[ProblemRollouts], options: GRPOOptions, update: Upda
     return [Decision(surrogate_rows(group, update.num_problems), outcome(group)) for group in groups]
 
 
-def surrogate_rows(group: ProblemRollouts, num_problems: int) -> list[TrainingSequence]:
-    """The autonomous group with the weights A_i / (B G1 |o_i|) of Eq. 1; equal rewards weigh nothing."""
-    rollouts = group.autonomous
+def surrogate_rows(
+    group: ProblemRollouts, num_problems: int, members: Sequence[tuple[str, Rollout]] | None = None
+) -> list[TrainingSequence]:
+    """The autonomous group with the weights A_i / (B G1 |o_i|) of Eq. 1; equal rewards weigh nothing.
+
+    Args:
+        members: other completions in its place, each with the name of the prompt that it is learnt after.
+    """
+    members = [(AUTONOMOUS, o) for o in group.autonomous] if members is None else members
+    rollouts = [o for _, o in members]
     weights = surrogate_weights(rewards_of(rollouts), lengths_of(rollouts), num_problems=num_problems)
-    return [group.row("surrogate", o, weight) for o, weight in zip(rollouts, weights.tolist(), strict=True)]
+    return [
+        group.row("surrogate", o, weight, prompt=prompt)
+        for (prompt, o), weight in zip(members, weights.tolist(), strict=True)
+    ]
 
 
 def outcome(group: ProblemRollouts) -> str:

@@ -27,10 +27,8 @@ from sgpo.methods.method import Method, Work
 from sgpo.methods.opsd import INFORMED, informed_prompt
 from sgpo.methods.options import ClipOptions
 from sgpo.methods.records import Decision, ProblemRollouts, UpdateContext
-from sgpo.methods.weights import surrogate_weights
 from sgpo.problems import Problem
 from sgpo.prompts import AUTONOMOUS, GUIDED, PROMPTS, Messages, PromptOf, guided_messages
-from sgpo.sampling.records import lengths_of, rewards_of
 from sgpo.strategies.record import Strategy, StrategyFormatError, parse_strategy
 
 
@@ -95,12 +93,7 @@ def hinted_decision(group: ProblemRollouts, hint: str | None, num_problems: int)
     if hint is None:
         return Decision(surrogate_rows(group, num_problems), outcome(group), metrics={"hinted_share": 0.0})
     (hinted,) = group.groups[hint]
-    prompts, rollouts = [*[AUTONOMOUS] * (len(own) - 1), hint], [*own[:-1], hinted]
-    weights = surrogate_weights(rewards_of(rollouts), lengths_of(rollouts), num_problems=num_problems)
-    rows = [
-        group.row("surrogate", rollout, weight, prompt=prompt)
-        for rollout, weight, prompt in zip(rollouts, weights.tolist(), prompts, strict=True)
-    ]
+    rows = surrogate_rows(group, num_problems, [*((AUTONOMOUS, rollout) for rollout in own[:-1]), (hint, hinted)])
     reason = f"none of {len(own)} autonomous completions is correct; that with {hint} takes the place of one"
     return Decision(rows, reason, metrics={"hinted_share": 1.0, "hint_level": [*HINTS].index(hint) + 1.0})
 
