@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from miniworld_tables import p_value
 
 from sgpo.comparison.results import CellResult, read_results
 from sgpo.comparison.statistics import CellKey, CrossedDifference, crossed_difference, holm
@@ -139,8 +140,8 @@ def table(rows: Sequence[CellResult], claims: Sequence[Claim]) -> Iterator[str]:
     measured = [measure(rows, claim) for claim in claims]
     p_values = {i: found.p for i, found in enumerate(measured) if found is not None}
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    yield "| | difference | paper | ours [95% interval] | seen | cells | p (Holm) | | cells needed |"
-    yield "|---|---|---:|---|---:|---:|---:|---|---:|"
+    yield "| | difference | paper | ours [95% interval] | seen | cells | p (Holm) | verdict | cells needed |"
+    yield "|---|---|---:|---:|---:|---:|---:|---|---:|"
     for i, (claim, found) in enumerate(zip(claims, measured, strict=True)):
         if found is None:
             yield f"| {claim.letter} | {claim.text} | {claim.paper} | not measured | | | | | |"
@@ -156,7 +157,8 @@ def _cells(claim: Claim, found: CrossedDifference, adjusted_p: float) -> str:
     )
     said = verdict(found, claim.sign, adjusted_p) if claim.letter else ""
     needed = (found.cells_needed() or "more problems") if said == "cannot tell" else ""
-    return f"{ours} | {scale * found.smallest_seen:.{digits}f} | {found.cells} | {adjusted_p:.2g} | {said} | {needed}"
+    seen = f"{scale * found.smallest_seen:.{digits}f}"
+    return f"{ours} | {seen} | {found.cells} | {p_value(adjusted_p)} | {said} | {needed}"
 
 
 def gains(rows: Sequence[CellResult], method: str = "sgpo") -> Iterator[str]:

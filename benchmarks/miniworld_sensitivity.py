@@ -72,15 +72,20 @@ def write(folder: Path, eagerness: float) -> Path:
             problems = [rewritten(each, eagerness, tokenizer) for each in problems]
         if problems:
             save_problems(problems, folder / f"{name}.jsonl")
+    return write_recipe(folder, SETS, RL)
+
+
+def write_recipe(folder: Path, sets: Sequence[str], methods: Sequence[str]) -> Path:
+    """A comparison of SFT and these methods on the shipped base model, with the problems in the folder."""
     values = {
         "sft_problems": str(folder / "sft.jsonl"),
         "problems": str(folder / "rl.jsonl"),
         "dev_problems": str(folder / "dev.jsonl"),
-        "sets": {name: str(folder / f"{name}.jsonl") for name in SETS},
+        "sets": {name: str(folder / f"{name}.jsonl") for name in sets},
         "base_models": [str(BASE_MODEL)],
         "sft": str(RECIPES / "sft.yaml"),
         "sft_all": str(RECIPES / "sft-all.yaml"),
-        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in RL)],
+        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in methods)],
         "baseline": "grpo",
         "evaluation": yaml.safe_load((RECIPES / "compare.yaml").read_text())["evaluation"],
     }

@@ -23,7 +23,7 @@ def scores_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[st
     sets = [each for each in summarise(rows, baseline, methods) if each.k is not None]
     names = [each.name.removeprefix("test_") for each in sets]
     yield f"| | cells | {names[0]} | minus `{baseline}` | p (Holm) | {' | '.join(names[1:])} |"
-    yield f"|---|---:|---:|---|---:|{'---:|' * len(names[1:])}"
+    yield f"|---|---:|---:|---:|---:|{'---:|' * len(names[1:])}"
     for lines in zip(*(each.lines for each in sets), strict=True):
         first, *others = lines
         cells = [str(len(first.scores)), mean_and_spread(first), *difference(first), *map(mean_and_spread, others)]
@@ -35,8 +35,12 @@ def difference(line: MethodSummary) -> tuple[str, str]:
     if line.difference is None:
         return "", ""
     low, high = map(points, line.difference.interval)
-    p = "" if line.adjusted_p is None else f"{line.adjusted_p:.2g}" if line.adjusted_p >= 1e-4 else "< .0001"
+    p = "" if line.adjusted_p is None else p_value(line.adjusted_p)
     return f"{points(line.difference.mean)} [{low}, {high}]", p
+
+
+def p_value(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-4 else "< .0001"
 
 
 def bases_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:

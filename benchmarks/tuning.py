@@ -9,8 +9,8 @@ The first writes a recipe for each method, rate and schedule, which extends the 
 that compare them on the development problems with the base model of seed 103, which no test has. SFT on all responses
 is a recipe of the whole comparison, so it has a command for each configuration. A best value on an edge of the grid
 calls for more values, for all methods. The second prints the scores. The third is for the question what to set: it
-writes recipes that change one option of SGPO each, on the same development problems, and the fourth prints their
-scores. All see every problem once.
+writes recipes that change one option of SGPO or GRPO each, on the same development problems, and the fourth prints
+their scores. All see every problem once.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ from sgpo.comparison.results import CellResult, read_results
 RECIPES = Path(__file__).resolve().parents[1] / "src" / "sgpo" / "recipes" / "miniworld"
 METHODS = ("grpo", "luffy", "hpt", "sgpo")
 BASE_SEED, SEEDS = "103", ("1", "2")
-EXPLORED: dict[str, dict[str, object]] = {
-    "problems-8": {"problems_per_rollout": 8, "max_steps": 200},
-    "problems-32": {"problems_per_rollout": 32, "max_steps": 50},
-    "updates-1": {"updates_per_rollout": 1, "max_steps": 50},
-    "updates-4": {"updates_per_rollout": 4, "max_steps": 200},
-    "alpha-max-0.4": {"alpha_max": 0.4},
-    "alpha-max-1.6": {"alpha_max": 1.6},
-    "delta-0.5": {"delta": 0.5},
-    "delta-3": {"delta": 3.0},
-    "delta-inf": {"delta": float("inf")},
-    "reverse": {"distillation": "reverse_kl"},
-    "guided-2": {"num_autonomous": 10, "num_guided": 2},
+EXPLORED: dict[str, dict[str, dict[str, object]]] = {
+    "sgpo": {
+        "problems-8": {"problems_per_rollout": 8, "max_steps": 200},
+        "problems-32": {"problems_per_rollout": 32, "max_steps": 50},
+        "updates-1": {"updates_per_rollout": 1, "max_steps": 50},
+        "updates-4": {"updates_per_rollout": 4, "max_steps": 200},
+        "alpha-max-0.4": {"alpha_max": 0.4},
+        "alpha-max-1.6": {"alpha_max": 1.6},
+        "delta-0.5": {"delta": 0.5},
+        "delta-3": {"delta": 3.0},
+        "delta-inf": {"delta": float("inf")},
+        "reverse": {"distillation": "reverse_kl"},
+        "guided-2": {"num_autonomous": 10, "num_guided": 2},
+    },
+    "grpo": {"grpo-updates-4": {"updates_per_rollout": 4, "max_steps": 200}},
 }
 
 
@@ -83,13 +86,16 @@ def commands(folder: Path, rates: Sequence[str], schedules: Sequence[str]) -> li
 
 def explorations(folder: Path) -> str:
     """Write the recipes; returns the command."""
-    own = RECIPES / "sgpo.yaml"
-    methods = [write(folder / f"{name}.yaml", {"extends": str(own), **values}) for name, values in EXPLORED.items()]
+    methods = []
+    for method, changes in EXPLORED.items():
+        own = RECIPES / f"{method}.yaml"
+        changed = [write(folder / f"{name}.yaml", {"extends": str(own), **values}) for name, values in changes.items()]
+        methods += [own, *changed]
     # Checkpoints stand between rollout batches, so after a multiple of 4 updates.
     saving = {"save_strategy": "steps", "save_steps": 20, "save_total_limit": 1}
     beside = {name: str(RECIPES / f"{name.replace('_', '-')}.yaml") for name in ("sft", "sft_all")}
     recipe = write(folder / "compare.yaml", {"extends": str(RECIPES / "compare.yaml"), **beside, "options": saving})
-    chosen = f"--baseline sgpo --methods {' '.join(map(str, [own, *methods]))}"
+    chosen = f"--baseline sgpo --methods {' '.join(map(str, methods))}"
     return _command(str(recipe), folder.parent / "methods", chosen)
 
 
@@ -107,19 +113,20 @@ def configured(row: CellResult) -> tuple[str, float, str]:
 
 
 def table(rows: Sequence[CellResult]) -> Iterator[str]:
-    """Markdown: for each configuration the score of each seed and their mean, the best of a method in bold."""
+    """Markdown: a row for each configuration, with the score of each seed and their mean; a method's best in bold."""
     scores: dict[tuple[str, float, str], list[float]] = defaultdict(list)
     for row in rows:
         if row["seed"] is not None:
             scores[configured(row)].append(100 * row["sets"]["dev"]["score"])
-    columns = sorted({(rate, schedule) for _, rate, schedule in scores})
-    yield "| | " + " | ".join(f"{rate:g} {schedule.split('_')[0]}" for rate, schedule in columns) + " |"
-    yield "|---|" + "---:|" * len(columns)
-    for method in dict.fromkeys(name for name, _, _ in scores):
-        found = {column: scores[method, *column] for column in columns if (method, *column) in scores}
-        best = max(found, key=lambda column: fmean(found[column]))
-        cells = [_cell(found.get(column), best=column == best) for column in columns]
-        yield f"| {method} | {' | '.join(cells)} |"
+    methods = list(dict.fromkeys(name for name, _, _ in scores))
+    best = [max((own for own in scores if own[0] == name), key=lambda own: fmean(scores[own])) for name in methods]
+    yield f"| | {' | '.join(f'`{name}`' for name in methods)} |"
+    yield f"|---|{'---:|' * len(methods)}"
+    for rate, schedule in sorted({(rate, schedule) for _, rate, schedule in scores}):
+        own = [(name, rate, schedule) for name in methods]
+        cells = [_cell(scores.get(each), best=each in best) for each in own]
+        mantissa, exponent = f"{rate:e}".split("e")
+        yield f"| {float(mantissa):g}e{int(exponent)} {schedule.split('_')[0]} | {' | '.join(cells)} |"
 
 
 def explored_table(rows: Sequence[CellResult]) -> Iterator[str]:
@@ -128,10 +135,11 @@ def explored_table(rows: Sequence[CellResult]) -> Iterator[str]:
     for row in sorted(rows, key=lambda row: row["seed"] or 0):
         if row["seed"] is not None:
             scores[row["method"]].append(100 * row["sets"]["dev"]["score"])
+    changed = {name: values for changes in EXPLORED.values() for name, values in changes.items()}
     yield "| | | dev |"
     yield "|---|---|---:|"
     for name in sorted(scores, key=lambda name: -fmean(scores[name])):
-        changes = ", ".join(f"`{key}: {value}`" for key, value in EXPLORED.get(name, {}).items())
+        changes = ", ".join(f"`{key}: {value}`" for key, value in changed.get(name, {}).items())
         yield f"| `{name}` | {changes} | {_cell(scores[name], best=False)} |"
 
 

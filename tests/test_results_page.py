@@ -155,10 +155,11 @@ def test_the_table_of_the_larger_base_model() -> None:
         assert f"| {base.removeprefix('base-')} | {warm_up} | {gain} |" in CLAIMS
 
 
-def test_the_table_of_what_was_explored() -> None:
-    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-explored.jsonl")
+def test_the_tables_of_the_tuning_and_of_what_was_explored() -> None:
     page = (ROOT / "docs" / "results-miniworld-tuning.md").read_text(encoding="utf-8")
-    assert "\n".join(tuning.explored_table(found)) in page
+    assert "\n".join(tuning.table(read_results(ROOT / "docs" / "data" / "miniworld-v2-tuning.jsonl"))) in page
+    explored = read_results(ROOT / "docs" / "data" / "miniworld-v2-explored.jsonl")
+    assert "\n".join(tuning.explored_table(explored)) in page
 
 
 def test_the_table_of_sensitivity() -> None:
