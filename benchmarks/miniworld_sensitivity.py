@@ -21,12 +21,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet
 import yaml
 from miniworld_measures import computations_in, puzzle_of, work_in
+from miniworld_tables import mean_and_each
 from transformers import AutoTokenizer
 
 from sgpo.comparison.recipe import read_recipe
@@ -115,12 +115,8 @@ def table(settings: Mapping[str, Sequence[CellResult]]) -> Iterator[str]:
     yield f"|---|{'---:|' * len(names)}"
     for setting, rows in settings.items():
         scores = {name: [100 * r["sets"]["test"]["score"] for r in rows if r["method"] == name] for name in names}
-        cells = [f"{fmean(found):.1f}" + _each(sorted(found)) for found in scores.values()]
+        cells = [mean_and_each(sorted(found)) for found in scores.values()]
         yield f"| {setting} | {' | '.join(cells)} |"
-
-
-def _each(scores: Sequence[float]) -> str:
-    return f" ({', '.join(f'{score:.1f}' for score in scores)})" if len(scores) > 1 else ""
 
 
 def results(folder: Path) -> dict[str, list[CellResult]]:

@@ -43,6 +43,12 @@ def p_value(p: float) -> str:
     return f"{p:.2g}" if p >= 1e-4 else "< .0001"
 
 
+def mean_and_each(scores: Sequence[float], *, bold: bool = False) -> str:
+    """Scores in %: their mean, and in brackets each of them if there are several."""
+    mean = f"**{fmean(scores):.1f}**" if bold else f"{fmean(scores):.1f}"
+    return mean + (f" ({', '.join(f'{score:.1f}' for score in scores)})" if len(scores) > 1 else "")
+
+
 def bases_table(rows: Sequence[CellResult], baseline: str, methods: Sequence[str]) -> Iterator[str]:
     """Markdown: the first set, a row for each base model."""
     lines = summarise(rows, baseline, methods)[0].lines

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import fmean
 
 import yaml
+from miniworld_tables import mean_and_each
 
 from sgpo.comparison.results import CellResult, read_results
 
@@ -124,7 +125,7 @@ def table(rows: Sequence[CellResult]) -> Iterator[str]:
     yield f"|---|{'---:|' * len(methods)}"
     for rate, schedule in sorted({(rate, schedule) for _, rate, schedule in scores}):
         own = [(name, rate, schedule) for name in methods]
-        cells = [_cell(scores.get(each), best=each in best) for each in own]
+        cells = [mean_and_each(scores[each], bold=each in best) if each in scores else "" for each in own]
         mantissa, exponent = f"{rate:e}".split("e")
         yield f"| {float(mantissa):g}e{int(exponent)} {schedule.split('_')[0]} | {' | '.join(cells)} |"
 
@@ -140,14 +141,7 @@ def explored_table(rows: Sequence[CellResult]) -> Iterator[str]:
     yield "|---|---|---:|"
     for name in sorted(scores, key=lambda name: -fmean(scores[name])):
         changes = ", ".join(f"`{key}: {value}`" for key, value in changed.get(name, {}).items())
-        yield f"| `{name}` | {changes} | {_cell(scores[name], best=False)} |"
-
-
-def _cell(scores: Sequence[float] | None, *, best: bool) -> str:
-    if not scores:
-        return ""
-    mean = f"**{fmean(scores):.1f}**" if best else f"{fmean(scores):.1f}"
-    return f"{mean} ({', '.join(f'{score:.1f}' for score in scores)})"
+        yield f"| `{name}` | {changes} | {mean_and_each(scores[name])} |"
 
 
 def main() -> None:
