@@ -162,6 +162,21 @@ def test_the_tables_of_the_tuning_and_of_what_was_explored() -> None:
     assert "\n".join(tuning.explored_table(explored)) in page
 
 
+def test_the_table_of_sft_for_longer() -> None:
+    """Two seeds on base model 101."""
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    scores = [
+        sorted(
+            100 * row["sets"]["test"]["score"]
+            for row in found
+            if (row["method"], row["base"]) == (method, "base-101") and row["seed"] in (1, 2)
+        )
+        for method in ("sft-all", "sft-all-2", "sft-all-4", "sft-all-8")
+    ]
+    page = (ROOT / "docs" / "results-miniworld-tuning.md").read_text(encoding="utf-8")
+    assert f"| {' | '.join(map(miniworld_tables.mean_and_each, scores))} |" in page
+
+
 def test_the_table_of_sensitivity() -> None:
     settings = miniworld_sensitivity.results(ROOT / "docs" / "data")
     assert "\n".join(miniworld_sensitivity.table(settings)) in CLAIMS
