@@ -1,4 +1,7 @@
-"""Whatever the texts of this project cite exists: pages and their headings, files, modules and their names, links."""
+"""Whatever the texts of this project cite exists: pages and their headings, files, modules and their names, links.
+
+And Markdown shows what was meant.
+"""
 
 from __future__ import annotations
 
@@ -95,6 +98,16 @@ def broken_names(text: str) -> Iterator[str]:
             yield f"{cited[1]}: there is no such name in the module"
 
 
+def broken_blocks(text: str) -> Iterator[str]:
+    """Tables and lists of a page that MkDocs shows as text, since no empty line is in front of them."""
+    before = ""
+    for line in FENCE.sub("", text).splitlines():
+        kind = r"\|" if line.startswith("|") else r" *(?:- |\d+\. )|  +" if re.match(r"- |\d+\. ", line) else None
+        if kind and before.strip() and not re.match(kind, before) and not before.startswith("<!--"):
+            yield line
+        before = line
+
+
 def broken_links(path: str, text: str) -> Iterator[str]:
     """Of a page: files beside it that do not exist, and anchors that no heading has."""
     for link in LINK.finditer(FENCE.sub("", text)):
@@ -158,6 +171,15 @@ def test_files_names_and_links() -> None:
         "concepts.md#two-tables: the page has no such heading",
         "none.md: there is no such file",
         "#here: the page has no such heading",
+    ]
+
+
+def test_tables_and_lists_are_shown_as_such() -> None:
+    pages = {path: text for path, text in texts().items() if path.endswith(".md")}
+    assert {path: found for path, text in pages.items() if (found := list(broken_blocks(text)))} == {}
+    assert list(broken_blocks("Options:\n| a | b |\n|---|---|\n\n- one,\n  two\n- three\nand\n1. four")) == [
+        "| a | b |",
+        "1. four",
     ]
 
 
