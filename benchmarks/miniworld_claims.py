@@ -152,24 +152,38 @@ def table(rows: Sequence[CellResult], claims: Sequence[Claim]) -> Iterator[str]:
 def _cells(claim: Claim, found: CrossedDifference, adjusted_p: float) -> str:
     """From "ours" on; "seen" is the smallest difference that so many cells see in four of five cases."""
     scale, digits = (1, 1 if "length" in claim.metric else 3) if claim.metric else (100, 1)
-    ours = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]".format(
-        *(scale * value for value in (found.mean, *found.interval)), d=digits
-    )
     said = verdict(found, claim.sign, adjusted_p) if claim.letter else ""
     needed = (found.cells_needed() or "more problems") if said == "cannot tell" else ""
     seen = f"{scale * found.smallest_seen:.{digits}f}"
-    return f"{ours} | {seen} | {found.cells} | {p_value(adjusted_p)} | {said} | {needed}"
+    return f"{_ours(found, scale, digits)} | {seen} | {found.cells} | {p_value(adjusted_p)} | {said} | {needed}"
+
+
+def _ours(found: CrossedDifference, scale: int = 100, digits: int = 1) -> str:
+    mean, low, high = (f"{scale * value:+.{digits}f}" for value in (found.mean, *found.interval))
+    return f"{mean} [{low}, {high}]"
 
 
 def gains(rows: Sequence[CellResult], method: str = "sgpo") -> Iterator[str]:
-    """Claim (b): what each base model gains over its warm-up, beside what that had."""
-    for base in dict.fromkeys(row["base"] for row in rows):
-        own = [row for row in rows if row["base"] == base]
-        found = measure(own, Claim("b", method, "sft"))
-        start = next((100 * row["sets"]["test"]["score"] for row in own if row["method"] == "sft"), None)
-        if found is not None and start is not None:
-            gain = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * value for value in (found.mean, *found.interval)))
-            yield f"{base}: warm-up {start:.1f}, {method} {gain}"
+    """Markdown for claim (b): what each base model gains over its warm-up, and how much more the last of them gains."""
+    bases = list(dict.fromkeys(row["base"] for row in rows))
+    yield f"| base model | warm-up | `{method}` minus it | the gain of {bases[-1]} minus this one |"
+    yield "|---|---:|---:|---:|"
+    for base in bases:
+        (start,) = (row["sets"]["test"] for row in rows if row["base"] == base and row["method"] == "sft")
+        gain = measure([row for row in rows if row["base"] == base], Claim("b", method, "sft"))
+        more = crossed_difference([tuple(_gain_by_cell(rows, each, method) for each in (base, bases[-1]))])
+        assert gain is not None
+        assert more is not None
+        beside = _ours(more) if base != bases[-1] else ""
+        yield f"| {base.removeprefix('base-')} | {100 * start['score']:.1f} | {_ours(gain)} | {beside} |"
+
+
+def _gain_by_cell(rows: Sequence[CellResult], base: str, method: str) -> dict[CellKey, dict[str, float]]:
+    """Of each seed and problem, the method's rate minus that of the warm-up."""
+    own = [row for row in rows if row["base"] == base]
+    (start,) = (row["sets"]["test"]["rates"] for row in own if row["method"] == "sft")
+    found = {row["seed"] or 0: row["sets"]["test"]["rates"] for row in own if row["method"] == method}
+    return {("", seed): {name: rates[name] - start[name] for name in start} for seed, rates in found.items()}
 
 
 def main() -> None:
