@@ -72,11 +72,14 @@ def write(folder: Path, eagerness: float) -> Path:
             problems = [rewritten(each, eagerness, tokenizer) for each in problems]
         if problems:
             save_problems(problems, folder / f"{name}.jsonl")
-    return write_recipe(folder, SETS, RL)
+    return write_recipe(folder, SETS, [RECIPES / f"{name}.yaml" for name in RL])
 
 
-def write_recipe(folder: Path, sets: Sequence[str], methods: Sequence[str]) -> Path:
-    """A comparison of SFT and these methods on the shipped base model, with the problems in the folder."""
+def write_recipe(folder: Path, sets: Sequence[str], methods: Sequence[Path], **options: object) -> Path:
+    """A comparison of SFT and these methods on the shipped base model, with the problems in the folder.
+
+    The options are those of every method.
+    """
     values = {
         "sft_problems": str(folder / "sft.jsonl"),
         "problems": str(folder / "rl.jsonl"),
@@ -85,9 +88,10 @@ def write_recipe(folder: Path, sets: Sequence[str], methods: Sequence[str]) -> P
         "base_models": [str(BASE_MODEL)],
         "sft": str(RECIPES / "sft.yaml"),
         "sft_all": str(RECIPES / "sft-all.yaml"),
-        "methods": ["sft", "sft-all", *(str(RECIPES / f"{name}.yaml") for name in methods)],
+        "methods": ["sft", "sft-all", *map(str, methods)],
         "baseline": "grpo",
         "evaluation": yaml.safe_load((RECIPES / "compare.yaml").read_text())["evaluation"],
+        "options": options,
     }
     recipe = folder / "compare.yaml"
     recipe.write_text(yaml.safe_dump(values, sort_keys=False))
