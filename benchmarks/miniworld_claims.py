@@ -64,9 +64,10 @@ def verdict(found: CrossedDifference, sign: int, adjusted_p: float) -> str:
 
 
 PARTS = {START: "first tenth", EARLY: "first third", LATE: "last fifth", ALL: "all of the training"}
+BASELINES = {"sft": "", "sft-all": "", "grpo": "+2.2", "luffy": "", "hpt": ""}
 CLAIMS = (
-    *(Claim("a", "sgpo", first) for first in ("sft", "sft-all", "grpo", "luffy", "hpt")),
-    Claim("c", "sgpo", "grpo-8", paper="+2.2"),
+    *(Claim("a", "sgpo", first, paper=paper) for first, paper in BASELINES.items()),
+    Claim("c", "sgpo", "grpo-8"),
     Claim("c", "sgpo", "sgpo-no-autonomous", paper="+3.5"),
     Claim("c", "sgpo-no-autonomous", "sgpo", metric="reward/autonomous", window=EARLY),
     Claim("c", "sgpo-no-autonomous", "sgpo", -1, metric="reward/autonomous", window=LATE, since=EARLY),
@@ -80,7 +81,7 @@ CLAIMS = (
     Claim("f", "sgpo", "sgpo-alpha-1", metric="reward/autonomous", window=EARLY),
     Claim("g", "sgpo", "sgpo-alpha-mean"),
     Claim("g", "sgpo", "sgpo-group-advantage"),
-    Claim("h", "sgpo", "sgpo-reverse"),
+    Claim("h", "sgpo", "sgpo-reverse", paper="+1.2"),
     Claim("i", "sgpo", "sgpo-likelihood", paper="+2.8"),
     Claim("i", "sgpo", "sgpo-likelihood", metric="reward/autonomous", window=EARLY),
     Claim("j", "sgpo", "grpo", metric="surprisal"),
