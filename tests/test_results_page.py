@@ -156,6 +156,12 @@ def test_the_tables_of_the_tuning_and_of_what_was_explored() -> None:
     assert "\n".join(tuning.table(read_results(ROOT / "docs" / "data" / "miniworld-v2-tuning.jsonl"))) in page
     explored = read_results(ROOT / "docs" / "data" / "miniworld-v2-explored.jsonl")
     assert "\n".join(tuning.explored_table(explored)) in page
+    tested = read_results(ROOT / "docs" / "data" / "miniworld-v2-explored-test.jsonl")
+    headline = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
+    cells = [*tested, *(row for row in headline if row["base"] == "base-102")]
+    for method, changed in (("sgpo", "updates-4"), ("grpo", "grpo-updates-4")):
+        own, other = (line.mean for line in summarise(cells, method, [method, changed])[0].lines)
+        assert f"| `{method}` | {100 * own:.1f} | {100 * other:.1f} |" in page
 
 
 def test_the_table_of_sft_for_longer() -> None:
