@@ -67,6 +67,8 @@ def test_refusals_of_the_method_reach_the_user() -> None:
         chosen({"method": "sgpo", "delta": 0.0})
     with pytest.raises(ValueError, match="leave such problems out"):
         chosen({"method": "sgpo", "without_strategy": "drop"})
+    with pytest.raises(ValueError, match="which samples once a step"):
+        chosen({"method": "sgpo", "guidance": "after_failure"})
 
 
 WRONG = {

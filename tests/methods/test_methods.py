@@ -60,7 +60,7 @@ def test_the_methods() -> None:
 
 OPTIONS_OF = {
     "sgpo": "delta alpha_scale alpha_smoothing alpha_max alpha_rule alpha_fixed target_selection distillation "
-    "train_autonomous without_strategy",
+    "train_autonomous guidance without_strategy",
     "ampo grpo scaf_grpo sgpo": "eps_low eps_high",
     "ampo": "ampo_replaced",
     "ampo hpt luffy srft": "normalization entropy_coefficient",
@@ -79,6 +79,7 @@ OTHERS: dict[str, Any] = {  # than the default; of the others 0.25
     "target_selection": "mean",
     "distillation": "reverse_kl",
     "train_autonomous": False,
+    "guidance": "after_failure",
     "without_strategy": "drop",
     "normalization": "grpo",
     "divergence": "reverse_kl",

@@ -101,13 +101,14 @@ def save(value: Any, folder: Path) -> None:
 def union(checkpoint: str, folder: Path) -> None:
     """Two updates of given completions; the gradients. With one problem an update the second process has none."""
     results = {}
-    for problems in (10, 2):
-        run = folder / f"run-{problems}-{WORLD}"
-        trainer, recorder = make(checkpoint, run, scripted=True, max_steps=2, problems_per_rollout=problems), Recorder()
+    for problems, guidance in ((10, "always"), (2, "always"), (10, "after_failure"), (2, "after_failure")):
+        run = folder / f"run-{problems}-{guidance}-{WORLD}"
+        changes = {"problems_per_rollout": problems, "guidance": guidance}
+        trainer, recorder = make(checkpoint, run, scripted=True, max_steps=2, **changes), Recorder()
         trainer.add_callback(recorder)
         trainer.train()
         evaluated = trainer.evaluate()
-        results[problems] = (recorder.gradients, trainer.state.log_history, evaluated)
+        results[problems, guidance] = (recorder.gradients, trainer.state.log_history, evaluated)
     save(results, folder)
 
 

@@ -26,6 +26,7 @@ from sgpo.training.trainer import SGPOTrainer
             r"method is 'ppo'; choose one of ampo, grpo, hpt, luffy, opsd, scaf_grpo, sdpo, sgpo, srft",
         ),
         ({"target_selection": "max"}, r"target_selection is 'max'; choose one of sum, mean"),
+        ({"guidance": "never"}, r"guidance is 'never'; choose one of always, after_failure"),
         ({"without_strategy": "keep"}, r"without_strategy is 'keep'; choose one of autonomous, drop"),
         ({"num_autonomous": 1}, r"num_autonomous must be at least 2"),
         ({"num_guided": 0}, r"num_guided must be at least 1 for sgpo; .* use method: grpo"),

@@ -10,9 +10,23 @@ from typing import Any
 import pytest
 from trainer_setup import PLANS, MakeTrainer, Recorder, Reference, Script, full_reward, in_float64, lines_of, updates_of
 
+from sgpo.means import Means
 from sgpo.problems import Problem
 from sgpo.prompts import student_messages
-from sgpo.training.metrics import cut_lines
+from sgpo.training.metrics import Logbook, cut_lines
+
+
+def test_an_occasion_that_goes_on() -> None:
+    """Its values weigh alike; occasions weigh alike, however many values they have."""
+    parts = [Means(), Means()]
+    parts[0].add("a", [1.0])
+    parts[1].add("a", [0.0, 0.0, 0.0])
+    for goes_on, mean in ((False, 0.5), (True, 0.25)):
+        book = Logbook()
+        book.record(parts[0])
+        book.record(parts[1], goes_on=goes_on)
+        assert book.take() == {"a": mean}
+    assert parts[0].values() == {"a": 1.0}
 
 
 def test_metrics_file_by_hand(

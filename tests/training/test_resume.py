@@ -78,20 +78,29 @@ TOOK_PART = {
 }
 
 
-@pytest.mark.parametrize("method", TOOK_PART)
-def test_resumed_run_equals_the_straight_one(make_sampling_trainer: MakeTrainer, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        *((method, {}) for method in TOOK_PART),
+        ("sgpo", {"guidance": "after_failure", "num_autonomous": 2, "num_guided": 4, "seed": 2}),
+    ],
+    ids=lambda value: "" if value == {} else value if isinstance(value, str) else "after a failure",
+)
+def test_resumed_run_equals_the_straight_one(
+    make_sampling_trainer: MakeTrainer, method: str, changes: dict[str, Any]
+) -> None:
     """From a checkpoint within an epoch (4), and over the end of the epoch (6)."""
-    straight = make_sampling_trainer("straight", method=method, max_steps=8)
+    straight = make_sampling_trainer("straight", method=method, max_steps=8, **changes)
     straight.train()
     lines = without_times(lines_of(straight))
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert len({line["grad_norm"] for line in lines}) == 8
     assert 0.0 not in {line["grad_norm"] for line in lines}
     assert all(max(line[TOOK_PART[method]] for line in half) > 0 for half in (lines[:4], lines[4:]))
-    first = make_sampling_trainer("halves", method=method, max_steps=4)
+    first = make_sampling_trainer("halves", method=method, max_steps=4, **changes)
     before = copy.deepcopy(first.model)
     first.train()
-    second = make_sampling_trainer("halves", method=method, max_steps=8)
+    second = make_sampling_trainer("halves", method=method, max_steps=8, **changes)
     second.train(resume_from_checkpoint=True)
     assert second.state.global_step == 8
     assert without_times(lines_of(second)) == lines

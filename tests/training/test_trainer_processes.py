@@ -47,16 +47,17 @@ def assert_same_gradients(found: Sequence[Tensor], expected: Sequence[Tensor], c
 def test_two_processes_train_as_one(checkpoint: Path, tmp_path: Path) -> None:
     alone, both = alone_and_both("union", checkpoint, tmp_path)
     for of_process in both:
-        for problems, (gradients, history, evaluated) in of_process.items():
-            expected_gradients, expected_history, expected_evaluation = alone[problems]
+        for case, (gradients, history, evaluated) in of_process.items():
+            expected_gradients, expected_history, expected_evaluation = alone[case]
             assert_same_gradients(gradients, expected_gradients)
             for line, expected in zip(history, expected_history, strict=True):
                 assert timeless(line) == pytest.approx(timeless(expected), rel=1e-4, abs=1e-6)
             assert evaluated == pytest.approx(expected_evaluation)
-    assert_same_views(tmp_path / "run-10-2", tmp_path / "run-10-1")
-    rows = (tmp_path / "run-10-2" / "metrics.jsonl").read_text().splitlines()
+    assert_same_views(tmp_path / "run-10-always-2", tmp_path / "run-10-always-1")
+    assert 0 < alone[10, "after_failure"][1][0]["target_share"] < alone[10, "always"][1][0]["target_share"]
+    rows = (tmp_path / "run-10-always-2" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == [1, 2, 2, 2, 2]  # updates, evaluation, totals, evaluation
-    names = sorted(path.name for path in (tmp_path / "run-10-2").iterdir())
+    names = sorted(path.name for path in (tmp_path / "run-10-always-2").iterdir())
     assert names == ["completions", "config.yaml", "data.json", "metrics.jsonl", "report.html"]
 
 

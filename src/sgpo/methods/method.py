@@ -29,6 +29,11 @@ class Work:
     taught: int = 0  # of the learnt rows those with a teacher, whose logits need memory too
 
 
+def nothing_waits(options: MethodOptions) -> tuple[str, ...]:
+    """All completions are sampled in one call."""
+    return ()
+
+
 def work_of_group(options: MethodOptions) -> Work:
     """G1 + G2 completions of the bare prompt, which are all learnt, by a ratio."""
     return Work(sampled=options.num_samples, learnt=options.num_samples, ratios=options.num_samples)
@@ -54,6 +59,9 @@ class Method:
     # 0 leaves it as the policy before training. At 1, and without this, it is the present policy, and needs no copy.
     teacher_update_rate: Callable[[Any], float] | None = None
     work: Callable[[Any], Work] = work_of_group  # (options) -> what a problem costs
+    # (options) -> prompts that are sampled only where no autonomous completion is correct; elsewhere the bare prompt is
+    # sampled in their place.
+    after_failure: Callable[[Any], tuple[str, ...]] = nothing_waits
 
     def __post_init__(self) -> None:
         if unknown := set(self.uses) - set(USES):

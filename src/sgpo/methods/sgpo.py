@@ -18,6 +18,7 @@ from sgpo.methods.method import Method, Work, with_guidance
 from sgpo.methods.options import ClipOptions, negative, not_among
 from sgpo.methods.records import Decision, ProblemRollouts, TokenScores, UpdateContext
 from sgpo.methods.weights import adaptive_weight, group_advantage_weight, pass_rate, select_target, target_weights
+from sgpo.prompts import GUIDED
 from sgpo.sampling.records import Rollout, correct_of, lengths_of
 
 TERM_OF = {
@@ -29,6 +30,7 @@ CHOICES = {
     "alpha_rule": ["pass_rate", "fixed", "group_advantage"],
     "target_selection": ["sum", "mean", "all"],
     "distillation": list(TERM_OF),
+    "guidance": ["always", "after_failure"],
     "without_strategy": ["autonomous", "drop"],
 }
 
@@ -55,6 +57,10 @@ class SGPOOptions(ClipOptions):
         metadata={"help": "'forward_kl' (Eq. 3), 'reverse_kl', or 'likelihood': SFT on the target's tokens."},
     )
     train_autonomous: bool = field(default=True, metadata={"help": "Whether the autonomous group enters the loss."})
+    guidance: str = field(
+        default="always",
+        metadata={"help": "G2 completions are guided 'always', or 'after_failure' of all G1, and else autonomous."},
+    )
     without_strategy: str = field(
         default="autonomous",
         metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
@@ -144,7 +150,7 @@ def _likeliest(some: list[Rollout], scores: Sequence[TokenScores], options: SGPO
 
 def _reason(group: ProblemRollouts, weight: float, targets: Sequence[Rollout]) -> str:
     if not group.guided:
-        return f"{outcome(group)}; no strategy"
+        return f"{outcome(group)}; {'no guidance needed' if group.problem.strategy else 'no strategy'}"
     said = f"{outcome(group)}, {len(candidates(group))} of {len(group.guided)} guided ones"
     if targets:
         return f"{said}: {len(targets)} distilled with alpha {weight:.2f}"
@@ -152,9 +158,18 @@ def _reason(group: ProblemRollouts, weight: float, targets: Sequence[Rollout]) -
 
 
 def work(options: SGPOOptions) -> Work:
-    """The autonomous group and one target; scored are the guided completions, and the teacher's side of the target."""
-    alone, guided = options.num_autonomous, options.num_guided
-    return Work(sampled=alone + guided, learnt=alone + 1, ratios=alone, scored=guided + 1, taught=1)
+    """The autonomous group and one target; scored are the guided completions, and the teacher's side of the target.
+
+    With guidance after a failure all of it at once, as no problem has it: all completions are autonomous, or there is a
+    target.
+    """
+    sampled, guided = options.num_samples, options.num_guided
+    alone = sampled if after_failure(options) else options.num_autonomous
+    return Work(sampled=sampled, learnt=alone + 1, ratios=alone, scored=guided + 1, taught=1)
 
 
-METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",), work=work)
+def after_failure(options: SGPOOptions) -> tuple[str, ...]:
+    return (GUIDED,) if options.guidance == "after_failure" else ()
+
+
+METHOD = Method(SGPOOptions, with_guidance, decide, uses=("strategy",), work=work, after_failure=after_failure)

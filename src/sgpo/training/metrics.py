@@ -104,9 +104,10 @@ class Logbook:
         self.seconds: dict[str, list[float]] = {}
         self.tokens: dict[str, int] = {}
 
-    def record(self, means: Means) -> None:
-        """What was measured on one occasion. Every process records the same occasions, each its part."""
-        self.occasions.append(means)
+    def record(self, means: Means, *, goes_on: bool = False) -> None:
+        """What was measured on one occasion, or on one that goes on. Every process records the same, each its part."""
+        before = [self.occasions.pop()] if goes_on else []
+        self.occasions.append(Means.joined([*before, means]))
 
     @contextmanager
     def timed(self, phase: str, *, goes_on: bool = False) -> Iterator[None]:

@@ -7,7 +7,7 @@ All up to the rows is here, all from the rows on is `sgpo.engine.update`; `sgpo.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from sgpo.methods.records import (
     with_importance,
 )
 from sgpo.problems import Problem
-from sgpo.prompts import encode_prompts
+from sgpo.prompts import AUTONOMOUS, encode_prompts
 from sgpo.rewards import Rewards, score
 from sgpo.rewards.metrics import logged_metrics
 from sgpo.rewards.rollouts import reward_batch, with_scores
@@ -67,26 +67,75 @@ def sample_groups(
     system_prompt: str,
     seed: int,
 ) -> list[ProblemRollouts]:
-    """The groups of all problems, in one call of the engine: prompt by prompt, and in each problem by problem."""
-    named = method.all_prompts
+    """The groups of all problems, in one call of the engine, without what waits for the verdict on them."""
     prompts: list[dict[str, list[int]]] = [{} for _ in problems]
-    for name, prompt in named.items():
+    for name, prompt in method.all_prompts.items():
         messages = {place: m for place, p in enumerate(problems) if (m := prompt(p, system_prompt)) is not None}
         for place, ids in zip(messages, encode_prompts(tokenizer, [*messages.values()]), strict=True):
             prompts[place][name] = ids
-    counts = [method.sample_counts(problem, options) for problem in problems]
-    places = [(place, name) for name in named for place, count in enumerate(counts) if name in count]
-    requests = [SampleRequest(prompts[place][name], counts[place][name]) for place, name in places]
+    groups = [
+        ProblemRollouts(problem, own, {}, expert_rollouts(method.solutions_of(problem), tokenizer))
+        for problem, own in zip(problems, prompts, strict=True)
+    ]
+    waiting = method.after_failure(options)
+    counts = [_others(method.sample_counts(problem, options), waiting) for problem in problems]
+    return with_samples(groups, counts, [*method.all_prompts], sampler, sampling, seed=seed)
+
+
+def sample_after_verdict(
+    groups: Sequence[ProblemRollouts],
+    method: Method,
+    options: Any,
+    sampler: Sampler,
+    sampling: SamplingConfig,
+    *,
+    seed: int,
+) -> list[ProblemRollouts]:
+    """The same problems with what waited, and nothing else, in one call of the engine.
+
+    Where no autonomous completion is correct, the prompts that waited are sampled; elsewhere the bare one, as often.
+    """
+    waiting = method.after_failure(options)
+    counts = []
+    for group in groups:
+        all_counts = method.sample_counts(group.problem, options)
+        own = {name: count for name, count in all_counts.items() if name in waiting}
+        solved = any(rollout.correct for rollout in group.autonomous)
+        counts.append({AUTONOMOUS: sum(own.values())} if own and solved else own)
+    bare = [replace(group, experts=[]) for group in groups]
+    return with_samples(bare, counts, [*method.all_prompts], sampler, sampling, seed=seed)
+
+
+def joined(groups: Sequence[ProblemRollouts], later: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
+    """Of each problem all rollouts, those of a prompt in one group."""
+    return [
+        replace(group, groups={name: [*group.groups.get(name, []), *more.groups.get(name, [])] for name in names})
+        for group, more in zip(groups, later, strict=True)
+        for names in [dict.fromkeys([*group.groups, *more.groups])]
+    ]
+
+
+def with_samples(
+    groups: Sequence[ProblemRollouts],
+    counts: Sequence[Mapping[str, int]],
+    names: Sequence[str],
+    sampler: Sampler,
+    sampling: SamplingConfig,
+    *,
+    seed: int,
+) -> list[ProblemRollouts]:
+    """So many completions of the prompts of each, in one call: prompt by prompt, and in each problem by problem."""
+    places = [(place, name) for name in names for place, count in enumerate(counts) if name in count]
+    requests = [SampleRequest(groups[place].prompts[name], counts[place][name]) for place, name in places]
     sampled = dict(zip(places, sampler.sample(requests, sampling, seed=seed), strict=True))
     return [
-        ProblemRollouts(
-            problem,
-            prompts[place],
-            {name: sampled[place, name] for name in counts[place]},
-            expert_rollouts(method.solutions_of(problem), tokenizer),
-        )
-        for place, problem in enumerate(problems)
+        replace(group, groups={name: sampled[place, name] for name in counts[place]})
+        for place, group in enumerate(groups)
     ]
+
+
+def _others(counts: Mapping[str, int], waiting: Sequence[str]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name not in waiting}
 
 
 def verify_groups(

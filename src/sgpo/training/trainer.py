@@ -176,6 +176,11 @@ class SGPOTrainer(RunTrainer):
                     groups = self._sample(step.own_share(inputs, self.args.updates_per_rollout))
                 with self.logbook.timed("verify"):
                     groups = self._verify(groups)
+                if self.method.after_failure(self.options):
+                    with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave(at_once=alone):
+                        later = self._sample_after_verdict(groups)
+                    with self.logbook.timed("verify", goes_on=True):
+                        groups = step.joined(groups, self._verify(later, goes_on=True))
                 self.interrupt.stop_if_requested()
             with self.logbook.timed("assemble"):
                 self._updates = self._decide(groups)
@@ -186,24 +191,36 @@ class SGPOTrainer(RunTrainer):
         return loss
 
     def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
-        args = self.args
-        groups = step.sample_groups(
-            problems,
-            self.method,
-            self.options,
-            self.sampler,
-            self.processing_class,
-            SamplingConfig(args.max_completion_length, args.temperature, args.top_p),
-            system_prompt=args.system_prompt,
-            seed=self._sampling_seed(),
+        return self._counted(
+            step.sample_groups(
+                problems,
+                self.method,
+                self.options,
+                self.sampler,
+                self.processing_class,
+                self._sampling(),
+                system_prompt=self.args.system_prompt,
+                seed=self._sampling_seed(),
+            )
         )
+
+    def _sample_after_verdict(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
+        seed = self._sampling_seed(call=1)
+        return self._counted(
+            step.sample_after_verdict(groups, self.method, self.options, self.sampler, self._sampling(), seed=seed)
+        )
+
+    def _sampling(self) -> SamplingConfig:
+        return SamplingConfig(self.args.max_completion_length, self.args.temperature, self.args.top_p)
+
+    def _counted(self, groups: list[ProblemRollouts]) -> list[ProblemRollouts]:
         sampled = [rollout for group in groups for some in group.groups.values() for rollout in some]
         self.logbook.count_tokens("sample", sum(len(rollout.completion_ids) for rollout in sampled))
         return groups
 
-    def _verify(self, groups: Sequence[ProblemRollouts]) -> list[ProblemRollouts]:
+    def _verify(self, groups: Sequence[ProblemRollouts], *, goes_on: bool = False) -> list[ProblemRollouts]:
         found, means = step.verify_groups(groups, self.rewards, self.processing_class, self._reward_columns, self.state)
-        self.logbook.record(means)
+        self.logbook.record(means, goes_on=goes_on)
         return found
 
     def _decide(self, groups: Sequence[ProblemRollouts]) -> list[step.Update]:
@@ -267,10 +284,11 @@ class SGPOTrainer(RunTrainer):
     def phase_seconds(self) -> dict[str, float]:
         return {phase: sum(seconds) for phase, seconds in self.logbook.seconds.items()}
 
-    def _sampling_seed(self) -> int:
-        """Follows from the seed, the number of the rollout batch and the process alone."""
+    def _sampling_seed(self, call: int = 0) -> int:
+        """Follows from the seed, the number of the rollout batch, that of the call in it, and the process alone."""
         rollout_batch = self.state.global_step // self.args.updates_per_rollout
-        return (self.args.seed * 1_000_003 + rollout_batch) * distributed.count() + distributed.rank()
+        own = (self.args.seed * 1_000_003 + rollout_batch) * distributed.count() + distributed.rank()
+        return own + call * 2**48
 
     def _check_finite(self, what: str, value: float | Tensor, model: nn.Module) -> None:
         """Stops, in all processes, before a gradient that is not a number reaches the weights."""

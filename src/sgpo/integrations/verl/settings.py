@@ -55,6 +55,8 @@ def chosen(section: Mapping[str, Any]) -> Chosen:
     refusals.add(f"sgpo: {each}" for each in options.refusals())
     if getattr(options, "without_strategy", "autonomous") == "drop":
         refusals.add(["sgpo.without_strategy: drop is not for veRL: leave such problems out of data.train_files"])
+    if method.after_failure(options):
+        refusals.add(["sgpo.guidance: after_failure is not for veRL, which samples once a step: leave it at always"])
     refusals.refuse()
     return Chosen(method, options)
 
