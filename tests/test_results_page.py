@@ -84,6 +84,8 @@ def test_the_tables_of_the_present_version() -> None:
     methods = ["sft", "sft-all", "grpo", "grpo-8", "luffy", "hpt", "sgpo"]
     assert "\n".join(miniworld_tables.scores_table(found, "grpo", methods)) in PRESENT
     assert "\n".join(miniworld_tables.bases_table(found, "grpo", methods)) in PRESENT
+    of_one_rate = ["grpo", "grpo-8", "sgpo-4e-4", "sgpo-after-failure-4e-4"]
+    assert "\n".join(miniworld_tables.scores_table(found, "grpo", of_one_rate)) in PRESENT
     for rate, grpo, sgpo in (("4e-4", "grpo", "sgpo-4e-4"), ("2e-4", "grpo-2e-4", "sgpo")):
         for each in summarise(found, grpo, [grpo, sgpo]):
             if each.name in ("test", "test_blocked", "test_unseen"):
