@@ -140,6 +140,17 @@ def test_a_stopped_and_resumed_run_is_the_straight_one(
         assert torch.equal(one, other), name
 
 
+@pytest.mark.parametrize("phase", ["sample", "verify"])
+def test_between_the_two_calls_of_a_rollout_batch(make_trainer: Train, tmp_path: Path, phase: str) -> None:
+    """In the second call of the third rollout batch, which is given up as a whole."""
+    straight = make_trainer(tmp_path / "straight", CtrlC(), guidance="after_failure")
+    straight.train()
+    with pytest.raises(TrainingInterrupted, match="after 4 of 8 updates"):
+        make_trainer(tmp_path / "run", CtrlC(**{phase: [6]}), guidance="after_failure").train()
+    make_trainer(tmp_path / "run", CtrlC(), guidance="after_failure").train(resume_from_checkpoint=True)
+    assert updates(tmp_path / "run") == updates(tmp_path / "straight")
+
+
 def test_what_was_not_logged_yet_is_logged_before_the_checkpoint(make_trainer: Train, tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         make_trainer(tmp_path / "run", CtrlC(optimise=[5]), logging_steps=4).train()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from trainer_setup import PLANS, MakeTrainer, full_reward
@@ -10,6 +11,7 @@ from trainer_setup import PLANS, MakeTrainer, full_reward
 from sgpo.methods.records import ProblemRollouts
 from sgpo.methods.registry import METHODS
 from sgpo.problems import Problem
+from sgpo.training.start_table import start_rows
 from sgpo.training.step import joined
 from sgpo.training.trainer import SGPOTrainer
 
@@ -103,4 +105,37 @@ def test_without_it_there_is_one_call(make_trainer: MakeTrainer) -> None:
 def test_the_work_is_that_of_the_worst_problem() -> None:
     method = METHODS["sgpo"]
     work = method.work(method.options(num_autonomous=5, num_guided=3, guidance="after_failure"))
-    assert (work.sampled, work.ratios, work.learnt, work.scored, work.taught) == (8, 8, 9, 4, 1)
+    assert (work.sampled, work.ratios, work.learnt, work.scored, work.taught, work.calls) == (8, 8, 9, 4, 1, 2)
+
+
+def test_the_start_says_both_kinds(trainer: SGPOTrainer, problems: list[Problem]) -> None:
+    rows = dict(start_rows(trainer.args, problems, 50, 2, 0, evaluated=False))
+    assert rows["samples a problem"] == "3 autonomous + 2 guided after a failure, else 5 autonomous or 5 autonomous"
+    # 4 problems an update: 20 autonomous rows if all are solved, and 8 guided ones if none is
+    assert "hold up to 28 sequences" in rows["micro-batches an update"]
+
+
+def test_a_method_of_ones_own_with_experts(trainer: SGPOTrainer, problems: list[Problem]) -> None:
+    """The expert's responses are verified once, in the first call."""
+    method = replace(trainer.method, uses=("strategy", "response"))
+    trainer.method = method
+    some = [replace(problem, response="so 1") for problem in problems[:2]]
+    groups = trainer._verify(trainer._sample(some))
+    later = trainer._sample_after_verdict(groups)
+    assert [len(group.experts) for group in groups] == [1, 1]
+    assert [group.experts for group in later] == [[], []]
+    assert [len(group.experts) for group in joined(groups, later)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["guidde", "autonomous"])
+def test_only_a_prompt_of_the_method_can_wait(name: str) -> None:
+    method = replace(METHODS["sgpo"], after_failure=lambda options: (name,))
+    with pytest.raises(
+        ValueError, match=f"the method lets the prompt '{name}' wait for a failure; it may be of guided"
+    ):
+        method.waiting(method.options())
+
+
+def test_without_autonomous_rows_it_is_refused() -> None:
+    refusals = METHODS["sgpo"].options(guidance="after_failure", train_autonomous=False).refusals()
+    assert any("train_autonomous: false learns none" in each for each in refusals)

@@ -27,6 +27,7 @@ class Work:
     ratios: int  # of them with a ratio to pi_old: forward once more in all updates of a rollout batch but the first
     scored: int = 0  # passes forward alone: a choice among completions, entropies, the teacher's side of a divergence
     taught: int = 0  # of the learnt rows those with a teacher, whose logits need memory too
+    calls: int = 1  # of the engine in a rollout batch, each of which waits for its longest completion
 
 
 def nothing_waits(options: MethodOptions) -> tuple[str, ...]:
@@ -93,6 +94,16 @@ class Method:
     def solutions_of(self, problem: Problem) -> tuple[str, ...]:
         """Those of a problem that it learns from."""
         return problem.responses if "responses" in self.uses else problem.responses[: "response" in self.uses]
+
+    def waiting(self, options: Any) -> tuple[str, ...]:
+        """The prompts of `after_failure`. Raises ValueError for one that no problem can have, and for the bare one."""
+        names = self.after_failure(options)
+        if wrong := [name for name in names if name not in self.all_prompts or name == AUTONOMOUS]:
+            others = ", ".join(name for name in self.all_prompts if name != AUTONOMOUS)
+            raise ValueError(
+                f"the method lets the prompt {wrong[0]!r} wait for a failure; it may be of {others or 'none'}"
+            )
+        return names
 
     def sample_counts(self, problem: Problem, options: Any) -> dict[str, int]:
         """Completions of each prompt, those of none left out.

@@ -71,6 +71,8 @@ class SGPOOptions(ClipOptions):
         yield from not_among(self, CHOICES)
         if self.num_guided == 0:
             yield "num_guided must be at least 1 for sgpo; without guided completions use method: grpo"
+        if self.guidance == "after_failure" and not self.train_autonomous:
+            yield "guidance: after_failure samples more autonomous completions, and train_autonomous: false learns none"
         if not self.delta > 0:
             yield "delta must be positive; for no clipping write delta: .inf"
         yield from negative(self, "alpha_scale", "alpha_max", "alpha_fixed")
@@ -165,7 +167,8 @@ def work(options: SGPOOptions) -> Work:
     """
     sampled, guided = options.num_samples, options.num_guided
     alone = sampled if after_failure(options) else options.num_autonomous
-    return Work(sampled=sampled, learnt=alone + 1, ratios=alone, scored=guided + 1, taught=1)
+    calls = 1 + bool(after_failure(options))
+    return Work(sampled=sampled, learnt=alone + 1, ratios=alone, scored=guided + 1, taught=1, calls=calls)
 
 
 def after_failure(options: SGPOOptions) -> tuple[str, ...]:

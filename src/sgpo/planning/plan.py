@@ -214,7 +214,7 @@ def _rl(given: PlannedFor, gpu_price: float, prices: tuple[float, float]) -> Sta
 def _sampling_of(given: PlannedFor, completions: float, rollouts: int, mean: float) -> work.SamplingWork:
     eager = given.assumed.eager_layer * given.shape.layers if given.values["sampler"] == "transformers" else 0.0
     longest = given.values["max_completion_length"]
-    return work.SamplingWork(completions, rollouts, longest, mean, _rows_at_once(given), eager)
+    return work.SamplingWork(completions, rollouts * given.work.calls, longest, mean, _rows_at_once(given), eager)
 
 
 def _rows_at_once(given: PlannedFor) -> float:

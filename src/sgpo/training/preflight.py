@@ -260,6 +260,7 @@ def check_training(
             kept = "its reference, or a teacher whose update rate is not 1"
             text = f"method {args.method} keeps a copy of the policy ({kept}), which is not divided"
             refusals.add([f"{text}: leave fsdp, deepspeed out"])
+        method.waiting(options)
         for problem in found:
             method.sample_counts(problem, options)
     args = fitted_to_problems(args, len(found))

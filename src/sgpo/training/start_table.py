@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from transformers.trainer_utils import IntervalStrategy
 from sgpo.methods.registry import find_method, options_from
 from sgpo.models.precision import weight_rows
 from sgpo.problems import Problem
+from sgpo.prompts import AUTONOMOUS
 from sgpo.runs.folder import REPORT
 from sgpo.training.config import SGPOConfig
 
@@ -55,7 +57,11 @@ def start_rows(
     rows_a_pass = max(1, args.max_tokens_per_microbatch // row)
     # At most every completion and every expert's response is a row, those of a group in micro-batches of their own.
     of_process = math.ceil(args.problems_per_update / args.world_size)
-    groups = [max(each.get(name, 0) for each in counts) for name in method.all_prompts]
+    waiting = method.waiting(options)
+    most_of = {name: max(each.get(name, 0) for each in counts) for name in method.all_prompts}
+    if waiting:  # where nothing fails
+        most_of[AUTONOMOUS] = max(sum(each.values()) for each in counts)
+    groups = list(most_of.values())
     experts = max((len(method.solutions_of(problem)) for problem in problems), default=0)
     rows = [of_process * number for number in (*groups, experts)]
     passes = sum(math.ceil(number / rows_a_pass) for number in rows)
@@ -63,7 +69,7 @@ def start_rows(
     each = " in each process" if args.world_size > 1 else ""
     return [
         ("problems", f"{len(problems):,}; {count} a rollout batch, {args.problems_per_update} an update"),
-        ("samples a problem", " or ".join(" + ".join(f"{number} {name}" for name, number in kind) for kind in kinds)),
+        ("samples a problem", " or ".join(_kind(dict(kind), waiting) for kind in kinds)),
         ("samples a rollout batch", f"{most:,}; up to {most * args.max_completion_length:,} tokens"),
         ("updates", _updates(args, max_steps, first_step, rollouts)),
         (
@@ -78,6 +84,12 @@ def start_rows(
         ("metrics", ", ".join(["metrics.jsonl", *(name for name in args.report_to if name != "none")])),
         ("report", f"{REPORT}, kept current" if args.live_report else "not written"),
     ]
+
+
+def _kind(counts: dict[str, int], waiting: Sequence[str]) -> str:
+    said = " + ".join(f"{number} {name}" for name, number in counts.items())
+    later = any(name in waiting for name in counts)
+    return f"{said} after a failure, else {sum(counts.values())} {AUTONOMOUS}" if later else said
 
 
 def _updates(args: SGPOConfig, max_steps: int, first_step: int, rollouts: int) -> str:

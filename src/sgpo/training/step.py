@@ -77,7 +77,7 @@ def sample_groups(
         ProblemRollouts(problem, own, {}, expert_rollouts(method.solutions_of(problem), tokenizer))
         for problem, own in zip(problems, prompts, strict=True)
     ]
-    waiting = method.after_failure(options)
+    waiting = method.waiting(options)
     counts = [_others(method.sample_counts(problem, options), waiting) for problem in problems]
     return with_samples(groups, counts, [*method.all_prompts], sampler, sampling, seed=seed)
 
@@ -95,7 +95,7 @@ def sample_after_verdict(
 
     Where no autonomous completion is correct, the prompts that waited are sampled; elsewhere the bare one, as often.
     """
-    waiting = method.after_failure(options)
+    waiting = method.waiting(options)
     counts = []
     for group in groups:
         all_counts = method.sample_counts(group.problem, options)

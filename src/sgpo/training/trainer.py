@@ -9,7 +9,7 @@ begins and kept for the updates after it; each update optimises its own part of 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -170,18 +170,11 @@ class SGPOTrainer(RunTrainer):
         number = self.state.global_step % self.args.updates_per_rollout
         if number == 0:
             synchronised = self.logbook.timed("sample")
-            with current_weights(self.sampler, model, synchronised), distributed.together():
-                alone = self.args.vllm_tensor_parallel_size == 1
-                with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave(at_once=alone):
-                    groups = self._sample(step.own_share(inputs, self.args.updates_per_rollout))
-                with self.logbook.timed("verify"):
-                    groups = self._verify(groups)
-                if self.method.after_failure(self.options):
-                    with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave(at_once=alone):
-                        later = self._sample_after_verdict(groups)
-                    with self.logbook.timed("verify", goes_on=True):
-                        groups = step.joined(groups, self._verify(later, goes_on=True))
-                self.interrupt.stop_if_requested()
+            with current_weights(self.sampler, model, synchronised):
+                groups = self._answered(partial(self._sample, step.own_share(inputs, self.args.updates_per_rollout)))
+                if self.method.waiting(self.options):
+                    later = self._answered(partial(self._sample_after_verdict, groups), goes_on=True)
+                    groups = step.joined(groups, later)
             with self.logbook.timed("assemble"):
                 self._updates = self._decide(groups)
         update = self._updates[number]
@@ -189,6 +182,17 @@ class SGPOTrainer(RunTrainer):
             loss = self._optimise(model, update)
         self.logbook.record(group_metrics(update.groups, update.decisions))
         return loss
+
+    def _answered(self, sample: Callable[[], list[ProblemRollouts]], *, goes_on: bool = False) -> list[ProblemRollouts]:
+        """Sampled and verified. Processes that hold one engine together may begin the next call together."""
+        with distributed.together():
+            alone = self.args.vllm_tensor_parallel_size == 1
+            with self.logbook.timed("sample", goes_on=True), self.interrupt.may_leave(at_once=alone):
+                groups = sample()
+            with self.logbook.timed("verify", goes_on=goes_on):
+                groups = self._verify(groups, goes_on=goes_on)
+            self.interrupt.stop_if_requested()
+        return groups
 
     def _sample(self, problems: Sequence[Problem]) -> list[ProblemRollouts]:
         return self._counted(
