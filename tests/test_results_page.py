@@ -166,6 +166,18 @@ def test_the_tables_of_the_tuning_and_of_what_was_explored() -> None:
         assert f"| `{method}` | {100 * own:.1f} | {100 * other:.1f} |" in page
 
 
+def test_the_tables_of_hard_problems() -> None:
+    found = read_results(ROOT / "docs" / "data" / "miniworld-v2-hard.jsonl")
+    methods = list(dict.fromkeys(row["method"] for row in found))
+    few = [name for name in methods if "-rate-4e-4" in name]
+    assert sorted(few)[0] == "grpo-4-rate-4e-4"
+    others = [name for name in methods if "-rate-" not in name]
+    for baseline, names in (("grpo", others), ("grpo-4-rate-4e-4", few)):
+        table = list(miniworld_tables.scores_table(found, baseline, names))
+        assert len(table) == len(names) + 2
+        assert [line for line in table if line not in CLAIMS] == []
+
+
 def test_the_table_of_sft_for_longer() -> None:
     """Two seeds on base model 101."""
     found = read_results(ROOT / "docs" / "data" / "miniworld-v2-methods.jsonl")
