@@ -113,6 +113,7 @@ def test_the_tables_of_claims_and_variants() -> None:
         "sgpo-no-selection",
         "sgpo-no-clipping",
         "sgpo-delta-3",
+        "sgpo-after-failure",
         "sgpo-alpha-1",
         "sgpo-alpha-0.61",
         "sgpo-alpha-mean",
