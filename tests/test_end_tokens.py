@@ -111,8 +111,8 @@ def test_training_learns_each_end_and_takes_none_for_a_cut(
     rollouts: list[Any] = []
     verify = trainer._verify
 
-    def recorded(groups: Any) -> Any:
-        found = verify(groups)
+    def recorded(groups: Any, **keywords: Any) -> Any:
+        found = verify(groups, **keywords)
         rollouts.extend(rollout for group in found for rollout in group.rollouts)
         return found
 

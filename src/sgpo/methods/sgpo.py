@@ -59,11 +59,11 @@ class SGPOOptions(ClipOptions):
     train_autonomous: bool = field(default=True, metadata={"help": "Whether the autonomous group enters the loss."})
     guidance: str = field(
         default="always",
-        metadata={"help": "G2 completions are guided 'always', or 'after_failure' of all G1, and else autonomous."},
+        metadata={"help": "'always' or 'after_failure'."},
     )
     without_strategy: str = field(
         default="autonomous",
-        metadata={"help": "A problem without a strategy gets G1 + G2 'autonomous' samples, or is left out: 'drop'."},
+        metadata={"help": "Without one: G1 + G2 'autonomous' samples, or 'drop'."},
     )
 
     def refusals(self) -> Iterator[str]:
