@@ -5,7 +5,7 @@
 g+ is the correct guided completion that the unguided policy finds likeliest; alpha is 0 where there is none. A
 truncated completion is never a target. Advantages come from rewards; p_auto, p_guide and the weight of Eq. 8, whose R
 is 1 or 0, from what is correct. The paper's ablations and variants are options: `target_selection`, `alpha_rule`,
-`distillation`, `train_autonomous`, and `delta` without bound.
+`distillation`, `train_autonomous`, and `delta` without bound. `guidance: after_failure` is not the paper's.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     problems -> sample -> verify -> decide -> rows -> micro-batches -> weighted sum over tokens -> backward
 
-All up to the rows is here, all from the rows on is `sgpo.engine.update`; `sgpo.training.trainer` calls both.
+What waits for a failure is sampled and verified after the rest, and joined with it. All up to the rows is here, all
+from the rows on is `sgpo.engine.update`; `sgpo.training.trainer` calls both.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ def sample_groups(
         for problem, own in zip(problems, prompts, strict=True)
     ]
     waiting = method.waiting(options)
-    counts = [_others(method.sample_counts(problem, options), waiting) for problem in problems]
+    counts = [
+        {name: count for name, count in method.sample_counts(problem, options).items() if name not in waiting}
+        for problem in problems
+    ]
     return with_samples(groups, counts, [*method.all_prompts], sampler, sampling, seed=seed)
 
 
@@ -132,10 +136,6 @@ def with_samples(
         replace(group, groups={name: sampled[place, name] for name in counts[place]})
         for place, group in enumerate(groups)
     ]
-
-
-def _others(counts: Mapping[str, int], waiting: Sequence[str]) -> dict[str, int]:
-    return {name: count for name, count in counts.items() if name not in waiting}
 
 
 def verify_groups(
